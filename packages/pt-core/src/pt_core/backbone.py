@@ -1,0 +1,330 @@
+"""The Backbone contract: a frozen network behind named sites, edited per call.
+
+A backbone is called with the inputs and a mapping from *site* to *edits*; the edits hold for that call only, so students, teachers
+and tenants share one object. It is a plain object, never a child module of a method, so `method.train()`, `method.to()` and
+`method.state_dict()` do not reach it.
+
+Sites, with `l` counting blocks from 0:
+
+===============  ================================================================================================
+`pixels`         the input array of an image backbone, before the patch embedding (value site)
+`input`          the embedded tokens, before position embeddings are added (value site)
+`tokens[l]`      the sequence that enters block l; `tokens[0]` already has its position embeddings (value site, `Insert`)
+`kv[l]`          extra keys and values of block l's attention (`KeyValue` only)
+`attn_out[l]`    what the attention sub-layer returns, before it is added to the residual stream (value site)
+`mlp_in[l]`      the residual stream that the MLP sub-layer of block l reads (branch site)
+`features`       the tokens after the final norm (value site)
+===============  ================================================================================================
+
+At a value site `Add(fn)` means `h + fn(h)` and `Replace(fn)` means `fn(h)`. At a branch site `Add(fn)` is a branch parallel to the
+sub-layer: the block returns `x + mlp(norm(x)) + fn(x)`. Each adapter lists the sites it has.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pt_core.errors import UserError, nearest
+from pt_core.fingerprint import Fingerprint, fingerprint_tensors
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which part of a token sequence is what.
+
+    `segments` lists (kind, length) in sequence order. Kinds: `prompt` (inserted and kept), `class`, `register`, `token` (the input's
+    own tokens). A kind may occur once only, so that it is one slice. `grid` is (rows, columns) where the own tokens form one.
+    """
+
+    segments: tuple[tuple[str, int], ...]
+    grid: tuple[int, int] | None = None
+
+    def __len__(self) -> int:
+        return sum(length for _, length in self.segments)
+
+    def count(self, kind: str) -> int:
+        return sum(length for name, length in self.segments if name == kind)
+
+    def slice(self, kind: str) -> slice:
+        """Where `kind` lies; an empty slice where it does not occur."""
+        start = 0
+        for name, length in self.segments:
+            if name == kind:
+                return slice(start, start + length)
+            start += length
+        return slice(0, 0)
+
+
+HiddenFn = Callable[[Tensor, Layout], Tensor]
+"""fn(hidden (batch, tokens, dim), layout) -> tensor."""
+
+
+@dataclass(frozen=True)
+class Insert:
+    """Insert prompt tokens into the sequence that enters a block.
+
+    Attributes:
+        tokens: (prompt, dim) shared by the batch, (batch, prompt, dim) one set per row, (tenants, prompt, dim) with `index`, or
+            fn(hidden, layout) -> (batch, prompt, dim).
+        at: `after_prefix` (behind class and register tokens, VPT's order) or `front` (before everything).
+        keep_output: True keeps the prompts' outputs in the sequence for later blocks ("shallow"); False drops them after this block
+            ("deep"), which adapters run as extra keys and values where they know the block.
+        index: (batch,) row of the bank for every sample, with tokens (tenants, prompt, dim).
+    """
+
+    tokens: Tensor | HiddenFn
+    at: Literal["after_prefix", "front"] = "after_prefix"
+    keep_output: bool = False
+    index: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class KeyValue:
+    """Extra keys and values (1 | batch | tenants, kv_heads, prompt, head_dim) for one block's attention; `index` as in `Insert`."""
+
+    k: Tensor
+    v: Tensor
+    index: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Add:
+    """Add fn(hidden, layout) to a value site, or run it as a branch parallel to a sub-layer at a branch site."""
+
+    fn: HiddenFn
+
+
+@dataclass(frozen=True)
+class Replace:
+    """Replace a value site by fn(hidden, layout)."""
+
+    fn: HiddenFn
+
+
+Edit = Insert | KeyValue | Add | Replace
+Edits = Mapping[str, Edit | Sequence[Edit]]
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a backbone returns.
+
+    Attributes:
+        tokens: (batch, tokens, dim) after the final norm, in the order of `layout`.
+        layout: the segments present; kept prompts included, and only what `read` asked for.
+        extra: further outputs an adapter documents (feature pyramids, logits ...).
+    """
+
+    tokens: Tensor
+    layout: Layout
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def part(self, kind: str) -> Tensor:
+        """(batch, count(kind), dim)."""
+        return self.tokens[:, self.layout.slice(kind)]
+
+
+class Claim(nn.Module):
+    """Copies of backbone weights that a method trains; pass it back as `backbone(..., weights=claim)`.
+
+    The backbone's own tensors stay untouched, so the same object still serves as teacher or for other tenants, and the claimed
+    tensors are ordinary parameters of the method: they are saved, resumed and swapped by `functional_call` like all others.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.stochastic = False
+        """True runs the backbone in train mode (dropout, drop-path, BatchNorm updates) while the method trains."""
+        for name, tensor in tensors.items():
+            self.register_parameter(name.replace(".", "/"), nn.Parameter(tensor.detach().clone().float()))
+        for name, tensor in buffers.items():
+            self.register_buffer(name.replace(".", "/"), tensor.detach().clone())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Backbone name -> the tensor that replaces it."""
+        named = [*self.named_parameters(recurse=False), *self.named_buffers(recurse=False)]
+        return {name.replace("/", "."): tensor for name, tensor in named}
+
+
+class _Call(nn.Module):
+    """Lets `functional_call` swap the weights of a module while a function other than its forward runs."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, fn: Callable[[], Features]) -> Features:
+        return fn()
+
+
+class Backbone(ABC):
+    """A frozen pretrained network.
+
+    Subclasses (adapters) implement `encode` and list `sites`; everything else is here. Parameters get `requires_grad=False` and the
+    module is put in eval mode, which nothing undoes: no dropout, no drop-path, no BatchNorm drift.
+
+    Attributes:
+        module: the upstream network, unmodified.
+        source: what the user asked for, such as `timm:vit_small_patch16_224` (recorded, not compared).
+        preprocessing: JSON-able description of how inputs are prepared (mean, std, size ...; compared when an artifact is loaded).
+        sites: the names of the sites this adapter serves; `[l]` stands for every block index below `depth`.
+        dim: width of the tokens; `dims` gives it per block where it varies.
+        depth: number of blocks.
+    """
+
+    module: nn.Module
+    source: str
+    preprocessing: Mapping[str, Any]
+    sites: frozenset[str]
+    dim: int
+    depth: int
+
+    def __init__(self, module: nn.Module, source: str, preprocessing: Mapping[str, Any] | None = None) -> None:
+        self.module = module.requires_grad_(False).eval()
+        self.source = source
+        self.preprocessing = dict(preprocessing or {})
+        self._call = _Call(module)
+        self._fingerprint: Fingerprint | None = None
+
+    @abstractmethod
+    def encode(self, inputs: Any, edits: Mapping[str, tuple[Edit, ...]], read: frozenset[str] | None) -> Features:
+        """Run the network with checked edits. `read` names the segments the caller needs (None: all)."""
+
+    def __call__(
+        self,
+        inputs: Any,
+        edits: Edits | None = None,
+        *,
+        weights: Claim | None = None,
+        read: Sequence[str] | None = None,
+    ) -> Features:
+        """Run the network.
+
+        Args:
+            inputs: what the adapter reads.
+            edits: site -> edit or edits (applied in order), for this call only.
+            weights: claimed weights that replace the frozen ones in this call.
+            read: segments of the result that will be used; lets the adapter skip dead work in the last block. None reads all.
+
+        Raises:
+            UserError: an unknown site, or an edit the site does not take.
+        """
+        checked = self.check_edits(edits or {})
+        wanted = None if read is None else frozenset(read)
+        if weights is None:
+            return self.encode(inputs, checked, wanted)
+        swapped = {f"module.{name}": tensor for name, tensor in weights.tensors().items()}
+        train = weights.stochastic and weights.training
+        self.module.train(train)
+        try:
+            result: Features = torch.func.functional_call(
+                self._call, swapped, (lambda: self.encode(inputs, checked, wanted),), tie_weights=True, strict=False
+            )
+        finally:
+            self.module.eval()
+        return result
+
+    def width(self, layer: int) -> int:
+        """Token width inside block `layer`; adapters with stages of different width override it."""
+        return self.dim
+
+    def check_edits(self, edits: Edits) -> dict[str, tuple[Edit, ...]]:
+        """Bring edits to tuples and refuse unknown sites and edits of the wrong kind."""
+        checked: dict[str, tuple[Edit, ...]] = {}
+        for site, value in edits.items():
+            items = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+            match = re.fullmatch(r"(\w+)\[(\d+)\]", site)
+            family = f"{match[1]}[l]" if match else site
+            if family not in self.sites or (match and int(match[2]) >= self.depth):
+                known = ", ".join(sorted(self.sites))
+                raise UserError(
+                    f"backbone {self.source!r} has no site {site!r}{nearest(family, self.sites)}; "
+                    f"it has {known} with l below {self.depth}"
+                )
+            for edit in items:
+                expected = {"kv[l]": (KeyValue,), "tokens[l]": (Insert, Add, Replace)}.get(family, (Add, Replace))
+                if family == "mlp_in[l]":
+                    expected = (Add,)
+                if not isinstance(edit, expected):
+                    names = " or ".join(kind.__name__ for kind in expected)
+                    raise UserError(f"site {site!r} takes {names}, not {type(edit).__name__}")
+            checked[site] = items
+        return checked
+
+    def lower(self, edits: Edits) -> Edits:
+        """Precompute what does not depend on the input (prompt keys and values); adapters that cannot return the edits as they are."""
+        return edits
+
+    def claim(self, *patterns: str, buffers: bool = False) -> Claim:
+        """Copy the weights whose names match a pattern (`*` and `?` as in file names) for a method to train.
+
+        Raises:
+            UserError: a pattern matches nothing.
+        """
+        named = dict(self.module.named_parameters())
+        stats = dict(self.module.named_buffers()) if buffers else {}
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in named):
+                raise UserError(f"no weight of backbone {self.source!r} matches {pattern!r}{nearest(pattern, named)}")
+        chosen = {name: t for name, t in named.items() if any(fnmatchcase(name, p) for p in patterns)}
+        kept = {name: t for name, t in stats.items() if any(fnmatchcase(name, p) for p in patterns)}
+        return Claim(chosen, kept)
+
+    def fingerprint(self) -> Fingerprint:
+        """Identity of the frozen weights (cached: they do not change)."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint_tensors(self.frozen_tensors())
+        return self._fingerprint
+
+    def frozen_tensors(self) -> Iterator[Tensor]:
+        """Parameters and persistent buffers, tied ones once."""
+        seen: set[int] = set()
+        for tensor in self.module.state_dict(keep_vars=True).values():
+            if isinstance(tensor, Tensor) and id(tensor) not in seen:
+                seen.add(id(tensor))
+                yield tensor
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Backbone:
+        """Move the network, and cast it where `dtype` is given; returns self."""
+        self.module.to(device=device, dtype=dtype)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.module.parameters()).dtype
+
+
+class LoweredEdits:
+    """Keeps `backbone.lower(edits)` until one of the tensors behind the edits changes; for inference with fixed prompts.
+
+    Holding the tensors keeps their ids unique; their version counters tell in-place changes.
+    """
+
+    def __init__(self) -> None:
+        self._key: tuple[tuple[int, int], ...] | None = None
+        self._tensors: tuple[Tensor, ...] = ()
+        self._edits: Edits = {}
+
+    def get(self, backbone: Backbone, tensors: Sequence[Tensor], edits: Callable[[], Edits]) -> Edits:
+        key = tuple((id(tensor), tensor._version) for tensor in tensors)
+        if key != self._key or self._stale(backbone):
+            with torch.no_grad():
+                self._edits = backbone.lower(edits())
+            self._key, self._tensors = key, tuple(tensors)
+            self._device = (backbone.device, backbone.dtype)
+        return self._edits
+
+    def _stale(self, backbone: Backbone) -> bool:
+        return getattr(self, "_device", None) != (backbone.device, backbone.dtype)

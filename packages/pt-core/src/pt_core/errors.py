@@ -1,0 +1,64 @@
+"""The few exception types a user meets.
+
+Every one of them is a `UserError`: the command line prints its single line and exits with status 2. Anything else that escapes
+is a defect of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class UserError(Exception):
+    """Something the user can mend. The message is one line: what was wrong (naming the value) and what to do."""
+
+
+class ConfigError(UserError):
+    """One or more options are unknown, ill-typed, out of range or contradictory; all of them are listed."""
+
+    def __init__(self, problems: Sequence[str] | str) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("; ".join(self.problems))
+
+
+class DataError(UserError):
+    """The data cannot be used as given (missing column, unreadable file, class too small ...)."""
+
+
+class ArtifactError(UserError):
+    """A tuned artifact or a checkpoint cannot be read: damaged, too new, or not one of ours."""
+
+
+class BackboneMismatch(ArtifactError):
+    """The artifact was tuned on another backbone."""
+
+
+class NonFiniteError(UserError):
+    """The loss or a gradient became NaN or infinite; the run stopped and kept its last good checkpoint."""
+
+
+class MissingExtra(UserError):
+    """An optional dependency is needed; the message holds the exact install command."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` for the closest known name, or an empty string."""
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def require(module: str, extra: str) -> object:
+    """Import an optional module.
+
+    Raises:
+        MissingExtra: it is not installed; names the command that installs it.
+    """
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
+            raise
+        raise MissingExtra(f"{module!r} is not installed; run: pip install '{extra}'") from None

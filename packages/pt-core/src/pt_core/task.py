@@ -1,0 +1,77 @@
+"""The Task contract: label space, target, loss, metrics, prediction records. A method never asks which task it has."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from pt_core.data import Batch, Dataset
+
+Predictions = Mapping[str, Tensor]
+"""Tensors whose first axis is the sample, such as {"logits": (batch, class)}."""
+
+
+class Evaluator(ABC):
+    """Accumulates predictions over an evaluation; shards of several processes are merged by `compute`."""
+
+    @abstractmethod
+    def update(self, predictions: Predictions, batch: Batch) -> None: ...
+
+    @abstractmethod
+    def compute(self) -> dict[str, float]:
+        """Metric name -> value over all samples of all processes."""
+
+    def tables(self) -> dict[str, Any]:
+        """JSON-able material for the report (confusion matrix, per-class table ...), after `compute`."""
+        return {}
+
+
+class Task(ABC):
+    """What is predicted and how it is judged.
+
+    Attributes:
+        name: id of the task, such as `classification`.
+        outputs: size of the output a method has to produce per unit (classes, for classification).
+        select: metric that model selection uses, with its direction.
+    """
+
+    name: ClassVar[str]
+    outputs: int
+    select: tuple[str, Literal["max", "min"]]
+
+    @abstractmethod
+    def loss(self, output: Any, batch: Batch) -> tuple[Tensor, int]:
+        """(mean loss over the units, number of units)."""
+
+    @abstractmethod
+    def predict(self, output: Any) -> Predictions:
+        """What `forward` returned, as predictions that stand on their own."""
+
+    @abstractmethod
+    def evaluator(self) -> Evaluator: ...
+
+    @abstractmethod
+    def records(self, predictions: Predictions, batch: Batch) -> list[dict[str, Any]]:
+        """One flat JSON-able record per sample, starting with its id: a row of `predictions/`."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """The task as stored in card.json; `from_json` of the class registered under `name` restores it."""
+
+    def logs(self, output: Any, batch: Batch) -> Mapping[str, float | Tensor]:
+        """Further values to log for a training batch."""
+        return {}
+
+    def check_dataset(self, dataset: Dataset, role: str) -> None:
+        """Refuse data that does not fit the label space, before the first step.
+
+        Raises:
+            DataError: names the offending value and the role.
+        """
+
+    def class_names(self) -> Sequence[str]:
+        """Names of the classes, or empty where the task has none."""
+        return ()
