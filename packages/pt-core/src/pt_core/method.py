@@ -235,6 +235,24 @@ class Method(nn.Module):
         chosen = [tensor for name, tensor in self.named_parameters() if matches(name, stage.trains)]
         return [{"params": chosen}]
 
+    def frozen_key(self) -> str | None:
+        """Name of a per-sample tensor that no tuned tensor influences, computed by `frozen_part`; None where there is none.
+
+        Where the data are not augmented the run computes it once per sample, keeps it in the feature cache, and hands it to `forward` as
+        `batch.extra["frozen"]` (then `batch.inputs` is None).
+        """
+        return None
+
+    def frozen_part(self, batch: Batch) -> Tensor:
+        """(batch, ...): the quantity named by `frozen_key`."""
+        raise TypeError(f"{type(self).__name__} names a frozen part but does not compute it")
+
+    @classmethod
+    def mixed(cls, methods: Sequence[Method]) -> Callable[[Batch, Tensor], Sequence[Predictions]] | None:
+        """A function (batch, tenant index per row) -> one prediction per row (each with a leading axis of 1) that runs rows of several
+        tuned methods in one forward, or None where rows have to be grouped by tenant."""
+        return None
+
     def own_tensors(self) -> dict[str, Tensor]:
         """All parameters and persistent buffers by name."""
         return dict(self.state_dict(keep_vars=True))

@@ -1,0 +1,66 @@
+"""Datasets of frozen features: what no tuned tensor influences is computed once per sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pt_core.data import Batch, Dataset
+from pt_core.method import Method
+from pt_core.run.streams import Shard, ordered_batches
+from pt_core.run.world import World
+
+Store = Callable[[str, Dataset, Callable[[], Tensor]], Tensor]
+"""(key, dataset, compute) -> features; the feature cache behind it decides whether to compute."""
+
+
+class FeatureDataset:
+    """A dataset whose samples are rows of a feature tensor, handed to methods as `batch.extra["frozen"]`."""
+
+    augmented = False
+
+    def __init__(self, base: Dataset, features: Tensor) -> None:
+        self.base, self.features = base, features
+        self.ids = base.ids
+        self.labels = base.labels
+        self.targets = None if base.labels is None else torch.as_tensor(list(base.labels))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def sample(self, index: int, *, epoch: int | None, seed: int) -> Tensor:
+        return self.features[index]
+
+    def collate(self, index: Sequence[int], samples: Sequence[Any]) -> Batch:
+        rows = torch.as_tensor(list(index))
+        target = None if self.targets is None else self.targets[rows]
+        return Batch(None, target, rows, [self.ids[i] for i in index], {"frozen": torch.stack(list(samples))})
+
+    def identity(self) -> str:
+        return self.base.identity()
+
+
+def compute_features(method: Method, dataset: Dataset, world: World, batch_size: int, workers: int = 0) -> Tensor:
+    """(samples, ...) of `method.frozen_part` in float32, in data order."""
+    from tqdm import tqdm
+
+    parts = []
+    batches = ordered_batches(dataset, batch_size, 0, Shard(), workers)
+    total = -(-len(dataset) // batch_size)
+    with torch.no_grad():
+        for batch in tqdm(batches, total=total, desc="features", disable=None if world.main else True, leave=False, delay=2):
+            with world.autocast():
+                parts.append(method.frozen_part(batch.to(world.device)).float().cpu())
+    return torch.cat(parts)
+
+
+def with_features(method: Method, dataset: Dataset, world: World, batch_size: int, store: Store, workers: int = 0) -> Dataset:
+    """The dataset with its frozen features, where the method has some and the samples are the same in every epoch."""
+    key = method.frozen_key()
+    if key is None or getattr(dataset, "augmented", False):
+        return dataset
+    features = store(key, dataset, lambda: compute_features(method, dataset, world, batch_size, workers))
+    return FeatureDataset(dataset, features)

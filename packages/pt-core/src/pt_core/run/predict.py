@@ -1,0 +1,190 @@
+"""Loaded artifacts: predictions from files or in-memory samples, one tuned method or many over one backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pt_core.artifact import read_artifact
+from pt_core.backbone import Backbone
+from pt_core.data import Batch
+from pt_core.errors import UserError
+from pt_core.method import Method
+from pt_core.run.evaluate import predict_batch, predictions
+from pt_core.run.modality import Modality
+from pt_core.run.options import TrainOptions, build_all
+from pt_core.run.streams import Shard, ordered_batches
+from pt_core.run.trainer import seeded
+from pt_core.run.world import World
+from pt_core.task import Predictions
+
+
+class Predictor:
+    """A tuned method on its backbone.
+
+    Attributes:
+        method: in evaluation mode.
+        card: card.json of the artifact.
+        notes: what was noticed while loading (recast backbone, allowed mismatch ...).
+    """
+
+    def __init__(self, modality: Modality, method: Method, card: Mapping[str, Any], notes: list[str], device: str = "auto") -> None:
+        self.modality, self.card, self.notes = modality, card, notes
+        self.world = World(TrainOptions(device=device))
+        self.method = method.to(self.world.device).eval()
+        for backbone in method.backbones.values():
+            backbone.to(self.world.device)
+
+    def stream(self, items: Sequence[Any], batch_size: int = 32, workers: int = 0) -> Iterator[dict[str, Any]]:
+        """One record per input, in order, as soon as its batch is done.
+
+        Raises:
+            DataError: an input cannot be read; names it.
+        """
+        dataset = self.modality.inputs(items, self.method.backbone)
+        for batch, predicted in predictions(self.method, dataset, self.world, batch_size, 0, workers):
+            yield from self.method.task.records(predicted, batch)
+
+    def predict(self, items: Sequence[Any] | Any, batch_size: int = 32) -> list[dict[str, Any]]:
+        """Records (id, label, score ...) for a list of paths or in-memory samples, or for a single one."""
+        many = items if isinstance(items, (list, tuple)) else [items]
+        return list(self.stream(many, batch_size))
+
+
+def load(
+    modality: Modality,
+    run: Path,
+    *,
+    backbone: str | Backbone | None = None,
+    weights: str | None = None,
+    allow_backbone_mismatch: bool = False,
+    device: str = "auto",
+    training: bool = False,
+) -> Predictor:
+    """Load a run folder or its `tuned/` for prediction (`training=True`: for further tuning as well).
+
+    Raises:
+        ArtifactError: damaged, too new, or of another package.
+        BackboneMismatch: the backbone's weights or preprocessing are not those it was tuned on.
+    """
+    artifact = read_artifact(run, training)
+    package, _, name = artifact.method.partition("/")
+    if package != modality.package:
+        raise UserError(f"{run} belongs to {package!r}: use `{package} predict`")
+    cls = modality.registry.load(name)
+    config = build_all({"config": cls.Config}, artifact.card["config"], context="option in card.json")["config"]
+    task = modality.task_from_json(artifact.card["task"])
+    source = backbone if backbone is not None else str(artifact.card["backbones"]["backbone"]["source"])
+    network = source if isinstance(source, Backbone) else modality.load_backbone(source, weights, None)
+    notes = artifact.check_backbone("backbone", network, allow_backbone_mismatch)
+    with seeded(0, "load"):
+        method = cls(config, {"backbone": network}, task)
+    method.restore("predict", artifact.tensors)
+    if training:
+        method.restore("train", artifact.training or {})
+    return Predictor(modality, method, artifact.card, notes, device)
+
+
+class MixedPredictor:
+    """Several tuned methods over one backbone object; a batch may mix rows for different ones.
+
+    Where the methods can share a forward (`Method.mixed`), every batch is one forward; otherwise its rows are grouped by tenant.
+    """
+
+    def __init__(self, predictors: Mapping[str, Predictor]) -> None:
+        if not predictors:
+            raise UserError("load_many needs at least one run")
+        self.predictors = dict(predictors)
+        first = next(iter(self.predictors.values()))
+        self.modality, self.world, self.backbone = first.modality, first.world, first.method.backbone
+        methods = [predictor.method for predictor in self.predictors.values()]
+        same = len({type(method) for method in methods}) == 1
+        self._together = type(methods[0]).mixed(methods) if same else None
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.predictors)
+
+    def stream(self, items: Sequence[Any], routes: Sequence[str], batch_size: int = 32) -> Iterator[dict[str, Any]]:
+        """One record per input, by the run that `routes` names for it.
+
+        Raises:
+            UserError: an unknown run name, or another number of routes than inputs.
+        """
+        unknown = sorted(set(routes) - set(self.predictors))
+        if unknown:
+            raise UserError(f"unknown run {', '.join(map(repr, unknown))}; loaded: {', '.join(self.names)}")
+        dataset = self.modality.inputs(items, self.backbone)
+        if len(routes) != len(dataset):
+            raise UserError(f"{len(routes)} routes for {len(dataset)} inputs; give one per input")
+        position = {name: row for row, name in enumerate(self.names)}
+        for batch in ordered_batches(dataset, batch_size, 0, Shard()):
+            tenants = torch.tensor([position[routes[i]] for i in batch.index.tolist()])
+            moved = batch.to(self.world.device)
+            with torch.no_grad(), self.world.autocast():
+                rows = self._rows(moved, tenants.to(self.world.device))
+            for number, predicted in enumerate(rows):
+                name = self.names[int(tenants[number])]
+                task = self.predictors[name].method.task
+                for record in task.records(predicted, take(moved, [number])):
+                    yield {**record, "run": name}
+
+    def predict(self, items: Sequence[Any], routes: Sequence[str], batch_size: int = 32) -> list[dict[str, Any]]:
+        return list(self.stream(items, routes, batch_size))
+
+    def _rows(self, batch: Batch, tenants: Tensor) -> Sequence[Predictions]:
+        if self._together is not None:
+            return self._together(batch, tenants)
+        rows: list[Predictions] = [{}] * len(batch)
+        for tenant in tenants.unique().tolist():
+            chosen = (tenants == tenant).nonzero().flatten().tolist()
+            method = self.predictors[self.names[tenant]].method
+            predicted = predict_batch(method, take(batch, chosen), 0)
+            for place, number in enumerate(chosen):
+                rows[number] = {key: value[place : place + 1] for key, value in predicted.items()}
+        return rows
+
+
+def take(batch: Batch, rows: Sequence[int]) -> Batch:
+    """Some rows of a batch."""
+    from pt_core.data import map_tensors
+
+    index = torch.tensor(list(rows))
+
+    def pick(tensor: Tensor) -> Tensor:
+        return tensor[index.to(tensor.device)]
+
+    return Batch(
+        map_tensors(batch.inputs, pick),
+        map_tensors(batch.target, pick),
+        pick(batch.index),
+        [batch.ids[row] for row in rows],
+        map_tensors(batch.extra, pick),
+    )
+
+
+def load_many(
+    modality: Modality, runs: Sequence[Path] | Mapping[str, Path], *, backbone: str | Backbone | None = None, device: str = "auto"
+) -> MixedPredictor:
+    """Load several runs over ONE backbone object; names are the folders' names, or the keys of a mapping.
+
+    Raises:
+        BackboneMismatch: a run was tuned on another backbone than the first.
+    """
+    named = dict(runs) if isinstance(runs, Mapping) else {}
+    if not isinstance(runs, Mapping):
+        for run in runs:
+            name = run.resolve().parent.name if run.name == "tuned" else run.resolve().name
+            if name in named:
+                raise UserError(f"two runs are called {name!r}; pass a mapping name -> folder")
+            named[name] = run
+    loaded: dict[str, Predictor] = {}
+    shared: str | Backbone | None = backbone
+    for name, run in named.items():
+        loaded[name] = load(modality, Path(run), backbone=shared, device=device)
+        shared = loaded[name].method.backbone
+    return MixedPredictor(loaded)
