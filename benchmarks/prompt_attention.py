@@ -1,9 +1,9 @@
-"""Where does attention in two partitions beat concatenated keys and values? Measures the crossover that prompt_attention uses.
+"""Where does attention in two partitions beat concatenated keys and values? Measures the crossover that the dispatcher uses.
 
     python benchmarks/prompt_attention.py [--threads 1 2] [--repeats 21] [--out benchmarks/results/prompt_attention.json]
 
 Both implementations alternate in one process; the figure is the ratio of their median times (above 1: the split is faster), with the
-largest difference of outputs and gradients, relative to the largest reference value, beside it. Float32; the tensors are laid out as
+largest difference of outputs and gradients, relative to the largest reference value, beside it. The tensors are laid out as
 a fused qkv projection leaves them. Ratios are what to read: the machine may be doing other things.
 """
 
@@ -58,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--repeats", type=int, default=21)
     parser.add_argument("--case", action="append", help="only cases whose name contains this (default: all)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(arguments)
     rows = []
@@ -65,24 +67,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.set_num_threads(threads)
         for case in CASES:
             if not args.case or any(part in case.name for part in args.case):
-                rows += [{"threads": threads, **row} for row in measure(case, args.repeats)]
+                rows += [
+                    {"threads": threads, **row}
+                    for row in measure(case, args.repeats, args.device, getattr(torch, args.dtype))
+                ]
     summary = judge(rows)
     print(json.dumps(summary, indent=1))
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
-        head = json.dumps({"machine": machine(), "repeats": args.repeats, "summary": summary}, indent=1)
+        head = json.dumps(
+            {"machine": machine(args.device), "dtype": args.dtype, "repeats": args.repeats, "summary": summary},
+            indent=1,
+        )
         args.out.write_text(f'{head[:-2]},\n "rows": [\n{lines}\n ]\n}}\n')
 
 
-def measure(case: Case, repeats: int) -> Iterator[dict[str, Any]]:
+def measure(case: Case, repeats: int, device: str, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
     for rows, prompt in itertools.product(case.rows, case.prompts):
         torch.manual_seed(0)
         q = fused(rows, case.heads, case.queries, case.dim)
         k, v = (fused(rows, case.kv_heads, case.tokens, case.dim) for _ in range(2))
         near = [torch.randn(rows if case.per_row else 1, case.kv_heads, prompt, case.dim) for _ in range(2)]
-        tensors = [t.requires_grad_() for t in (q, k, v, *near)]
-        seed = torch.randn(rows, case.queries, case.heads, case.dim).transpose(1, 2)
+        tensors = [t.to(device, dtype).requires_grad_() for t in (q, k, v, *near)]
+        seed = torch.randn(rows, case.queries, case.heads, case.dim).transpose(1, 2).to(device, dtype)
         chosen = split_pays(check(*tensors, None, None, case.causal, None))
         for mode in ("forward", "forward+backward"):
             body = partial(run, tensors, case.causal, seed if mode == "forward+backward" else None)
@@ -99,7 +107,9 @@ def measure(case: Case, repeats: int) -> Iterator[dict[str, Any]]:
                 "max_relative_difference": float(f"{error:.1e}"),
                 "dispatched_to": "split" if chosen else "concat",
                 # What concatenation keeps for the backward pass and two partitions do not.
-                "copied_keys_values_mb": round(8e-6 * rows * case.kv_heads * (prompt + case.tokens) * case.dim, 2),
+                "copied_keys_values_mb": round(
+                    2e-6 * dtype.itemsize * rows * case.kv_heads * (prompt + case.tokens) * case.dim, 2
+                ),
             }
             print(
                 f"{case.name:28} rows {rows:4} prompt {prompt:4} {mode:17} concat {1e3 * concat:9.3f} ms"
@@ -150,16 +160,21 @@ def compare(body: Callable[[Callable[..., Tensor]], list[Tensor]], repeats: int)
         for which in (0, 1) if repeat % 2 else (1, 0):
             start = time.perf_counter()
             body(kernels[which])
+            if reference[0].device.type == "cuda":
+                torch.cuda.synchronize()
             if repeat >= 2:
                 times[which].append(time.perf_counter() - start)
     return statistics.median(times[0]), statistics.median(times[1]), error
 
 
-def machine() -> dict[str, Any]:
+def machine(device: str) -> dict[str, Any]:
     """What the numbers were taken on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    model = next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
     return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "cpu": model,
         "capability": torch.backends.cpu.get_cpu_capability(),
         "cores": sum(line.startswith("processor") for line in lines),

@@ -18,7 +18,9 @@ class Inputs(NamedTuple):
     v: Tensor
     prompt_k: Tensor  # (1 | rows, kv_heads, prompt, head_dim); a bank is already gathered
     prompt_v: Tensor
-    mask: Tensor | None  # bool or additive float of q's dtype, four axes, each 1 or that of (rows, heads, queries, tokens)
+    mask: (
+        Tensor | None
+    )  # bool or additive float of q's dtype, four axes, each 1 or that of (rows, heads, queries, tokens)
     causal: bool  # never set where it would change nothing (a single query)
     scale: float
 
@@ -53,10 +55,14 @@ def check(
             raise ValueError(f"{name} must have 4 axes (batch, heads, length, head_dim), got {_shape(x)}")
     rows, heads, queries, dim = q.shape
     if k.shape != v.shape or k.shape[0] != rows or k.shape[3] != dim:
-        raise ValueError(f"k and v must both be ({rows}, kv_heads, tokens, {dim}) for q {_shape(q)}, got {_shape(k)} and {_shape(v)}")
+        raise ValueError(
+            f"k and v must both be ({rows}, kv_heads, tokens, {dim}) for q {_shape(q)}, got {_shape(k)} and {_shape(v)}"
+        )
     kv_heads, tokens = k.shape[1:3]
     if kv_heads == 0 or heads % kv_heads:
-        raise ValueError(f"k has {kv_heads} heads, which does not divide the {heads} heads of q: q {_shape(q)}, k {_shape(k)}")
+        raise ValueError(
+            f"k has {kv_heads} heads, which does not divide the {heads} heads of q: q {_shape(q)}, k {_shape(k)}"
+        )
     if prompt_k.shape != prompt_v.shape or prompt_k.shape[1] != kv_heads or prompt_k.shape[3] != dim:
         raise ValueError(
             f"prompt_k and prompt_v must both be (1 | batch | tenants, {kv_heads}, prompt, {dim}) for k {_shape(k)}, "
@@ -65,11 +71,15 @@ def check(
     q, k, v, prompt_k, prompt_v = _autocast(q, k, v, prompt_k, prompt_v)
     if len({x.dtype for x in (q, k, v, prompt_k, prompt_v)}) > 1:
         names = ", ".join(str(x.dtype).removeprefix("torch.") for x in (q, k, v, prompt_k, prompt_v))
-        raise ValueError(f"q, k, v, prompt_k, prompt_v must share one dtype (cast the prompt at insertion), got {names}")
+        raise ValueError(
+            f"q, k, v, prompt_k, prompt_v must share one dtype (cast the prompt at insertion), got {names}"
+        )
     if index is not None:
         prompt_k, prompt_v = _gather(prompt_k, prompt_v, index, rows)
     elif prompt_k.shape[0] not in (1, rows):
-        raise ValueError(f"prompt_k has {prompt_k.shape[0]} rows for a batch of {rows}: give 1, {rows}, or a bank with `index`")
+        raise ValueError(
+            f"prompt_k has {prompt_k.shape[0]} rows for a batch of {rows}: give 1, {rows}, or a bank with `index`"
+        )
     causal = causal and queries > 1
     if mask is not None:
         mask = _four_axes(mask, (rows, heads, queries, tokens), q.dtype)
@@ -84,7 +94,9 @@ def _gather(prompt_k: Tensor, prompt_v: Tensor, index: Tensor, rows: int) -> tup
     if index.device.type == "cpu" and rows and not transforming():
         low, high = int(index.min()), int(index.max())
         if low < 0 or high >= tenants:
-            raise ValueError(f"index holds {low if low < 0 else high}, the bank has rows 0 to {tenants - 1}: prompt_k {_shape(prompt_k)}")
+            raise ValueError(
+                f"index holds {low if low < 0 else high}, the bank has rows 0 to {tenants - 1}: prompt_k {_shape(prompt_k)}"
+            )
     if tenants == 1:  # every row uses the only tenant: a shared prompt
         return prompt_k, prompt_v
     return prompt_k.index_select(0, index), prompt_v.index_select(0, index)

@@ -50,13 +50,17 @@ def split(x: Inputs) -> Tensor:
     """`split_attention` on checked inputs."""
     backend = backend_for(x)
     if backend is None:
-        raise ValueError(f"no split kernel for q {tuple(x.q.shape)} {x.q.dtype} on {x.q.device.type} with these masks: use prompt_attention")
+        raise ValueError(
+            f"no split kernel for q {tuple(x.q.shape)} {x.q.dtype} on {x.q.device.type} with these masks: use prompt_attention"
+        )
     repeat = x.q.shape[1] // x.k.shape[1]
     keys = (x.k, x.v, x.prompt_k, x.prompt_v)
     if repeat > 1:  # autograd adds the gradients of the repeated heads
         keys = tuple(t.repeat_interleave(repeat, dim=1) for t in keys)  # type: ignore[assignment]
     square = x.q.shape[2] == x.k.shape[2]
-    flagged = x.causal and x.mask is None and square  # the operators' own causal flag is aligned top-left: the same only if square
+    flagged = (
+        x.causal and x.mask is None and square
+    )  # the operators' own causal flag is aligned top-left: the same only if square
     own = None if flagged else own_mask(x)
     if own is not None and own.dtype == torch.bool:  # the operators take additive masks of q's dtype only
         own = torch.zeros(own.shape, dtype=x.q.dtype, device=own.device).masked_fill_(~own, -torch.inf)
@@ -97,7 +101,13 @@ class _Split(Function):
     ) -> Tensor:
         groups = _groups(q, prompt_k)
         near, near_lse, near_rng = _attend(
-            backend, _fold(q, groups), prompt_k.expand(groups, -1, -1, -1), prompt_v.expand(groups, -1, -1, -1), None, False, scale
+            backend,
+            _fold(q, groups),
+            prompt_k.expand(groups, -1, -1, -1),
+            prompt_v.expand(groups, -1, -1, -1),
+            None,
+            False,
+            scale,
         )
         near, near_lse = _unfold(near, q.shape[0]), _unfold(near_lse[..., None], q.shape[0])
         own, own_lse, own_rng = _attend(backend, q, k, v, mask, causal, scale)
@@ -144,7 +154,9 @@ class _Split(Function):
                 near_dq = _unfold(folded, q.shape[0])
                 dq = near_dq if dq is None else dq + near_dq
         result = (dq, dk, dv, dpk, dpv)
-        if torch.is_grad_enabled():  # create_graph=True: these gradients carry a graph that refuses to be differentiated
+        if (
+            torch.is_grad_enabled()
+        ):  # create_graph=True: these gradients carry a graph that refuses to be differentiated
             anchors = (grad, q, k, v, prompt_k, prompt_v)
             result = tuple(None if d is None else _FirstOrder.apply(d, *anchors) for d in result)  # type: ignore[assignment]
         return (*result, None, None, None, None)
@@ -196,10 +208,14 @@ def _attend(
         out, lse = _aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, attn_mask=mask, scale=scale)
         return out, lse, []
     if backend == "flash":
-        out, lse, _, _, _, _, seed, offset, _ = _aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, False, scale=scale)
+        out, lse, _, _, _, _, seed, offset, _ = _aten._scaled_dot_product_flash_attention(
+            q, k, v, 0.0, causal, False, scale=scale
+        )
         return out, lse[..., : q.shape[2]], [seed, offset]
     bias = _bias(mask, q, k)
-    out, lse, seed, offset = _aten._scaled_dot_product_efficient_attention(q, k, v, bias, True, 0.0, causal, scale=scale)
+    out, lse, seed, offset = _aten._scaled_dot_product_efficient_attention(
+        q, k, v, bias, True, 0.0, causal, scale=scale
+    )
     return out, lse[..., : q.shape[2]], [seed, offset]  # this operator pads the log-sum-exp to a multiple of 32 queries
 
 
@@ -240,6 +256,5 @@ def _bias(mask: Tensor | None, q: Tensor, k: Tensor) -> Tensor | None:
     if mask is None:
         return None
     tokens = k.shape[2]
-    mask = mask.expand(*mask.shape[:3], tokens)
-    wide = torch.nn.functional.pad(mask, (0, -tokens % 16))[..., :tokens]
-    return wide.expand(q.shape[0], q.shape[1], q.shape[2], tokens)
+    padded = torch.nn.functional.pad(mask.expand(*mask.shape[:3], tokens).contiguous(), (0, -tokens % 16))
+    return padded[..., :tokens].expand(q.shape[0], q.shape[1], q.shape[2], tokens)

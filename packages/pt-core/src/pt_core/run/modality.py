@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Gt
 
 from pt_core.backbone import Backbone
-from pt_core.data import Dataset
+from pt_core.data import Batch, Dataset
 from pt_core.run.registry import Registry
 from pt_core.task import Task
 
@@ -99,6 +99,11 @@ class Modality(ABC):
     @abstractmethod
     def inputs(self, items: Sequence[Any], backbone: Backbone) -> Dataset:
         """Unlabelled inputs for `predict`: paths, folders, or in-memory samples."""
+
+    def example(self, run: RunOptions, options: Any, classes: int, batch_size: int) -> tuple[Backbone, Task, Batch]:
+        """What `budget` counts with: the run's backbone without weights (built under `torch.device("meta")`), a task, and a labelled
+        batch of zeros. Reads no data and no weights."""
+        raise TypeError(f"{self.package} has no budget")
 
     def thumbnail(self, dataset: Dataset, index: int) -> bytes | None:
         """PNG of a sample for the report, or None."""

@@ -61,6 +61,14 @@ class VisionBackbone(Backbone):
     def width(self, layer: int) -> int:
         return self.dims[layer]
 
+    def token_count(self, layer: int) -> int:
+        """Tokens that enter block `layer` at `image_size`, prompts not counted."""
+        return self.num_prefix + self.grid[0] * self.grid[1]
+
+    def enter(self, tokens: Tensor) -> Tensor:
+        """What the network does to embedded tokens before block 0 (a norm in CLIP-style models), for prompts that take that way too."""
+        return tokens
+
     def pool(self, features: Features, how: str = "default", *, weights: Claim | None = None) -> Tensor:
         """One vector per image.
 
@@ -115,7 +123,7 @@ class VisionBackbone(Backbone):
         if not inputs.is_floating_point():
             raise UserError(f"images must be normalised floats, got {str(inputs.dtype).removeprefix('torch.')}")
         rows, columns = inputs.shape[2:]
-        inputs = apply_values("pixels", inputs, Layout((("token", rows),), (rows, columns)), edits)
+        inputs = apply_values("pixels", inputs, Layout((), (rows, columns)), edits)
         rows, columns = inputs.shape[2:]
         if patch_embed.img_size is not None and getattr(patch_embed, "strict_img_size", True):
             if (rows, columns) != tuple(patch_embed.img_size):

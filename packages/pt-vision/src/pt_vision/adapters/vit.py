@@ -91,6 +91,10 @@ class VitBackbone(VisionBackbone):
             hidden = narrow(hidden, parts)
         return Features(hidden, layout)
 
+    def enter(self, tokens: Tensor) -> Tensor:
+        entered: Tensor = self.module.norm_pre(tokens)
+        return entered
+
     def lower(self, edits: AnyEdits) -> AnyEdits:
         """Precompute keys and values of prompts that are fixed tensors and dropped after their block; for inference (no gradient)."""
         if not fast_paths_enabled():

@@ -1,0 +1,215 @@
+"""Few-shot samples, stratified and grouped splits, class weights, subsets: all functions of the labels and a seed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pt_core.data import Batch, Dataset, generator, stable_seed
+from pt_core.errors import DataError
+
+Integers = NDArray[np.int64]
+GROUP_FOLDS = 10
+"""Grouped data are held out in folds: the share is m / n with n up to this (or 1 / fraction, if that is more)."""
+GROUP_TRIES = 8
+"""Shuffles tried for a grouped split that leaves every class on both sides."""
+
+
+def few_shot(labels: Sequence[int], shots: int, seed: int, names: Sequence[str] = ()) -> list[int]:
+    """Indices of `shots` samples per class, in data order.
+
+    Every class is drawn by itself, so another class more or less does not change a class's samples, and the draw for k
+    shots is part of the draw for k + 1. With `names`, a class without any sample is short too.
+
+    Raises:
+        DataError: a class has fewer samples; lists the counts.
+    """
+    if shots < 1:
+        raise DataError(f"--shots {shots} is not a number of samples per class; give 1 or more")
+    values = np.asarray(labels, dtype=np.int64)
+    classes = range(len(names)) if names else np.unique(values).tolist()
+    members = {label: np.flatnonzero(values == label) for label in classes}
+    short = [f"{_name(label, names)} has {len(rows)}" for label, rows in members.items() if len(rows) < shots]
+    if short:
+        raise DataError(
+            f"--shots {shots} is more than some classes have in the training part: {_listed(short)}; lower --shots"
+        )
+    chosen: list[int] = []
+    for label, rows in members.items():
+        order = torch.randperm(len(rows), generator=generator(seed, "few-shot", label))
+        chosen += rows[order[:shots].numpy()].tolist()
+    return sorted(chosen)
+
+
+def stratified_split(
+    labels: Sequence[int],
+    fraction: float,
+    seed: int,
+    groups: Sequence[str] | None = None,
+    names: Sequence[str] = (),
+) -> tuple[list[int], list[int]]:
+    """Split off about `fraction` of every class: (kept, held out), each in data order.
+
+    Without groups at least as many samples as there are classes are held out, so tiny data hold out more than the
+    fraction. With `groups` no group lies on both sides; the held-out share is then as close to the fraction as folds of
+    whole groups come.
+
+    Raises:
+        DataError: a class is too small, or lies in too few groups, to stay in the kept part; names the classes.
+    """
+    if not 0 < fraction < 1:
+        raise DataError(f"cannot hold out a share of {fraction:g}; give a number between 0 and 1")
+    target = np.asarray(labels, dtype=np.int64)
+    if groups is None:
+        kept, held = _split_samples(target, fraction, seed, names)
+    else:
+        kept, held = _split_groups(target, fraction, seed, np.asarray([str(group) for group in groups]))
+    lost = sorted(set(target.tolist()) - set(target[kept].tolist()))
+    if lost:
+        # Only a fraction near 1, or a class within one group, ends here.
+        which = _listed([_name(label, names) for label in lost])
+        raise DataError(
+            f"holding out {fraction:.0%} leaves no training sample of {which}; hold out less or give the part yourself"
+        )
+    return sorted(kept.tolist()), sorted(held.tolist())
+
+
+def _split_samples(target: Integers, fraction: float, seed: int, names: Sequence[str]) -> tuple[Integers, Integers]:
+    from sklearn.model_selection import StratifiedShuffleSplit
+
+    counts = Counter(target.tolist())
+    tiny = [f"{_name(label, names)} has {count}" for label, count in sorted(counts.items()) if count < 2]
+    if tiny or not counts:
+        found = _listed(tiny) if tiny else "the data are empty"
+        raise DataError(
+            f"cannot split: every class needs 2 samples or more, but {found}; add data or give the part yourself"
+        )
+    size = min(max(round(fraction * len(target)), len(counts)), len(target) - len(counts))
+    splitter = StratifiedShuffleSplit(1, test_size=size, random_state=stable_seed(seed, "split") % 2**32)
+    kept, held = next(splitter.split(target[:, None], target))
+    return kept, held
+
+
+def _split_groups(target: Integers, fraction: float, seed: int, groups: NDArray[np.str_]) -> tuple[Integers, Integers]:
+    """The best of a few shuffles: no class is lost from the kept part, and few are absent from the held-out part."""
+    if len(groups) != len(target):
+        raise DataError(f"there are {len(groups)} groups for {len(target)} samples; give one per sample")
+    spread = {label: len(set(groups[target == label].tolist())) for label in np.unique(target).tolist()}
+    most = min(len(set(groups.tolist())), max(Counter(target.tolist()).values(), default=0))
+    if most < 2:
+        raise DataError("cannot split by group: the data have a single group, or no two samples of a class")
+    take, folds = _share(fraction, most)
+    best, best_score = np.arange(0), (len(spread) + 1, 0)
+    for attempt in range(GROUP_TRIES):
+        held = _held_folds(target, groups, take, folds, stable_seed(seed, "split", attempt))
+        kept = np.setdiff1d(np.arange(len(target)), held)
+        kept_classes, held_classes = set(target[kept].tolist()), set(target[held].tolist())
+        absent = sum(spread[label] > 1 for label in spread if label not in held_classes)
+        score = (len(spread) - len(kept_classes), absent if len(held) else len(spread) + 1)
+        if score < best_score:
+            best, best_score = held, score
+        if score == (0, 0):
+            break
+    if not len(best):
+        raise DataError(f"cannot hold out {fraction:.0%} by group; the groups are too few or too large")
+    return np.setdiff1d(np.arange(len(target)), best), best
+
+
+def _share(fraction: float, most: int) -> tuple[int, int]:
+    """(m, n) with m / n nearest to the fraction and n at most `most`, and GROUP_FOLDS or 1 / fraction."""
+    finest = min(most, max(GROUP_FOLDS, round(1 / fraction)))
+    pairs = [(m, n) for n in range(2, finest + 1) for m in range(1, n)]
+    return min(pairs, key=lambda pair: (round(abs(pair[0] / pair[1] - fraction), 9), pair[1]))
+
+
+def _held_folds(target: Integers, groups: NDArray[np.str_], take: int, folds: int, seed: int) -> Integers:
+    import warnings
+
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed % 2**32)
+    with warnings.catch_warnings():
+        # Of classes smaller than the number of folds; the caller examines the split itself.
+        warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
+        parts = [held for _, held in splitter.split(target[:, None], target, groups)]
+    return np.sort(np.concatenate(parts[:take]))
+
+
+def class_weights(labels: Sequence[int], classes: int) -> Tensor:
+    """(class,) inverse frequencies as float32, with mean 1 over the samples; a class without samples gets 0.
+
+    Raises:
+        DataError: there is no label, or one is outside 0..classes - 1.
+    """
+    values = torch.as_tensor(list(labels), dtype=torch.long)
+    if len(values) == 0:
+        raise DataError("class weights need at least one labelled sample")
+    if int(values.min()) < 0 or int(values.max()) >= classes:
+        raise DataError(f"labels run from {int(values.min())} to {int(values.max())}, outside 0..{classes - 1}")
+    counts = torch.bincount(values, minlength=classes).float()
+    weights = torch.where(counts > 0, len(values) / counts.clamp(min=1), torch.zeros(()))
+    return weights / (counts > 0).sum()
+
+
+class SubsetDataset:
+    """Some samples of a dataset, renumbered; a subset of a subset refers to the original.
+
+    Augmentation is keyed by a sample's position in the base, so a sample looks the same whatever it is drawn with. What
+    a modality's dataset offers beyond the contract is passed on: `groups`, `digests()` and `picture(index)` follow the
+    selection, `bind(...)` and `relabel(...)` give a subset of the changed base, anything else is the base's own.
+    """
+
+    def __init__(self, base: Dataset, indices: Sequence[int]) -> None:
+        chosen = [int(i) for i in indices]
+        if isinstance(base, SubsetDataset):
+            chosen, base = [base.indices[i] for i in chosen], base.base
+        self.base: Dataset = base
+        self.indices: list[int] = chosen
+        if any(not 0 <= i < len(base) for i in self.indices):
+            raise IndexError(f"subset indices must lie in 0..{len(base) - 1}")
+        self.ids: Sequence[str] = [base.ids[i] for i in self.indices]
+        self.labels: Sequence[int] | None = None if base.labels is None else [base.labels[i] for i in self.indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def sample(self, index: int, *, epoch: int | None, seed: int) -> Any:
+        return self.base.sample(self.indices[index], epoch=epoch, seed=seed)
+
+    def collate(self, index: Sequence[int], samples: Sequence[Any]) -> Batch:
+        batch = self.base.collate([self.indices[i] for i in index], samples)
+        return replace(batch, index=torch.as_tensor(list(index), dtype=torch.long))
+
+    def identity(self) -> str:
+        text = self.base.identity() + ",".join(map(str, self.indices))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name in ("base", "indices"):  # not there yet while unpickling
+            raise AttributeError(name)
+        value = getattr(self.base, name)
+        if name == "groups":
+            return None if value is None else [value[i] for i in self.indices]
+        if name == "digests":
+            return lambda: [digests[i] for digests in (value(),) for i in self.indices]
+        if name == "picture":
+            return lambda index: value(self.indices[index])
+        if name in ("bind", "relabel"):
+            return lambda *args, **kwargs: SubsetDataset(value(*args, **kwargs), self.indices)
+        return value
+
+
+def _name(label: int, names: Sequence[str]) -> str:
+    return names[label] if label < len(names) else f"class {label}"
+
+
+def _listed(items: Sequence[str], most: int = 8) -> str:
+    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")

@@ -1,0 +1,67 @@
+"""Adapters from timm models to the Backbone contract. Importing this package imports nothing heavy; `adapt` does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pt_core.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pt_vision.adapters._common import VisionBackbone
+
+SUPPORTED = "VisionTransformer (ViT, DeiT, CLIP, SigLIP, DINO, DINOv2, MAE), Eva (EVA-02, DINOv3) and SwinTransformer (v1)"
+MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva", "swin_transformer")
+"""timm's model files whose networks mostly have an adapter."""
+
+
+def adapt(module: nn.Module, source: str, preprocessing: Mapping[str, Any] | None = None) -> VisionBackbone:
+    """Put a timm model behind the Backbone contract. It is frozen in place.
+
+    Args:
+        module: the network, its classifier removed (`num_classes=0`).
+        source: where it came from, for messages and records.
+        preprocessing: how inputs are prepared; None asks timm.
+
+    Raises:
+        UserError: a class without an adapter.
+    """
+    from timm.models.eva import Eva
+    from timm.models.swin_transformer import SwinTransformer
+    from timm.models.vision_transformer import VisionTransformer
+
+    from pt_vision.adapters.eva import EvaBackbone
+    from pt_vision.adapters.swin import SwinBackbone
+    from pt_vision.adapters.vit import VitBackbone
+
+    prepared = describe_preprocessing(module) if preprocessing is None else preprocessing
+    for family, adapter in ((VisionTransformer, VitBackbone), (Eva, EvaBackbone), (SwinTransformer, SwinBackbone)):
+        if isinstance(module, family):
+            return adapter(module, source, prepared)
+    name = type(module).__name__
+    # Only models with a flat list of blocks over position-embedded tokens could carry prompts at all.
+    tokens = any(hasattr(module, field) for field in ("num_prefix_tokens", "cls_token", "pos_embed"))
+    if tokens or "Transformer" in name:
+        raise UserError(f"backbone {source!r} is a {name}, which has no adapter; choose one of the classes {SUPPORTED}")
+    raise UserError(f"backbone {source!r} is a {name}, which has no token sequence; prompts need one: choose one of {SUPPORTED}")
+
+
+def describe_preprocessing(module: nn.Module) -> dict[str, Any]:
+    """timm's data configuration of a model, as JSON-able values, with the size the network really takes."""
+    from timm.data import resolve_model_data_config
+
+    config = resolve_model_data_config(module)
+    embed = getattr(module, "patch_embed", None)
+    size = list(config["input_size"])
+    if getattr(embed, "img_size", None) is not None:
+        size = [embed.proj.in_channels if hasattr(embed.proj, "in_channels") else size[0], *embed.img_size]  # type: ignore[union-attr]
+    return {
+        "input_size": [int(n) for n in size],
+        "mean": [float(x) for x in config["mean"]],
+        "std": [float(x) for x in config["std"]],
+        "interpolation": str(config["interpolation"]),
+        "crop_pct": float(config["crop_pct"]),
+        "crop_mode": str(config["crop_mode"]),
+    }

@@ -1,0 +1,1 @@
+"""Methods on ViT and Swin backbones for whole-image tasks."""

@@ -1,0 +1,132 @@
+"""pt-vision's side of the shared commands."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from annotated_types import Ge
+from pt_core.backbone import Backbone
+from pt_core.data import Dataset
+from pt_core.errors import ArtifactError, ConfigError, nearest
+from pt_core.run.modality import Demo, Modality, RunOptions
+from pt_core.run.registry import Registry
+from pt_core.task import Task
+
+from pt_vision import __version__
+from pt_vision.data import DataOptions, load_images
+from pt_vision.inputs import input_images
+
+TASKS = ("classification",)
+
+
+@dataclass(frozen=True)
+class PretrainOptions:
+    """Flags of `pt-vision pretrain`."""
+
+    data: str | None = None
+    """Labelled images, as in `fit` (default: drawn glyphs, the recipe of the built-in backbone)."""
+    where: tuple[str, ...] = ()
+    """Use only rows with COLUMN=VALUE of a table."""
+    image_column: str | None = None
+    """Table column with the image (default: path, image, img, jpeg ...)."""
+    img_size: Annotated[int, Ge(8)] = 32
+    """Input size in pixels."""
+    patch_size: Annotated[int, Ge(2)] = 8
+    """Patch size in pixels."""
+    embed_dim: Annotated[int, Ge(8)] = 160
+    """Width d."""
+    depth: Annotated[int, Ge(1)] = 6
+    """Number of blocks."""
+    num_heads: Annotated[int, Ge(1)] = 5
+    """Attention heads."""
+    steps: Annotated[int, Ge(1)] = 2000
+    """Optimiser steps."""
+    batch_size: Annotated[int, Ge(2)] = 256
+    """Images per step."""
+    lr: float = 1.5e-3
+    """Peak learning rate."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Seed."""
+
+
+class Vision(Modality):
+    """Images: classification on ViT and Swin backbones."""
+
+    package = "pt-vision"
+    registry = Registry("pt_vision", Path(__file__).parent / "methods")
+    data_options = DataOptions
+    default_backbone = "builtin:vit_glyphs"
+    input_name = "IMAGE"
+
+    def version(self) -> str:
+        return __version__
+
+    def backbones(self) -> Sequence[tuple[str, str]]:
+        from pt_vision.backbones import list_backbones
+
+        return list_backbones()
+
+    def load_backbone(self, spec: str, weights: str | None, options: Any | None) -> Backbone:
+        from pt_vision.backbones import load_backbone
+
+        return load_backbone(spec, weights, getattr(options, "image_size", None))
+
+    def load_data(self, spec: str, options: Any, seed: int) -> Mapping[str, Dataset]:
+        return load_images(spec, options, seed)
+
+    def bind(self, dataset: Dataset, backbone: Backbone, options: Any | None, training: bool) -> Dataset:
+        augment = options.augment if training and options is not None else "none"
+        bound: Dataset = dataset.bind(backbone.preprocessing, augment)  # type: ignore[attr-defined]
+        return bound
+
+    def make_task(self, run: RunOptions, data: Mapping[str, Dataset]) -> Task:
+        from pt_core.run.classification import Classification
+        from pt_core.run.sampling import class_weights
+
+        if run.task not in TASKS:
+            raise ConfigError(f"task={run.task!r} is unknown{nearest(run.task, TASKS)}; pt-vision has: {', '.join(TASKS)}")
+        train: Any = data["train"]
+        weights = class_weights(train.labels, len(train.classes)) if run.class_weights else None
+        return Classification(train.classes, weights)
+
+    def task_from_json(self, spec: Mapping[str, Any]) -> Task:
+        from pt_core.run.classification import Classification
+
+        if spec.get("name") not in TASKS:
+            raise ArtifactError(f"the artifact's task {spec.get('name')!r} is unknown to this pt-vision; known: {', '.join(TASKS)}")
+        return Classification.from_json(spec)
+
+    def inputs(self, items: Sequence[Any], backbone: Backbone) -> Dataset:
+        return input_images(items).bind(backbone.preprocessing)
+
+    def thumbnail(self, dataset: Dataset, index: int) -> bytes | None:
+        picture = dataset.picture(index)  # type: ignore[attr-defined]
+        picture.thumbnail((96, 96))
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG")
+        return buffer.getvalue()
+
+    def demos(self) -> Sequence[Demo]:
+        from pt_vision.demo import digits
+
+        return (Demo("digits", "scanned digits, 16 shots per class: prompts against linear probing and full fine-tuning", digits),)
+
+    def pretrain_options(self) -> type:
+        return PretrainOptions
+
+    def pretrain(self, options: PretrainOptions, out: Path) -> str:
+        from pt_vision.pretrain import PretrainConfig, pretrain
+
+        names = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "steps", "batch_size", "lr", "seed")
+        config = PretrainConfig(**{name: getattr(options, name) for name in names})
+        if options.data is None:
+            pretrain(config, out)
+            return f"file:{out}"
+        train = load_images(options.data, DataOptions(where=options.where, image_column=options.image_column, test_fraction=0), options.seed)["train"]
+        labels = train.labels or []
+        pretrain(config, out, ((train.picture(i), labels[i]) for i in range(len(train))), train.classes)
+        return f"file:{out}"
