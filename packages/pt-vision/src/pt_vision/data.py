@@ -168,7 +168,7 @@ def load_images(spec: str, options: DataOptions | None = None, seed: int = 0) ->
     """The parts train, val and test (where there are such) behind a path, `hub:NAME` or `builtin:NAME`.
 
     All parts share one list of classes: the data's own, or the sorted names in the training part (numerically, if all
-    are whole numbers). Of undivided data `test_fraction` is split off as test part, stratified and by group, with `seed`.
+    are whole numbers). Of undivided data `test_fraction` is split off with `seed`, stratified and by group.
 
     Raises:
         DataError: unreadable images (all are listed), a missing column, or classes of a part that training lacks.
