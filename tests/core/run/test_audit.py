@@ -79,7 +79,7 @@ def test_copies_across_parts_are_counted_with_an_example() -> None:
     found = audit({"train": train, "test": test})
     assert found.duplicates == {"train/test": 2}
     assert found.examples == {"train/test": [("a/4", "b/0"), ("a/6", "b/2")]}
-    assert found.warnings == ["2 samples of test are also in train (a/4 = b/0): results on test are optimistic"]
+    assert found.warnings == ["samples of train that are also in test: 2 (a/4 = b/0); results on test are optimistic"]
 
 
 def test_copies_within_a_part_and_contradicting_labels_are_found() -> None:
@@ -88,8 +88,8 @@ def test_copies_within_a_part_and_contradicting_labels_are_found() -> None:
     assert found.duplicates == {"train": 2}
     assert found.conflicts == [("a/0", "a/1")]
     assert found.warnings == [
-        "2 samples of train are copies of others in it (a/0 = a/1)",
-        "1 pairs of equal content have different classes, such as a/0 = a/1",
+        "repeated samples in train: 2 (a/0 = a/1)",
+        "pairs of equal content and different class: 1 (such as a/0 = a/1)",
     ]
 
 
@@ -109,7 +109,7 @@ def test_groups_on_both_sides_are_named() -> None:
     val = Samples("b", [0, 1], groups=["p3", "p77"])
     found = audit({"train": train, "val": val})
     assert found.shared_groups == {"train/val": ["p3"]}
-    assert found.warnings == ["1 groups are in train and val, such as 'p3': results on val are optimistic"]
+    assert found.warnings == ["groups in both train and val: 1 ('p3' ...); results on val are optimistic"]
 
 
 def test_unlabelled_data_and_data_without_digests_are_counted() -> None:

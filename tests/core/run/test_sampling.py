@@ -103,7 +103,7 @@ def test_split_of_tiny_classes_keeps_every_class_for_training() -> None:
 
 
 def test_split_names_classes_that_are_too_small() -> None:
-    with pytest.raises(DataError, match="every class needs 2 samples, but rare has 1"):
+    with pytest.raises(DataError, match="every class needs 2 samples or more, but rare has 1"):
         stratified_split([0, 0, 0, 1], 0.2, 0, names=["common", "rare"])
     with pytest.raises(DataError, match="the data are empty"):
         stratified_split([], 0.2, 0)

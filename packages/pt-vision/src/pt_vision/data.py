@@ -50,7 +50,7 @@ class DataOptions:
 
 @dataclass(eq=False)
 class ImageDataset:
-    """Images with class indices. It yields samples after `bind`. Nothing changes in place: every method gives a new one.
+    """Images with class indices. It yields samples after `bind`. Its methods give new data sets and change none.
 
     Attributes:
         sources: files, encoded bytes or pixels.

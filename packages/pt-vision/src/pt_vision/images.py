@@ -136,8 +136,8 @@ def _formats() -> list[str]:
 def from_array(array: Any, background: tuple[int, int, int] = WHITE) -> Image.Image:
     """An image from pixels: uint8, uint16 (scaled by 1/257), bool, or floats in [0, 1].
 
-    array: (row, column), (row, column, 1 | 3 | 4) or (1 | 3 | 4, row, column); a fourth channel is the opacity. A torch
-    tensor with three axes is always read as (channel, row, column).
+    array: (row, column), (row, column, 1 | 3 | 4) or (1 | 3, row, column); a fourth channel is the opacity. A torch
+    tensor with three axes is always read as (1 | 3 | 4, row, column).
 
     Raises:
         BadImage: another shape, type or range.
@@ -147,7 +147,8 @@ def from_array(array: Any, background: tuple[int, int, int] = WHITE) -> Image.Im
         array = array.detach().cpu()
         array = array.float() if array.is_floating_point() else array  # NumPy has no bfloat16
     values = np.asarray(array)
-    if values.ndim == 3 and values.shape[0] in (1, 3, 4) and (tensor or values.shape[-1] not in (1, 3, 4)):
+    first = (1, 3, 4) if tensor else (1, 3)
+    if values.ndim == 3 and values.shape[0] in first and (tensor or values.shape[-1] not in (1, 3, 4)):
         values = values.transpose(1, 2, 0)
     if values.ndim == 3 and values.shape[-1] == 1:
         values = values[..., 0]

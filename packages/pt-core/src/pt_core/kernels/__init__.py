@@ -1,4 +1,4 @@
-"""Kernels that two packages use: each has a slow reference, fast paths that agree with it, and one dispatching function."""
+"""Kernels that two packages use: a slow reference, fast paths that agree with it, one dispatching function each."""
 
 from pt_core.kernels._mode import fast_paths_enabled, reference_kernels
 from pt_core.kernels.flops import FLASH_FLOP_FORMULAS, flop_counter

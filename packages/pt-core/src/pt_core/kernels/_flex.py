@@ -1,13 +1,14 @@
-"""prompt_attention through flex_attention: two compiled calls that return their log-sum-exp, merged by plain, differentiable torch.
+"""prompt_attention through flex_attention: two compiled calls, merged by their log-sum-exp in differentiable torch.
 
-For CUDA, and never chosen by the dispatcher until it has been measured there. On CPU flex_attention runs unfused and forward only.
+For CUDA, and never chosen by the dispatcher until it has been measured there. On CPU flex_attention runs unfused and
+forward only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -31,8 +32,12 @@ def flex_prompt_attention(
     """As `prompt_attention`, always through flex_attention. It needs at least one prompt and one own token."""
     x = check(q, k, v, prompt_k, prompt_v, index, mask, causal, scale)
     rows, heads, _, _ = x.q.shape
-    settings = {"scale": x.scale, "enable_gqa": heads != x.k.shape[1], "return_aux": AuxRequest(lse=True)}
-    flex = _compiled() if x.q.device.type == "cuda" else flex_attention
+    settings: dict[str, Any] = {
+        "scale": x.scale,
+        "enable_gqa": heads != x.k.shape[1],
+        "return_aux": AuxRequest(lse=True),
+    }
+    flex = _kernel(x.q.device.type)
     fold = x.prompt_k.shape[0] != rows  # a shared prompt: all rows in one query axis
     near_q = x.q.transpose(0, 1).flatten(1, 2)[None] if fold else x.q
     near, aux = flex(near_q, x.prompt_k, x.prompt_v, **settings)
@@ -50,9 +55,8 @@ def flex_prompt_attention(
 
 
 @cache
-def _compiled() -> Callable[..., Any]:
-    compiled: Callable[..., Any] = torch.compile(flex_attention)
-    return compiled
+def _kernel(device: str) -> Callable[..., Any]:
+    return cast(Callable[..., Any], torch.compile(flex_attention) if device == "cuda" else flex_attention)
 
 
 def _score_mod(bias: Tensor | None, q: Tensor, k: Tensor) -> Callable[..., Tensor] | None:

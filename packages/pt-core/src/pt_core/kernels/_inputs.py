@@ -90,12 +90,12 @@ def _gather(prompt_k: Tensor, prompt_v: Tensor, index: Tensor, rows: int) -> tup
     tenants = prompt_k.shape[0]
     if index.shape != (rows,) or index.dtype != torch.int64:
         raise ValueError(f"index must be int64 of shape ({rows},), got {index.dtype} of shape {_shape(index)}")
-    # Only where reading values costs nothing: on CUDA it would wait for the device, and index_select checks there by itself.
+    # Only where reading values is cheap: on CUDA it would wait for the device, and index_select checks there.
     if index.device.type == "cpu" and rows and not transforming():
         low, high = int(index.min()), int(index.max())
         if low < 0 or high >= tenants:
             raise ValueError(
-                f"index holds {low if low < 0 else high}, the bank has rows 0 to {tenants - 1}: prompt_k {_shape(prompt_k)}"
+                f"index holds {low if low < 0 else high}, the rows are 0 to {tenants - 1}: prompt_k {_shape(prompt_k)}"
             )
     if tenants == 1:  # every row uses the only tenant: a shared prompt
         return prompt_k, prompt_v
@@ -120,7 +120,7 @@ def causal_mask(queries: int, tokens: int, device: torch.device) -> Tensor:
 
 
 def own_mask(x: Inputs) -> Tensor | None:
-    """Mask and causality of the own tokens in one tensor of four axes, bool where possible; None if every query sees every token."""
+    """Mask and causality of the own tokens in one tensor of four axes; None if every query sees every token."""
     if not x.causal:
         return x.mask
     causal = causal_mask(x.q.shape[2], x.k.shape[2], x.q.device)[None, None]

@@ -16,9 +16,10 @@ _reference: ContextVar[bool] = ContextVar("pt_core_reference_kernels", default=F
 def reference_kernels() -> Iterator[None]:
     """Inside this block every kernel of pt runs its slow reference, and SDPA runs its math backend.
 
-    For tests, and for methods that differentiate twice: flash attention has no second derivative, the math backend has. It has to be
-    open during the *forward* pass; the backward pass follows what the forward pass recorded. Blocks may be nested. The switch
-    itself is local to the context (thread, asyncio task); the choice of the SDPA backend is torch's own flag, which is process-wide.
+    For tests, and for methods that differentiate twice: flash attention has no second derivative, the math backend
+    has. It has to be open during the *forward* pass; the backward pass follows what the forward pass recorded. Blocks
+    may be nested. The switch itself is local to the context (thread, asyncio task); the choice of the SDPA backend is
+    torch's own flag, which is process-wide.
     """
     token = _reference.set(True)
     try:
@@ -34,5 +35,5 @@ def fast_paths_enabled() -> bool:
 
 
 def transforming() -> bool:
-    """True while torch.compile, torch.export or a transform of torch.func traces the caller: they need plain operators."""
+    """True while torch.compile, torch.export or torch.func traces the caller: they need plain operators."""
     return torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch._C._are_functorch_transforms_active()

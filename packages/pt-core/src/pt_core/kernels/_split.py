@@ -1,14 +1,14 @@
-"""prompt_attention in two partitions, [prompt] and [own tokens], merged by their log-sum-exp. The prompt is never copied per row.
+"""prompt_attention in two partitions, [prompt] and [own tokens], merged by their log-sum-exp; no prompt is copied.
 
 Forward. With s = scale q k^T, each partition p gives out_p = softmax(s_p) v_p and lse_p = log sum exp s_p. Then
     lse = log(exp lse_prompt + exp lse_own),   out = sum_p exp(lse_p - lse) out_p.
-Rows that share a prompt are folded into the query axis, (rows, heads, queries, dim) -> (groups, heads, rows/groups * queries, dim),
-so one call covers them all.
+Rows that share a prompt are folded into the query axis, (rows, heads, queries, dim) -> (groups, heads, rows/groups *
+queries, dim), so one call covers them all.
 
-Backward. A flash backward recomputes P_p = exp(s_p - lse) and dS_p = P_p * (g v_p^T - rowsum(g * out)). Given the merged out and
-lse, these are the rows of the whole softmax restricted to partition p, so the stock operator, called once per partition, returns the
-exact dk_p, dv_p and a part of dq; the parts add up. (The argument of ring attention, Liu et al. 2023, arXiv 2310.01889.) The
-prompt's gradients come out summed over the folded rows.
+Backward. A flash backward recomputes P_p = exp(s_p - lse) and dS_p = P_p * (g v_p^T - rowsum(g * out)). Given the
+merged out and lse, these are the rows of the whole softmax restricted to partition p, so the stock operator, called
+once per partition, returns the exact dk_p, dv_p and a part of dq; the parts add up. (The argument of ring attention,
+Liu et al. 2023, arXiv 2310.01889.) The prompt's gradients come out summed over the folded rows.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def split_attention(
     causal: bool = False,
     scale: float | None = None,
 ) -> Tensor:
-    """As `prompt_attention`, always in two partitions. ValueError where `backend_for` finds no operator for the inputs."""
+    """As `prompt_attention`, always in two partitions. ValueError where `backend_for` finds no operator."""
     return split(check(q, k, v, prompt_k, prompt_v, index, mask, causal, scale))
 
 
@@ -51,7 +51,7 @@ def split(x: Inputs) -> Tensor:
     backend = backend_for(x)
     if backend is None:
         raise ValueError(
-            f"no split kernel for q {tuple(x.q.shape)} {x.q.dtype} on {x.q.device.type} with these masks: use prompt_attention"
+            f"no split kernel for q {tuple(x.q.shape)}, {x.q.dtype}, {x.q.device.type}: use prompt_attention"
         )
     repeat = x.q.shape[1] // x.k.shape[1]
     keys = (x.k, x.v, x.prompt_k, x.prompt_v)
@@ -81,7 +81,8 @@ def backend_for(x: Inputs) -> Backend | None:
         return None
     masked = mask is not None or (x.causal and q.shape[2] != x.k.shape[2])
     if q.dtype in (torch.bfloat16, torch.float16):
-        return "flash" if not masked and q.shape[3] <= 256 and torch.backends.cuda.flash_sdp_enabled() else "efficient"
+        flash = not masked and q.shape[3] <= 256 and torch.cuda.get_device_capability(q.device) >= (8, 0)
+        return "flash" if flash else "efficient"
     return "efficient" if q.dtype == torch.float32 else None
 
 
@@ -113,7 +114,7 @@ class _Split(Function):
         own, own_lse, own_rng = _attend(backend, q, k, v, mask, causal, scale)
         own_lse = own_lse[..., None]
         if mask is not None:
-            # Where no own token is visible the operators report 0 (CPU) or leave the value open: it has to be minus infinity.
+            # Where no own token is visible the operators report 0 (CPU) or leave it open: it is minus infinity.
             blind = mask.amax(-1, keepdim=True) == -torch.inf
             own_lse = own_lse.masked_fill(blind, -torch.inf)
             own = own.masked_fill(blind, 0.0) if backend != "cpu" else own
@@ -158,7 +159,7 @@ class _Split(Function):
             torch.is_grad_enabled()
         ):  # create_graph=True: these gradients carry a graph that refuses to be differentiated
             anchors = (grad, q, k, v, prompt_k, prompt_v)
-            result = tuple(None if d is None else _FirstOrder.apply(d, *anchors) for d in result)  # type: ignore[assignment]
+            return (*(None if d is None else _FirstOrder.apply(d, *anchors) for d in result), None, None, None, None)
         return (*result, None, None, None, None)
 
 
@@ -175,9 +176,10 @@ class _FirstOrder(Function):
 
 
 def _groups(q: Tensor, prompt_k: Tensor) -> int:
-    """Into how many groups of rows the prompt partition is cut: 1 = all rows folded together; a divisor of the number of rows.
+    """Into how many groups of rows the prompt partition is cut: 1 = all folded together; a divisor of the rows.
 
-    The operators' backward passes run in parallel over (group, head, block of keys) only, so one group would leave a wide machine idle.
+    The operators' backward passes run in parallel over (group, head, block of keys) only, so one group would leave a
+    wide machine idle.
     """
     rows, heads = q.shape[:2]
     if prompt_k.shape[0] == rows:
@@ -191,19 +193,19 @@ def _groups(q: Tensor, prompt_k: Tensor) -> int:
 
 
 def _fold(x: Tensor, groups: int) -> Tensor:
-    """(rows, heads, queries, d) -> (groups, heads, rows/groups * queries, d); a view if x is laid out (rows, queries, heads, d)."""
-    return x if groups == x.shape[0] else x.unflatten(0, (groups, -1)).transpose(1, 2).flatten(2, 3)
+    """(rows, heads, queries, d) -> (groups, heads, rows/groups * queries, d); a view behind a fused projection."""
+    return x if groups == x.shape[0] else x.reshape(groups, -1, *x.shape[1:]).transpose(1, 2).flatten(2, 3)
 
 
 def _unfold(x: Tensor, rows: int) -> Tensor:
-    groups = x.shape[0]
-    return x if groups == rows else x.unflatten(2, (rows // groups, -1)).transpose(1, 2).flatten(0, 1)
+    groups, heads, _, dim = x.shape
+    return x if groups == rows else x.reshape(groups, heads, rows // groups, -1, dim).transpose(1, 2).flatten(0, 1)
 
 
 def _attend(
     backend: Backend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """One partition: out (rows, heads, queries, dim), log-sum-exp (rows, heads, queries), and what its backward wants back."""
+    """One partition: out (rows, heads, queries, dim), its log-sum-exp without dim, and what its backward wants."""
     if backend == "cpu":
         out, lse = _aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, attn_mask=mask, scale=scale)
         return out, lse, []

@@ -1,23 +1,25 @@
 """Attention of own tokens over [prompt | own tokens], where the prompt is shared, one per row, or drawn from a bank.
 
 Three implementations with one signature:
-- `concat_attention`, below: SDPA over concatenated keys and values. The reference, and what torch.compile, torch.export and
-  torch.func see. A shared prompt is copied to every row.
+- `concat_attention`, below: SDPA over concatenated keys and values. The reference, and what torch.compile,
+  torch.export and torch.func see. A shared prompt is copied to every row.
 - `split_attention`, _split.py: two partitions merged by their log-sum-exp, with an exact backward. Copies nothing.
 - `flex_prompt_attention`, _flex.py: the same through flex_attention, for CUDA.
 
-Which one is faster (benchmarks/prompt_attention.py, results in benchmarks/results/prompt_attention.json: float32, AMD EPYC with
-AVX-512, 1 and 2 threads, torch 2.14, medians of alternating runs). The split saves writing (prompt + tokens) keys and values per row
-and their gradients, and pays for a second call, short loops over few keys, and a merge that reads and writes every query's output
-again. So it wins where what would be copied outweighs the queries:
+Which one is faster (benchmarks/prompt_attention.py, results in benchmarks/results/prompt_attention.json: float32, AMD
+EPYC with AVX-512, 1 and 2 threads, torch 2.14, medians of alternating runs). The split saves writing (prompt +
+tokens) keys and values per row and their gradients, and pays for a second call, short loops over few keys, and a
+merge that reads and writes every query's output again. So it wins where what would be copied outweighs the queries:
 - prompts clearly longer than the own tokens, over many rows: CLIP text behind a shared context, 100 rows of 10 tokens,
   17 prompts {clip17}, 64 prompts {clip64} (forward + backward);
 - one new token against cached keys: 16 rows, 200 prompts {decode};
-- about even at prompt = tokens: ViT-S/16, 197 tokens, 16 rows: 10 prompts {vit10}, 50 {vit50}, 100 {vit100}, 200 {vit200};
-- never with a prompt per row or a bank (nothing is shared), nor with grouped-query heads (SDPA reads those without copies).
-Hence `split_pays`: CPU, shared prompt, no grouped heads, prompt + tokens > 2 * queries, and at least 2^20 key elements to copy. On
-CUDA no crossover has been measured yet, so the dispatcher concatenates there. The rule goes by time; where memory is what is scarce,
-`split_attention` may be called as it is.
+- about even at prompt = tokens: ViT-S/16, 197 tokens, 16 rows: 10 prompts {vit10}, 50 {vit50}, 100 {vit100}, 200
+  {vit200};
+- never with a prompt per row or a bank (nothing is shared), nor with grouped-query heads (SDPA reads those without
+  copies).
+Hence `split_pays`: CPU, shared prompt, no grouped heads, prompt + tokens > 2 * queries, and at least 2^20 key
+elements to copy. On CUDA no crossover has been measured yet, so the dispatcher concatenates there. The rule goes by
+time; where memory is what is scarce, `split_attention` may be called as it is.
 """
 
 from __future__ import annotations
@@ -47,17 +49,21 @@ def prompt_attention(
 ) -> Tensor:
     """softmax(scale q [prompt_k | k]^T + mask) [prompt_v | v], by the fastest implementation known for the inputs.
 
-    Every query sees every prompt; `mask` and `causal` concern the own tokens only. A query that sees no own token attends to the
-    prompt alone. Prompts of length 0 leave plain attention (where a query that sees nothing gets zeros, as in SDPA).
+    Every query sees every prompt; `mask` and `causal` concern the own tokens only. A query that sees no own token
+    attends to the prompt alone. Prompts of length 0 leave plain attention (where a query that sees nothing gets
+    zeros, as in SDPA).
 
     Args:
         q: (batch, heads, queries, head_dim).
-        k, v: (batch, kv_heads, tokens, head_dim); kv_heads divides heads, query head h reads key head h // (heads / kv_heads).
-        prompt_k, prompt_v: (1, kv_heads, prompt, head_dim) shared by all rows; (batch, ...) one per row, as per-row prompt dropout
-            gives; (tenants, ...) a bank, with `index`. All five tensors share one dtype, unless autocast is on and casts them.
+        k, v: (batch, kv_heads, tokens, head_dim); kv_heads divides heads, query head h reads key head h // (heads /
+            kv_heads).
+        prompt_k, prompt_v: (1, kv_heads, prompt, head_dim) shared by all rows; (batch, ...) one per row, as per-row
+            prompt dropout gives; (tenants, ...) a bank, with `index`. All five tensors share one dtype, unless
+            autocast is on and casts them.
         index: (batch,) int64, the bank's row for each row of the batch; repeats and any order are fine.
         mask: bool (True = attend) or additive float, broadcastable to (batch, heads, queries, tokens).
-        causal: query i sees own token j where j <= i + tokens - queries: aligned bottom-right, so the last query sees all tokens.
+        causal: query i sees own token j where j <= i + tokens - queries: aligned bottom-right, so the last query sees
+            all tokens.
         scale: factor of the scores; None = 1 / sqrt(head_dim).
 
     Returns:
@@ -105,7 +111,7 @@ def concat(x: Inputs) -> Tensor:
 
 
 def split_pays(x: Inputs) -> bool:
-    """Whether two partitions are expected to be faster than one concatenation: the crossover of the module's docstring."""
+    """Whether two partitions are expected to be faster than one concatenation: see the module's docstring."""
     if not fast_paths_enabled() or transforming():
         return False
     rows, heads, queries, dim = x.q.shape

@@ -97,7 +97,7 @@ def audit(roles: Mapping[str, Dataset]) -> Audit:
     for key, groups in shared.items():
         left, right = key.split("/")
         warnings.append(
-            f"{len(groups)} groups are in {left} and {right}, such as {groups[0]!r}: results on {right} are optimistic"
+            f"groups in both {left} and {right}: {len(groups)} ({groups[0]!r} ...); results on {right} are optimistic"
         )
     return Audit(counts, duplicates, examples, conflicts, shared, imbalance, warnings)
 
@@ -179,14 +179,13 @@ def _copy_warnings(
         pair = " = ".join(examples[key][0])
         if right:
             warnings.append(
-                f"{number} samples of {right} are also in {left} ({pair}): results on {right} are optimistic"
+                f"samples of {left} that are also in {right}: {number} ({pair}); results on {right} are optimistic"
             )
         else:
-            warnings.append(f"{number} samples of {left} are copies of others in it ({pair})")
+            warnings.append(f"repeated samples in {left}: {number} ({pair})")
     if conflicts:
-        warnings.append(
-            f"{len(conflicts)} pairs of equal content have different classes, such as {' = '.join(conflicts[0])}"
-        )
+        pair = " = ".join(conflicts[0])
+        warnings.append(f"pairs of equal content and different class: {len(conflicts)} (such as {pair})")
     return warnings
 
 

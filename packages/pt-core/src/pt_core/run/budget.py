@@ -76,7 +76,8 @@ class Budget:
 
     def table(self) -> str:
         """A short table; operations per sample."""
-        share = f" ({100 * self.tuned / self.backbone:.3g}% of the backbone's {self.backbone:,})" if self.backbone else ""
+        percent = 100 * self.tuned / max(self.backbone, 1)
+        share = f" ({percent:.3g}% of the backbone's {self.backbone:,})" if self.backbone else ""
         rows = [
             ("batch", f"{self.batch_size} samples"),
             ("tokens per sample", self._token_text()),

@@ -154,7 +154,7 @@ def per_class(labels: Sequence[str], hits: Tensor, support: Tensor, predicted: T
 
 def quadratic_kappa(confusion: Tensor) -> float:
     """Cohen's kappa with disagreement (i - j)^2, of a (class, class) matrix of counts; nan with a warning where it is
-    0/0 (no samples, or one class true and predicted)."""
+    0/0 (no samples, or one class true and predicted). A class that does not occur keeps its place in the order."""
     counts = confusion.double()
     grid = torch.arange(len(counts), dtype=torch.float64)
     distance = (grid[:, None] - grid[None]) ** 2
@@ -168,6 +168,7 @@ def quadratic_kappa(confusion: Tensor) -> float:
 
 def auroc(negative: Tensor, positive: Tensor) -> float:
     """Area under the ROC curve from the (n,) scores of each label; nan where one of them is empty or a score is nan."""
+    negative, positive = negative.reshape(-1), positive.reshape(-1)  # torchmetrics squeezes single values
     scores = torch.cat([negative, positive])
     if not len(negative) or not len(positive) or bool(scores.isnan().any()):
         return math.nan

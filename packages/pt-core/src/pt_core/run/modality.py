@@ -101,8 +101,8 @@ class Modality(ABC):
         """Unlabelled inputs for `predict`: paths, folders, or in-memory samples."""
 
     def example(self, run: RunOptions, options: Any, classes: int, batch_size: int) -> tuple[Backbone, Task, Batch]:
-        """What `budget` counts with: the run's backbone without weights (built under `torch.device("meta")`), a task, and a labelled
-        batch of zeros. Reads no data and no weights."""
+        """What `budget` counts with: the run's backbone without weights (built under `torch.device("meta")`), a task, and
+        a labelled batch of zeros. Reads no data and no weights."""
         raise TypeError(f"{self.package} has no budget")
 
     def thumbnail(self, dataset: Dataset, index: int) -> bytes | None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from pt_vision.adapters._common import VisionBackbone
 
-SUPPORTED = "VisionTransformer (ViT, DeiT, CLIP, SigLIP, DINO, DINOv2, MAE), Eva (EVA-02, DINOv3) and SwinTransformer (v1)"
+SUPPORTED = "VisionTransformer (ViT, DeiT, CLIP, SigLIP, DINOv2, MAE), Eva (EVA-02, DINOv3), SwinTransformer (v1)"
 MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva", "swin_transformer")
 """timm's model files whose networks mostly have an adapter."""
 
@@ -44,19 +44,22 @@ def adapt(module: nn.Module, source: str, preprocessing: Mapping[str, Any] | Non
     # Only models with a flat list of blocks over position-embedded tokens could carry prompts at all.
     tokens = any(hasattr(module, field) for field in ("num_prefix_tokens", "cls_token", "pos_embed"))
     if tokens or "Transformer" in name:
-        raise UserError(f"backbone {source!r} is a {name}, which has no adapter; choose one of the classes {SUPPORTED}")
-    raise UserError(f"backbone {source!r} is a {name}, which has no token sequence; prompts need one: choose one of {SUPPORTED}")
+        raise UserError(f"backbone {source!r} is a {name}, for which there is no adapter; choose one of {SUPPORTED}")
+    raise UserError(
+        f"backbone {source!r} is a {name}, which has no token sequence to put prompts into; choose one of {SUPPORTED}"
+    )
 
 
 def describe_preprocessing(module: nn.Module) -> dict[str, Any]:
     """timm's data configuration of a model, as JSON-able values, with the size the network really takes."""
-    from timm.data import resolve_model_data_config
+    from timm import data
 
-    config = resolve_model_data_config(module)
-    embed = getattr(module, "patch_embed", None)
+    resolve: Any = data.resolve_model_data_config
+    config: Mapping[str, Any] = resolve(module)
+    embed: Any = getattr(module, "patch_embed", None)
     size = list(config["input_size"])
     if getattr(embed, "img_size", None) is not None:
-        size = [embed.proj.in_channels if hasattr(embed.proj, "in_channels") else size[0], *embed.img_size]  # type: ignore[union-attr]
+        size = [getattr(embed.proj, "in_channels", size[0]), *embed.img_size]
     return {
         "input_size": [int(n) for n in size],
         "mean": [float(x) for x in config["mean"]],

@@ -66,7 +66,7 @@ class VisionBackbone(Backbone):
         return self.num_prefix + self.grid[0] * self.grid[1]
 
     def enter(self, tokens: Tensor) -> Tensor:
-        """What the network does to embedded tokens before block 0 (a norm in CLIP-style models), for prompts that take that way too."""
+        """What is done to embedded tokens before block 0 (a norm in CLIP-style models), for prompts that go there too."""
         return tokens
 
     def pool(self, features: Features, how: str = "default", *, weights: Claim | None = None) -> Tensor:
@@ -74,9 +74,9 @@ class VisionBackbone(Backbone):
 
         Args:
             features: what the backbone returned, with at least the segments of `pool_segments(how)`.
-            how: `default` (what the backbone's own head reads), `class`, `token` (mean of the input's own tokens), `prompt` (mean
-                of the kept prompts), `all_but_class` (mean of everything but the class token: own tokens, registers, kept
-                prompts), `all` (mean of everything).
+            how: `default` (what the backbone's own head reads), `class`, `token` (mean of the input's own tokens),
+                `prompt` (mean of the kept prompts), `all_but_class` (mean of own tokens, registers and kept prompts),
+                `all` (mean of everything).
             weights: the claimed weights that produced `features`, where pooling itself has weights.
 
         Returns:
@@ -103,11 +103,12 @@ class VisionBackbone(Backbone):
         if how not in self.pools:
             raise UserError(f"unknown pooling {how!r}{nearest(how, self.pools)}; known: {', '.join(self.pools)}")
         if how == "class" and not self.has_class:
-            raise UserError(f"backbone {self.source!r} has no class token; pool with 'token' or 'default' instead of 'class'")
+            raise UserError(f"backbone {self.source!r} has no class token; pool 'token' or 'default'")
         if how == "all":
             return None
-        fixed = {"class": ("class",), "token": ("token",), "prompt": ("prompt",), "all_but_class": ("prompt", "register", "token")}
-        return fixed.get(how) or self._default_segments()
+        if how == "all_but_class":
+            return ("prompt", "register", "token")
+        return self._default_segments() if how == "default" else (how,)
 
     def _default_segments(self) -> tuple[str, ...]:
         raise NotImplementedError
@@ -129,12 +130,13 @@ class VisionBackbone(Backbone):
             if (rows, columns) != tuple(patch_embed.img_size):
                 want = "x".join(map(str, patch_embed.img_size))
                 raise UserError(
-                    f"images are {rows}x{columns}, backbone {self.source!r} takes {want}; resize them, or load it with image_size={rows}"
-                    + ("" if rows == columns else f"x{columns}")
+                    f"images are {rows}x{columns}, backbone {self.source!r} takes {want}; "
+                    "resize them, or load the backbone with another image_size"
                 )
-        elif not getattr(patch_embed, "dynamic_img_pad", False) and (rows % self.patch_size[0] or columns % self.patch_size[1]):
-            patch = "x".join(map(str, self.patch_size))
-            raise UserError(f"images are {rows}x{columns}, not a multiple of the patch size {patch} of backbone {self.source!r}")
+        elif not getattr(patch_embed, "dynamic_img_pad", False):
+            if rows % self.patch_size[0] or columns % self.patch_size[1]:
+                patch = "x".join(map(str, self.patch_size))
+                raise UserError(f"images are {rows}x{columns}, no multiple of {self.source!r}'s patch size {patch}")
         return inputs.to(self.dtype)
 
 
@@ -151,7 +153,7 @@ def apply_value(site: str, hidden: Tensor, layout: Layout, edit: Edit) -> Tensor
     value = edit.fn(hidden, layout).to(hidden.dtype)
     result = hidden + value if isinstance(edit, Add) else value
     if result.shape != hidden.shape and site != "pixels":
-        raise UserError(f"the edit of {site!r} returned {tuple(value.shape)} for hidden states {tuple(hidden.shape)}")
+        raise UserError(f"the edit of {site!r} returned {tuple(value.shape)} for tokens {tuple(hidden.shape)}")
     return result
 
 
@@ -161,16 +163,18 @@ def add_branches(site: str, hidden: Tensor, layout: Layout, edits: Edits, out: T
         assert isinstance(edit, Add)
         branch = edit.fn(hidden, layout)
         if branch.shape != out.shape:
-            raise UserError(f"the edit of {site!r} returned {tuple(branch.shape)} for hidden states {tuple(hidden.shape)}")
+            raise UserError(f"the edit of {site!r} returned {tuple(branch.shape)} for tokens {tuple(hidden.shape)}")
         out = out + branch.to(out.dtype)
     return out
 
 
-def enter_block(site: str, hidden: Tensor, layout: Layout, edits: Edits, prefix: bool = True) -> tuple[Tensor, Layout, list[Prompt]]:
+def enter_block(
+    site: str, hidden: Tensor, layout: Layout, edits: Edits, prefix: bool = True
+) -> tuple[Tensor, Layout, list[Prompt]]:
     """Apply the edits of `tokens[l]` in order.
 
-    Kept prompts join the sequence, and later edits see them. Prompts whose output is dropped after the block never are part of
-    the sequence that edits see; they come back in a list.
+    Kept prompts join the sequence, and later edits see them. Prompts whose output is dropped after the block never are
+    part of the sequence that edits see; they come back in a list.
     """
     dropped: list[Prompt] = []
     for edit in edits.get(site, ()):
@@ -197,11 +201,13 @@ def resolve_insert(site: str, hidden: Tensor, layout: Layout, edit: Insert) -> P
     tokens = edit.tokens(hidden, layout) if callable(edit.tokens) else edit.tokens
     tokens = tokens[None] if tokens.ndim == 2 else tokens
     if tokens.ndim != 3 or tokens.shape[2] != dim:
-        raise UserError(f"prompt tokens {tuple(tokens.shape)} do not fit {site!r}: its tokens are (batch, tokens, {dim})")
+        raise UserError(f"prompt tokens {tuple(tokens.shape)} do not fit {site!r}, which has (batch, tokens, {dim})")
     index = edit.index
     if index is None:
         if tokens.shape[0] not in (1, batch):
-            raise UserError(f"{site!r}: {tokens.shape[0]} sets of prompts for a batch of {batch}; give 1, {batch}, or an index")
+            raise UserError(
+                f"{site!r}: {tokens.shape[0]} sets of prompts for a batch of {batch}; give 1, {batch}, or an index"
+            )
     else:
         if index.shape != (batch,):
             raise UserError(f"{site!r}: the prompt index has shape {tuple(index.shape)}, the batch needs ({batch},)")
@@ -212,8 +218,8 @@ def resolve_insert(site: str, hidden: Tensor, layout: Layout, edit: Insert) -> P
 def insert_kept(site: str, hidden: Tensor, layout: Layout, prompt: Prompt, prefix: bool) -> tuple[Tensor, Layout]:
     if layout.count("prompt"):
         raise UserError(
-            f"{site!r}: {layout.count('prompt')} kept prompts are in the sequence already; insert kept prompts once per call "
-            "(a Replace edit can overwrite them)"
+            f"{site!r}: {layout.count('prompt')} kept prompts are in the sequence already; "
+            "insert kept prompts once per call (a Replace edit can overwrite them)"
         )
     kinds = [kind for kind, _ in layout.segments]
     place = 0 if prompt.at == "front" or not prefix else kinds.index("token")
@@ -254,7 +260,8 @@ def select(layout: Layout, read: Iterable[str], source: str) -> tuple[list[slice
     segments = tuple((kind, length) for kind, length in layout.segments if kind in wanted and length)
     if not segments:
         have = ", ".join(kind for kind, _ in layout.segments)
-        raise UserError(f"backbone {source!r} has no {' or '.join(sorted(wanted))} tokens to read; the sequence holds: {have}")
+        names = " or ".join(sorted(wanted))
+        raise UserError(f"backbone {source!r} has no {names} tokens to read; the sequence holds: {have}")
     parts: list[slice] = []
     for kind, _ in segments:
         part = layout.slice(kind)
@@ -281,7 +288,10 @@ def check_key_value(site: str, edit: Edit, batch: int, heads: int, head_dim: int
     assert isinstance(edit, KeyValue)
     shape = tuple(edit.k.shape)
     if edit.k.shape != edit.v.shape or len(shape) != 4 or shape[1] != heads or shape[3] != head_dim:
-        raise UserError(f"{site!r} takes keys and values (1 | batch, {heads}, prompt, {head_dim}), got {shape} and {tuple(edit.v.shape)}")
+        raise UserError(
+            f"{site!r} takes keys and values (1 | batch, {heads}, prompt, {head_dim}), "
+            f"got {shape} and {tuple(edit.v.shape)}"
+        )
     if edit.index is None:
         if shape[0] not in (1, batch):
             raise UserError(f"{site!r}: {shape[0]} sets of keys for a batch of {batch}; give 1, {batch}, or an index")
@@ -291,18 +301,28 @@ def check_key_value(site: str, edit: Edit, batch: int, heads: int, head_dim: int
     return KeyValue(edit.k, edit.v, edit.index.to(device=device, dtype=torch.long))
 
 
-def project_key_value(qkv: nn.Linear, heads: int, tokens: Tensor, k_norm: Callable[[Tensor], Tensor] | None = None) -> tuple[Tensor, Tensor]:
-    """Keys and values (rows, heads, tokens, head_dim) of normalised tokens (rows, tokens, dim): no query is computed."""
+def split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
+    """(batch, tokens, parts * heads * head_dim) -> `parts` tensors (batch, heads, tokens, head_dim), as timm lays them out."""
+    batch, tokens, _ = x.shape
+    return x.reshape(batch, tokens, parts, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def project_key_value(
+    qkv: nn.Linear, heads: int, tokens: Tensor, k_norm: Callable[[Tensor], Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Keys and values (rows, heads, tokens, head_dim) of normalised tokens (rows, tokens, dim), without queries."""
     inner = qkv.out_features // 3
     bias = None if qkv.bias is None else qkv.bias[inner:]
     kv = F.linear(tokens, qkv.weight[inner:], bias)
-    k, v = kv.unflatten(2, (2, heads, inner // heads)).permute(2, 0, 3, 1, 4).unbind(0)
+    k, v = split_heads(kv, 2, heads)
     return (k if k_norm is None else k_norm(k)), v
 
 
 def lower_inserts(edits: Mapping[str, Any], to_key_value: Callable[[int, Insert], KeyValue | None]) -> dict[str, Any]:
-    """Move every `Insert` that `to_key_value(layer, insert)` can turn into keys and values from `tokens[l]` to `kv[l]`."""
-    lowered: dict[str, list[Edit]] = {site: list(v) if isinstance(v, (list, tuple)) else [v] for site, v in edits.items()}
+    """Move every `Insert` that `to_key_value(layer, insert)` turns into keys and values from `tokens[l]` to `kv[l]`."""
+    lowered: dict[str, list[Edit]] = {
+        site: list(items) if isinstance(items, (list, tuple)) else [items] for site, items in edits.items()
+    }
     for site in [s for s in lowered if s.startswith("tokens[")]:
         layer = int(site[len("tokens[") : -1])
         kept: list[Edit] = []

@@ -1,7 +1,7 @@
 """timm's Eva (EVA, EVA-02, DINOv3 ...) behind the Backbone contract: always by concatenation.
 
-Blocks rotate queries and keys of the tokens behind the prefix by their position. Prompts have no position, so their rows of the
-rotary table are the identity (sine 0, cosine 1); so are the rows of prefix tokens that a prompt at the front pushes back.
+Blocks rotate queries and keys of the tokens behind the prefix by their position. Prompts have no position, so their rows
+of the rotary table are the identity (sine 0, cosine 1); so are those of prefix tokens that a prompt at the front pushes back.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.models.eva import Eva
 from torch import Tensor, nn
 
 from pt_vision.adapters.vit import VitBackbone
@@ -18,8 +17,6 @@ from pt_vision.adapters.vit import VitBackbone
 
 class EvaBackbone(VitBackbone):
     """A timm `Eva`. Sites: `pixels`, `input`, `tokens[l]`, `features`."""
-
-    module: Eva  # type: ignore[assignment]
 
     def _positions(self, x: Tensor) -> tuple[Tensor, Any]:
         hidden, rope = self.module._pos_embed(x)

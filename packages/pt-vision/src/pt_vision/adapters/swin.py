@@ -1,15 +1,15 @@
 """timm's SwinTransformer (v1) behind the Backbone contract.
 
-Prompts in a windowed network (Jia et al. 2022, VPT): inside a block every window of an image gets its own copy of the image's prompts
-and attends over [prompts | window]; relative position bias and shift mask are 0 wherever a prompt takes part. Copies of kept prompts
-are averaged over the windows of their image afterwards. Between stages a kept prompt is repeated four times along its channels and
-goes through the patch merging's norm and reduction.
+Prompts in a windowed network (Jia et al. 2022, VPT): inside a block every window of an image gets its own copy of the
+image's prompts and attends over [prompts | window]; relative position bias and shift mask are 0 wherever a prompt takes
+part. Copies of kept prompts are averaged over the windows of their image afterwards. Between stages a kept prompt is
+repeated four times along its channels and goes through the patch merging's norm and reduction.
 
-Windows lie image by image in memory (row = image * windows + window), so copies are made by `repeat_interleave`. Copying the whole
-batch instead would hand the prompts of one image to the windows of another: a defect of the published code for kept prompts.
+Windows lie image by image in memory (row = image * windows + window), so copies are made by `repeat_interleave`. Copying
+the whole batch instead would hand prompts of one image to windows of another, a defect of the published code.
 
-Dropped prompts need no query, output or MLP. Copies of kept prompts share one projection per image, and their average is taken before
-the output projection, which is linear. The reference concatenates tokens per window and keeps every product.
+Dropped prompts need no query, output or MLP. Copies of kept prompts share one projection per image, and their average is
+taken before the output projection, which is linear. The reference concatenates tokens per window, product by product.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from pt_core.errors import UserError
 from pt_core.kernels import fast_paths_enabled, prompt_attention
 from timm.models.swin_transformer import (
     PatchMerging,
-    SwinTransformer,
     SwinTransformerBlock,
     WindowAttention,
     window_partition,
@@ -47,11 +46,12 @@ from pt_vision.adapters._common import (
     narrow,
     project_key_value,
     select,
+    split_heads,
 )
 
 
 class SwinStage(NamedTuple):
-    """A stage: its first block, number of blocks, token width, and grid (rows, columns) at the backbone's own image size."""
+    """A stage: first block, number of blocks, token width, and grid (rows, columns) at the backbone's own image size."""
 
     first_block: int
     depth: int
@@ -60,26 +60,27 @@ class SwinStage(NamedTuple):
 
 
 class Windows(NamedTuple):
-    """Own tokens cut into windows."""
+    """Own tokens cut into windows of `area` tokens."""
 
-    tokens: Tensor  # (batch * count, area, dim), image by image
-    mask: Tensor | None  # shift mask (count, area, area)
-    count: int  # windows per image
+    tokens: Tensor  # (batch * per_image, area, dim), image by image
+    mask: Tensor | None  # shift mask (per_image, area, area)
+    per_image: int  # number of windows of an image
     padded: tuple[int, int]  # grid after padding
 
 
 class SwinBackbone(VisionBackbone):
     """A timm `SwinTransformer`.
 
-    Sites: `pixels`, `tokens[l]`, `kv[l]`, `attn_out[l]` (after windows are put back, before the residual), `mlp_in[l]`, `features`.
-    Hidden states are (batch, [prompt +] rows * columns, dim) in raster order with `layout.grid`; kept prompts come first. `l` counts
-    the blocks of all stages, `width(l)` differs per stage, and `tokens[l]` of a stage's first block lies behind the patch merging.
+    Sites: `pixels`, `tokens[l]`, `kv[l]`, `attn_out[l]` (after windows are put back, before the residual), `mlp_in[l]`,
+    `features`. Hidden states are (batch, [prompt +] rows * columns, dim) in raster order with `layout.grid`; kept prompts
+    come first. `l` counts the blocks of all stages, `width(l)` differs per stage, and `tokens[l]` of a stage's first block
+    lies behind the patch merging.
 
     Attributes:
         stages: first block, depth, width and resolution of every stage.
     """
 
-    module: SwinTransformer
+    module: Any
     stages: tuple[SwinStage, ...]
     pools = ("default", "token", "prompt", "all_but_class", "all", "class")
 
@@ -91,13 +92,16 @@ class SwinBackbone(VisionBackbone):
         for stage in module.layers:  # type: ignore[union-attr]
             first = len(self._blocks)
             if type(stage.downsample) not in (PatchMerging, nn.Identity):
-                raise UserError(f"backbone {source!r}: patch merging {type(stage.downsample).__name__} is not supported")
+                raise UserError(
+                    f"backbone {source!r}: patch merging {type(stage.downsample).__name__} is not supported"
+                )
             self._first[first] = stage.downsample
             for block in stage.blocks:
                 if type(block) is not SwinTransformerBlock or type(block.attn) is not WindowAttention:
                     raise UserError(f"backbone {source!r}: Swin block {type(block).__name__} is not supported")
                 self._blocks.append(block)
-            stages.append(SwinStage(first, len(stage.blocks), int(stage.blocks[0].dim), tuple(stage.output_resolution)))
+            rows, columns = stage.output_resolution
+            stages.append(SwinStage(first, len(stage.blocks), int(stage.blocks[0].dim), (int(rows), int(columns))))
         self.stages = tuple(stages)
         self.depth = len(self._blocks)
         self.dims = tuple(stage.dim for stage in stages for _ in range(stage.depth))
@@ -126,19 +130,24 @@ class SwinBackbone(VisionBackbone):
         return Features(hidden, layout)
 
     def lower(self, edits: AnyEdits) -> AnyEdits:
-        """Precompute keys and values of prompts that are fixed tensors and dropped after their block; for inference (no gradient)."""
+        """Precompute keys and values of prompts that are tensors and dropped after their block; carries no gradient."""
         if not fast_paths_enabled():
             return edits
 
         def to_key_value(layer: int, edit: Insert) -> KeyValue:
             assert isinstance(edit.tokens, Tensor)
             tokens = edit.tokens if edit.tokens.ndim == 3 else edit.tokens[None]
-            if tokens.shape[-1] != self.dims[layer]:
-                raise UserError(f"prompt tokens {tuple(edit.tokens.shape)} do not fit tokens[{layer}] of width {self.dims[layer]}")
+            width = self.dims[layer]
+            if tokens.shape[-1] != width:
+                raise UserError(f"prompt tokens {tuple(edit.tokens.shape)} do not fit tokens[{layer}], width {width}")
             return self._key_value(self._blocks[layer], Prompt(tokens.to(self.device, self.dtype), index=edit.index))
 
         with torch.no_grad():
             return lower_inserts(edits, to_key_value)
+
+    def token_count(self, layer: int) -> int:
+        rows, columns = next(s.resolution for s in self.stages if layer < s.first_block + s.depth)
+        return rows * columns
 
     # -- the forward pass --------------------------------------------------------------------------------------------------------
 
@@ -181,9 +190,9 @@ class SwinBackbone(VisionBackbone):
         return KeyValue(k, v, prompt.index)
 
     def _checked(self, layer: int, extra: Sequence[Edit], hidden: Tensor) -> list[KeyValue]:
-        attn = self._blocks[layer].attn
-        shape = (hidden.shape[0], attn.num_heads, attn.qkv.out_features // 3 // attn.num_heads)
-        return [check_key_value(f"kv[{layer}]", edit, *shape, hidden.device) for edit in extra]
+        attn, site = self._blocks[layer].attn, f"kv[{layer}]"
+        batch, head_dim = hidden.shape[0], attn.qkv.out_features // 3 // attn.num_heads
+        return [check_key_value(site, edit, batch, attn.num_heads, head_dim, hidden.device) for edit in extra]
 
     # -- pooling -----------------------------------------------------------------------------------------------------------------
 
@@ -194,16 +203,15 @@ class SwinBackbone(VisionBackbone):
         """`default` is the head's own pooling over the own tokens; VPT's published pooling on Swin is `all`."""
         parts, layout = select(features.layout, self.pool_segments(how) or ("prompt", "token"), self.source)
         x = narrow(features.tokens, parts)
-        if how == "default" and getattr(self.module.head.global_pool, "pool_type", ""):
-            pooled: Tensor = self.module.head.global_pool(_image(x, layout))
-            return pooled
-        return x.mean(1)
+        head: Any = self.module.head.global_pool
+        pooled: Tensor = head(_image(x, layout)) if how == "default" and head.pool_type else x.mean(1)
+        return pooled
 
 
 def _image(hidden: Tensor, layout: Layout) -> Tensor:
     """(batch, rows * columns, dim) -> (batch, row, column, dim)."""
     assert layout.grid is not None
-    return hidden.unflatten(1, layout.grid)
+    return hidden.reshape(hidden.shape[0], *layout.grid, hidden.shape[-1])
 
 
 def _partition(block: Any, normed: Tensor, layout: Layout) -> Windows:
@@ -220,17 +228,18 @@ def _partition(block: Any, normed: Tensor, layout: Layout) -> Windows:
 
 
 def _reverse(block: Any, tokens: Tensor, windows: Windows, layout: Layout) -> Tensor:
-    """The inverse of `_partition`: (batch * count, area, dim) -> (batch, rows * columns, dim)."""
+    """The inverse of `_partition`: (batch * per_image, area, dim) -> (batch, rows * columns, dim)."""
     assert layout.grid is not None
     rows, columns = layout.grid
-    x = window_reverse(tokens.unflatten(1, block.window_size), block.window_size, *windows.padded)[:, :rows, :columns]
+    squares = tokens.reshape(-1, *block.window_size, tokens.shape[-1])
+    x: Tensor = window_reverse(squares, block.window_size, *windows.padded)[:, :rows, :columns]
     if any(block.shift_size):
         x = torch.roll(x, shifts=tuple(block.shift_size), dims=(1, 2))
     return x.flatten(1, 2)
 
 
 def _bias(block: Any, windows: Windows, batch: int, dtype: torch.dtype) -> Tensor:
-    """Relative position bias plus shift mask: (1, heads, area, area) or (batch * count, heads, area, area)."""
+    """Relative position bias plus shift mask: (1, heads, area, area) or (batch * per_image, heads, area, area)."""
     bias: Tensor = block.attn._get_rel_pos_bias().to(dtype)
     if windows.mask is None:
         return bias
@@ -242,53 +251,57 @@ def _attend(block: Any, normed: Tensor, layout: Layout, extra: KeyValue | None) 
     """Windowed attention of kept prompts and own tokens over [extra keys | kept prompts | window]."""
     attn, batch, kept = block.attn, normed.shape[0], layout.count("prompt")
     windows = _partition(block, normed[:, kept:], layout)
-
-    def heads(x: Tensor) -> tuple[Tensor, ...]:
-        return attn.qkv(x).unflatten(2, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-
-    q, k, v = heads(windows.tokens)
+    q, k, v = split_heads(attn.qkv(windows.tokens), 3, attn.num_heads)
     mask = _bias(block, windows, batch, q.dtype)
     if kept:
-        q, k, v = (
-            torch.cat([copies.repeat_interleave(windows.count, 0), own], 2)
-            for copies, own in zip(heads(normed[:, :kept]), (q, k, v), strict=True)
-        )
+        prompts = split_heads(attn.qkv(normed[:, :kept]), 3, attn.num_heads)
+        copies = (x.repeat_interleave(windows.per_image, 0) for x in prompts)
+        q, k, v = (torch.cat([copy, own], 2) for copy, own in zip(copies, (q, k, v), strict=True))
         mask = F.pad(mask, (kept, 0, kept, 0))
     if extra is None:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=attn.scale)
     else:
         per_row = extra.index is None and extra.k.shape[0] > 1
-        pk, pv = (x.repeat_interleave(windows.count, 0) if per_row else x for x in (extra.k.to(k), extra.v.to(v)))
-        index = None if extra.index is None else extra.index.repeat_interleave(windows.count)
+        pk, pv = (x.repeat_interleave(windows.per_image, 0) if per_row else x for x in (extra.k.to(k), extra.v.to(v)))
+        index = None if extra.index is None else extra.index.repeat_interleave(windows.per_image)
         out = prompt_attention(q, k, v, pk, pv, index=index, mask=mask, scale=attn.scale)
     out = out.transpose(1, 2).flatten(2)
     own = _reverse(block, out[:, kept:], windows, layout)
     if kept:
-        own = torch.cat([out[:, :kept].unflatten(0, (batch, windows.count)).mean(1), own], 1)
+        own = torch.cat([_average(out[:, :kept], windows), own], 1)
     attended: Tensor = attn.proj_drop(attn.proj(own))
     return attended
 
 
-def _attend_reference(block: Any, normed: Tensor, layout: Layout, prompts: Sequence[Prompt], extra: KeyValue | None) -> Tensor:
+def _attend_reference(
+    block: Any, normed: Tensor, layout: Layout, prompts: Sequence[Prompt], extra: KeyValue | None
+) -> Tensor:
     """As `_attend`, with the tokens of all prompts concatenated in every window, and the published order of operations."""
     attn, batch, kept = block.attn, normed.shape[0], layout.count("prompt")
     windows = _partition(block, normed[:, kept:], layout)
     dropped = [block.norm1(prompt.per_row(batch)) for prompt in prompts]
-    copies = [x.repeat_interleave(windows.count, 0) for x in (*dropped, normed[:, :kept])]
+    copies = [x.repeat_interleave(windows.per_image, 0) for x in (*dropped, normed[:, :kept])]
     sequence = torch.cat([*copies, windows.tokens], 1)
     lost = sum(x.shape[1] for x in dropped)
-    q, k, v = attn.qkv(sequence).unflatten(2, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    q, k, v = split_heads(attn.qkv(sequence), 3, attn.num_heads)
     mask = F.pad(_bias(block, windows, batch, q.dtype), (lost + kept, 0, lost + kept, 0))
     if extra is not None:
-        rows = [gather_rows(x, extra.index, batch).repeat_interleave(windows.count, 0) for x in (extra.k.to(k), extra.v.to(v))]
-        k, v = torch.cat([rows[0], k], 2), torch.cat([rows[1], v], 2)
-        mask = F.pad(mask, (rows[0].shape[2], 0))
+        pk, pv = (
+            gather_rows(x, extra.index, batch).repeat_interleave(windows.per_image, 0) for x in (extra.k, extra.v)
+        )
+        k, v = torch.cat([pk.to(k), k], 2), torch.cat([pv.to(v), v], 2)
+        mask = F.pad(mask, (pk.shape[2], 0))
     weights = attn.attn_drop(((q * attn.scale) @ k.transpose(-2, -1) + mask).softmax(-1))
     out = attn.proj_drop(attn.proj((weights @ v).transpose(1, 2).flatten(2)))[:, lost:]
     own = _reverse(block, out[:, kept:], windows, layout)
     if not kept:
         return own
-    return torch.cat([out[:, :kept].unflatten(0, (batch, windows.count)).mean(1), own], 1)
+    return torch.cat([_average(out[:, :kept], windows), own], 1)
+
+
+def _average(copies: Tensor, windows: Windows) -> Tensor:
+    """(batch * per_image, prompt, dim) -> (batch, prompt, dim): the mean over the windows of each image."""
+    return copies.reshape(-1, windows.per_image, *copies.shape[1:]).mean(1)
 
 
 def _drops(block: Any) -> bool:

@@ -1,8 +1,8 @@
 """timm's VisionTransformer (ViT, DeiT, CLIP, SigLIP, DINO, DINOv2, MAE ...) behind the Backbone contract.
 
-The upstream modules are called, never copied. Where a block is timm's plain `Block` with its plain `Attention`, prompts whose outputs
-are dropped cost keys and values only (see `pt_core.kernels.prompt_attention`); for any other block, and inside
-`pt_core.kernels.reference_kernels()`, they are concatenated, the upstream block runs, and their outputs are cut off.
+The upstream modules are called, never copied. Where a block is timm's plain `Block` with its plain `Attention`, prompts
+whose outputs are dropped cost keys and values only (see `pt_core.kernels.prompt_attention`); for any other block, and
+inside `pt_core.kernels.reference_kernels()`, they are concatenated, the upstream block runs, and their outputs are cut off.
 
 Prompts get no position embedding. They enter behind `norm_pre`, as tokens of block l.
 """
@@ -17,7 +17,7 @@ from pt_core.backbone import Edit, Features, Insert, KeyValue, Layout
 from pt_core.backbone import Edits as AnyEdits
 from pt_core.errors import UserError
 from pt_core.kernels import fast_paths_enabled, prompt_attention
-from timm.models.vision_transformer import Attention, Block, VisionTransformer
+from timm.models.vision_transformer import Attention, Block  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,25 +35,26 @@ from pt_vision.adapters._common import (
     narrow,
     project_key_value,
     select,
+    split_heads,
 )
 
 PRUNE_BELOW = 0.9
-"""The last block computes only what is read if that is less than this share of the tokens: two thin products replace one wide one."""
+"""The last block computes only what is read where that is less than this share of the tokens: pruning splits a product."""
 
 
 class VitBackbone(VisionBackbone):
     """A timm `VisionTransformer`.
 
-    Sites: `pixels`, `input`, `tokens[l]`, `features`; with timm's `Block` also `attn_out[l]` and `mlp_in[l]`, and with its plain
-    `Attention` also `kv[l]`. `attn_out[l]` is what is added to the residual stream, that is after LayerScale where a model has one;
-    the branch of `mlp_in[l]` is added beside the scaled MLP. Edits see kept prompts as the segment `prompt`; prompts that are
-    dropped after a block are never seen by edits.
+    Sites: `pixels`, `input`, `tokens[l]`, `features`; with timm's `Block` also `attn_out[l]` and `mlp_in[l]`, and with its
+    plain `Attention` also `kv[l]`. `attn_out[l]` is what is added to the residual stream, that is after LayerScale where a
+    model has one; the branch of `mlp_in[l]` is added beside the scaled MLP. Edits see kept prompts as the segment `prompt`;
+    prompts that are dropped after a block are never seen by edits.
 
-    `features` follow `module.norm`. Models that normalise after pooling (MAE, average-pooled ViTs) have an identity there and
-    `fc_norm` behind the pooling; `pool` applies it whatever is pooled.
+    `features` follow `module.norm`. Models that normalise after pooling (MAE, average-pooled ViTs) have an identity there
+    and `fc_norm` behind the pooling; `pool` applies it whatever is pooled.
     """
 
-    module: VisionTransformer
+    module: Any
 
     def __init__(self, module: nn.Module, source: str, preprocessing: Mapping[str, Any] | None = None) -> None:
         super().__init__(module, source, preprocessing)
@@ -91,12 +92,8 @@ class VitBackbone(VisionBackbone):
             hidden = narrow(hidden, parts)
         return Features(hidden, layout)
 
-    def enter(self, tokens: Tensor) -> Tensor:
-        entered: Tensor = self.module.norm_pre(tokens)
-        return entered
-
     def lower(self, edits: AnyEdits) -> AnyEdits:
-        """Precompute keys and values of prompts that are fixed tensors and dropped after their block; for inference (no gradient)."""
+        """Precompute keys and values of prompts that are tensors and dropped after their block; carries no gradient."""
         if not fast_paths_enabled():
             return edits
 
@@ -106,12 +103,18 @@ class VitBackbone(VisionBackbone):
             assert isinstance(edit.tokens, Tensor)
             tokens = edit.tokens if edit.tokens.ndim == 3 else edit.tokens[None]
             if tokens.shape[-1] != self.dim:
-                raise UserError(f"prompt tokens {tuple(edit.tokens.shape)} do not fit tokens[{layer}] of width {self.dim}")
+                raise UserError(
+                    f"prompt tokens {tuple(edit.tokens.shape)} do not fit tokens[{layer}], width {self.dim}"
+                )
             prompt = Prompt(tokens.to(self.device, self.dtype), index=edit.index)
             return self._key_value(self.module.blocks[layer], prompt)
 
         with torch.no_grad():
             return lower_inserts(edits, to_key_value)
+
+    def enter(self, tokens: Tensor) -> Tensor:
+        entered: Tensor = self.module.norm_pre(tokens.to(self.dtype))
+        return entered
 
     # -- the forward pass --------------------------------------------------------------------------------------------------------
 
@@ -136,7 +139,14 @@ class VitBackbone(VisionBackbone):
         return module.norm_pre(module.patch_drop(module._pos_embed(x))), None
 
     def _block(
-        self, layer: int, hidden: Tensor, layout: Layout, prompts: list[Prompt], edits: Edits, parts: list[slice] | None, rope: Any
+        self,
+        layer: int,
+        hidden: Tensor,
+        layout: Layout,
+        prompts: list[Prompt],
+        edits: Edits,
+        parts: list[slice] | None,
+        rope: Any,
     ) -> Tensor:
         """Block `layer`; returns the tokens named by `parts` (None: all). `prompts` are attended to and dropped."""
         block = self.module.blocks[layer]
@@ -149,7 +159,8 @@ class VitBackbone(VisionBackbone):
         if fast:
             key_values = [*self._checked(layer, extra, hidden), *(self._key_value(block, prompt) for prompt in prompts)]
             merged = merge_key_values(key_values, hidden.shape[0])
-            attended = self._attention(block, block.norm1(hidden), merged, parts) if merged or parts else block.attn(block.norm1(hidden))
+            normed = block.norm1(hidden)
+            attended = self._attention(block, normed, merged, parts) if merged or parts else block.attn(normed)
         else:
             joined, own = concatenate(hidden, layout, prompts) if prompts else (hidden, None)
             merged = merge_key_values(self._checked(layer, extra, hidden), hidden.shape[0])
@@ -162,7 +173,9 @@ class VitBackbone(VisionBackbone):
         out: Tensor = self.module.blocks[layer](hidden)
         return out
 
-    def _residuals(self, layer: int, block: Any, hidden: Tensor, attended: Tensor, layout: Layout, edits: Edits) -> Tensor:
+    def _residuals(
+        self, layer: int, block: Any, hidden: Tensor, attended: Tensor, layout: Layout, edits: Edits
+    ) -> Tensor:
         attended = apply_values(f"attn_out[{layer}]", block.ls1(attended), layout, edits)
         hidden = hidden + block.drop_path1(attended)
         out = hidden + block.drop_path2(block.ls2(block.mlp(block.norm2(hidden))))
@@ -173,15 +186,16 @@ class VitBackbone(VisionBackbone):
         attn = block.attn
         if _drops_attention(block):
             raise UserError("keys and values cannot be inserted while the backbone's attention dropout is active")
-        heads, head_dim = attn.num_heads, attn.head_dim
+        heads = attn.num_heads
         asking = narrow(normed, parts)
         if parts is None:
-            q, k, v = attn.qkv(normed).unflatten(2, (3, heads, head_dim)).permute(2, 0, 3, 1, 4).unbind(0)
+            q, k, v = split_heads(attn.qkv(normed), 3, heads)
             q, k = attn.q_norm(q), attn.k_norm(k)
         else:
-            inner = heads * head_dim
+            inner = heads * attn.head_dim
             bias = None if attn.qkv.bias is None else attn.qkv.bias[:inner]
-            q = attn.q_norm(F.linear(asking, attn.qkv.weight[:inner], bias).unflatten(2, (heads, head_dim)).transpose(1, 2))
+            (q,) = split_heads(F.linear(asking, attn.qkv.weight[:inner], bias), 1, heads)
+            q = attn.q_norm(q)
             k, v = project_key_value(attn.qkv, heads, normed, attn.k_norm)
         if extra is None:
             out = F.scaled_dot_product_attention(q, k, v, scale=attn.scale)
@@ -201,9 +215,9 @@ class VitBackbone(VisionBackbone):
         return KeyValue(k, v, prompt.index)
 
     def _checked(self, layer: int, extra: Sequence[Edit], hidden: Tensor) -> list[KeyValue]:
-        attn = self.module.blocks[layer].attn
-        shape = (hidden.shape[0], attn.num_heads, attn.head_dim) if extra else (0, 0, 0)
-        return [check_key_value(f"kv[{layer}]", edit, *shape, hidden.device) for edit in extra]
+        attn, site = self.module.blocks[layer].attn, f"kv[{layer}]"
+        batch, device = hidden.shape[0], hidden.device
+        return [check_key_value(site, edit, batch, attn.num_heads, attn.head_dim, device) for edit in extra]
 
     def _may_prune(self, layer: int, layout: Layout, edits: Edits, read: frozenset[str]) -> bool:
         """Edits inside the last block or behind it may read any token, so they see all of them."""
@@ -220,7 +234,8 @@ class VitBackbone(VisionBackbone):
     def _default_segments(self) -> tuple[str, ...]:
         if hasattr(self.module, "dist_token"):  # DeiT's head averages class and distillation token
             return ("class", "register")
-        if self._attention_pool() is None and (self.module.global_pool == "token" or (not self.module.global_pool and self.has_class)):
+        pooling = self.module.global_pool
+        if self._attention_pool() is None and (pooling == "token" or (not pooling and self.has_class)):
             return ("class",)
         return ("class", "register", "token") if self._pools_prefix() else ("token",)
 

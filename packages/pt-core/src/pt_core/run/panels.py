@@ -1,0 +1,60 @@
+"""What a run shows in its report, stored as report.json: tables of the task, sample predictions with pictures, prompt norms."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pt_core.data import Dataset
+from pt_core.method import Method
+from pt_core.run.evaluate import Evaluation
+from pt_core.run.modality import Modality
+from pt_core.sealed import write_text
+
+SAMPLES = 24
+
+
+def write_panels(modality: Modality, method: Method, data: Mapping[str, Dataset], run: Path, finals: Mapping[str, Evaluation]) -> None:
+    """Write report.json and predictions/ of a finished run."""
+    from pt_core.run.commands import write_table
+
+    role = "test" if "test" in finals else "val"
+    panels: list[dict[str, Any]] = []
+    final = finals.get(role)
+    if final is not None:
+        if "confusion" in final.tables:
+            panels.append({"kind": "confusion", "title": f"Confusion matrix ({role})", "data": final.tables["confusion"]})
+        if "per_class" in final.tables:
+            panels.append({"kind": "table", "title": f"Per class ({role})", "data": {"rows": final.tables["per_class"]}})
+        if final.records:
+            write_table(run / "predictions" / f"{role}.parquet", final.records)
+            panels.append(_samples(modality, data[role], final.records, role))
+    norms = prompt_norms(method)
+    if norms:
+        panels.append({"kind": "bars", "title": "Norm of the tuned tensors", "data": norms})
+    write_text(run / "report.json", json.dumps({"panels": panels}))
+
+
+def _samples(modality: Modality, dataset: Dataset, records: list[dict[str, Any]], role: str) -> dict[str, Any]:
+    """Wrong predictions first, most confident first; then right ones."""
+    order = sorted(range(len(records)), key=lambda i: (records[i].get("correct", True), -records[i].get("score", 0.0)))
+    items = []
+    for i in order[:SAMPLES]:
+        picture = modality.thumbnail(dataset, i)
+        encoded = base64.b64encode(picture).decode() if picture is not None else None
+        items.append({**records[i], "picture": encoded})
+    return {"kind": "images", "title": f"Sample predictions ({role}, wrong ones first)", "data": {"items": items}}
+
+
+def prompt_norms(method: Method) -> dict[str, float]:
+    """Mean row norm per tensor; stacks of layers (3 axes) give one value per layer."""
+    norms: dict[str, float] = {}
+    for name, tensor in method.named_parameters():
+        if tensor.ndim == 3:
+            norms |= {f"{name}[{layer}]": float(part.detach().norm(dim=-1).mean()) for layer, part in enumerate(tensor)}
+        elif tensor.ndim == 2 and not name.startswith("claimed"):
+            norms[name] = float(tensor.detach().norm(dim=-1).mean())
+    return norms
