@@ -3,12 +3,11 @@
 import json
 
 import torch
+from pt_core import Optimiser, Stage, StepOutput, Stream, reference_kernels
+from pt_core.testing.tiny import TinyMethod
 from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
-
-from pt_core import Optimiser, Stage, StepOutput, Stream, reference_kernels
-from pt_core.testing.tiny import TinyMethod
 
 
 class PseudoLabels(TinyMethod):
@@ -155,7 +154,7 @@ class TestTime(TinyMethod):
         return {"logits": torch.cat(rows)}
 
     def adapted(self, tokens, inputs):
-        own = {name: tensor for name, tensor in self.named_parameters()} | {"prompt": tokens}
+        own = dict(self.named_parameters()) | {"prompt": tokens}
         return functional_call(_Logits(self), {f"method.{name}": tensor for name, tensor in own.items()}, (inputs,))
 
 

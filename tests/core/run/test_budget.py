@@ -188,6 +188,18 @@ def test_a_tensor_that_is_a_plain_attribute_is_no_obstacle():
     assert budget(build(Scaled, "meta"), batch(device="meta")).step_flops == budget(build(), batch()).step_flops
 
 
+def test_a_module_that_is_given_a_parameter_is_no_obstacle():
+    class Latent(TinyMethod):
+        def __init__(self, config, backbones, task):
+            super().__init__(config, backbones, task)
+            self.latent, self.inner = nn.Parameter(torch.zeros(1, 3)), nn.Linear(3, 1)
+
+        def forward(self, batch):
+            return super().forward(batch) + self.inner(self.latent.expand(len(batch), 3))
+
+    assert budget(build(Latent), batch()).forward_flops == budget(build(), batch()).forward_flops + 2 * 3 * BATCH
+
+
 def test_a_cost_that_depends_on_values_is_refused_in_one_line():
     class Looks(TinyMethod):
         def forward(self, batch):

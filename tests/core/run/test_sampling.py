@@ -12,7 +12,7 @@ import pytest
 import torch
 from pt_core.data import Batch, Dataset
 from pt_core.errors import DataError
-from pt_core.run.sampling import SubsetDataset, class_weights, few_shot, stratified_split
+from pt_core.run.sampling import SubsetDataset, class_weights, few_shot, hold_out, stratified_split, with_classes
 
 LABELS = [0] * 40 + [1] * 25 + [2] * 10
 
@@ -46,6 +46,9 @@ class Numbers:
 
     def picture(self, index: int) -> str:
         return f"picture {index}"
+
+    def relabel(self, names: Sequence[str]) -> Numbers:
+        return Numbers([names.index(self.classes[label]) for label in self.labels or []])
 
     def bind(self, name: str) -> Numbers:
         bound = Numbers(self.labels or [])
@@ -151,6 +154,25 @@ def test_a_class_within_one_group_stays_in_training() -> None:
 def test_classes_that_no_grouped_split_can_keep_are_named() -> None:
     with pytest.raises(DataError, match=r"leaves no training sample of (cat|dog)"):
         stratified_split([0] * 10 + [1] * 10, 0.5, 0, ["x"] * 10 + ["y"] * 10, names=["cat", "dog"])
+
+
+def test_hold_out_gives_two_subsets_and_honours_groups() -> None:
+    base = Numbers(LABELS)
+    kept, held = hold_out(base, 0.2, 0)
+    assert len(kept) + len(held) == len(base)
+    assert not set(kept.groups) & set(held.groups)
+    kept.labels = None
+    with pytest.raises(DataError, match="unlabelled"):
+        hold_out(kept, 0.2, 0)
+
+
+def test_with_classes_translates_indices_by_name() -> None:
+    base = Numbers([0, 1, 2])
+    assert with_classes(base, ["a", "b", "c"]) is base
+    assert with_classes(base, []) is base
+    other = with_classes(base, ["c", "x", "b", "a"])
+    assert other.labels == [3, 2, 0]
+    assert with_classes(SubsetDataset(base, [2]), ["c", "b", "a"]).labels == [0]
 
 
 def test_class_weights_have_mean_one_over_the_samples() -> None:

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from pt_core.artifact import card_of, read_artifact, save_artifact
 from pt_core.errors import ArtifactError, NonFiniteError, UserError
 from pt_core.run.evaluate import evaluate
@@ -11,6 +10,7 @@ from pt_core.run.rundir import RunDir
 from pt_core.run.trainer import Trainer, seeded
 from pt_core.run.world import World
 from pt_core.testing.tiny import TinyBackbone, ToyTask, Vectors
+
 from tests.core.toys import TOYS
 
 OPTIONS = TrainOptions(steps=10, batch_size=7, lr=0.05, eval_every=3, checkpoint_every=2, device="cpu")
@@ -105,7 +105,8 @@ def test_saved_and_loaded_predicts_the_same(kind, tmp_path):
     fresh.restore("predict", artifact.tensors)
     fresh.restore("train", artifact.training)
     left, right = (
-        evaluate(m, data()["val"], World(OPTIONS), size, 0, records=True).records for m, size in ((method, 5), (fresh, 12))
+        evaluate(m, data()["val"], World(OPTIONS), size, 0, records=True).records
+        for m, size in ((method, 5), (fresh, 12))
     )
     assert left == right
     assert ("critic.weight" in artifact.tensors) is False

@@ -38,10 +38,22 @@ _EXPORTS = {
     "Evaluator": "task",
     "Task": "task",
 }
-__all__ = ["__version__", *sorted(_EXPORTS)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_EXPORTS)]
 
 if TYPE_CHECKING:
-    from pt_core.backbone import Add, Backbone, Claim, Edit, Edits, Features, Insert, KeyValue, Layout, LoweredEdits, Replace
+    from pt_core.backbone import (
+        Add,
+        Backbone,
+        Claim,
+        Edit,
+        Edits,
+        Features,
+        Insert,
+        KeyValue,
+        Layout,
+        LoweredEdits,
+        Replace,
+    )
     from pt_core.data import Batch, Dataset
     from pt_core.errors import UserError
     from pt_core.fingerprint import Fingerprint

@@ -58,7 +58,9 @@ class Artifact:
         """
         recorded = self.card["backbones"].get(role)
         if recorded is None:
-            raise ArtifactError(f"{self.folder} names no backbone for role {role!r}; it has {sorted(self.card['backbones'])}")
+            raise ArtifactError(
+                f"{self.folder} names no backbone for role {role!r}; it has {sorted(self.card['backbones'])}"
+            )
         known, found = Fingerprint.from_json(recorded["fingerprint"]), backbone.fingerprint()
         problem, notes = None, []
         match known.compare(found):
@@ -68,7 +70,9 @@ class Artifact:
                     f"but {backbone.source!r} is {found.exact[:12]} ({found.parameters:,} values)"
                 )
             case "recast":
-                notes.append(f"backbone {backbone.source!r} is a {found.dtype} copy of the {known.dtype} one it was tuned on")
+                notes.append(
+                    f"backbone {backbone.source!r} is a {found.dtype} copy of the {known.dtype} one it was tuned on"
+                )
         ours = json.loads(json.dumps(backbone.preprocessing))
         if problem is None and recorded.get("preprocessing", {}) != ours:
             problem = f"it was tuned with preprocessing {recorded.get('preprocessing')}, the backbone has {ours}"

@@ -77,10 +77,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise ArtifactError(f"{path} is missing; the folder is damaged")
         found = path.stat().st_size
         if found != entry["bytes"]:
-            raise ArtifactError(f"{path} has {found:,} bytes, expected {entry['bytes']:,}; the file is truncated or altered")
+            raise ArtifactError(
+                f"{path} has {found:,} bytes, expected {entry['bytes']:,}; the file is truncated or altered"
+            )
         digest = file_digest(path)
         if digest != entry["sha256"]:
-            raise ArtifactError(f"{path} has sha256 {digest[:12]}..., expected {entry['sha256'][:12]}...; the file is damaged")
+            raise ArtifactError(
+                f"{path} has sha256 {digest[:12]}..., expected {entry['sha256'][:12]}...; the file is damaged"
+            )
     return manifest
 
 

@@ -65,7 +65,7 @@ class Task(ABC):
         """Further values to log for a training batch."""
         return {}
 
-    def check_dataset(self, dataset: Dataset, role: str) -> None:
+    def check_dataset(self, dataset: Dataset, role: str) -> None:  # noqa: B027 - not every task has a label space to check
         """Refuse data that does not fit the label space, before the first step.
 
         Raises:

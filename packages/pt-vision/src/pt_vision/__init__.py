@@ -1,8 +1,8 @@
 """Prompt tuning of frozen vision backbones.
 
-    import pt_vision
-    run = pt_vision.fit("vpt", data="photos/", shots=16, out="runs/vpt")
-    pt_vision.load("runs/vpt").predict(["photo.jpg"])
+import pt_vision
+run = pt_vision.fit("vpt", data="photos/", shots=16, out="runs/vpt")
+pt_vision.load("runs/vpt").predict(["photo.jpg"])
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _EXPORTS = {
     "FullFineTuning": "methods.vit.full",
     "FullConfig": "methods.vit.full",
 }
-__all__ = ["__version__", *sorted(_EXPORTS)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_EXPORTS)]
 
 if TYPE_CHECKING:
     from pt_vision.api import fit, load, load_many

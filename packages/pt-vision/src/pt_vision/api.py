@@ -31,7 +31,13 @@ class Run:
 
 
 def fit(
-    method: str, *, data: str | Sequence[str], out: str | Path | None = None, recipe: str | None = None, quiet: bool = False, **options: Any
+    method: str,
+    *,
+    data: str | Sequence[str],
+    out: str | Path | None = None,
+    recipe: str | None = None,
+    quiet: bool = False,
+    **options: Any,
 ) -> Run:
     """Tune a method. `options` are the flags of `pt-vision fit METHOD` with underscores.
 

@@ -1,4 +1,4 @@
-"""Backbones by name: `timm:NAME` (hub weights or a local file), `local:FOLDER` (hub layout), `file:FILE` and `builtin:NAME`."""
+"""Backbones by name: `timm:NAME` (hub weights or a local file), `local:FOLDER`, `file:FILE` and `builtin:NAME`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,23 @@ if TYPE_CHECKING:
 ASSETS = Path(__file__).parent / "assets"
 Size = int | tuple[int, int]
 MODEL_ARGS = frozenset(
-    "img_size patch_size in_chans global_pool embed_dim depth depths num_heads head_dim mlp_ratio qkv_bias qk_norm proj_bias init_values "
-    "class_token pos_embed no_embed_class reg_tokens pre_norm final_norm fc_norm pool_include_prefix dynamic_img_size dynamic_img_pad "
-    "window_size always_partition strict_img_size norm_layer act_layer".split()
+    {
+        *("img_size", "patch_size", "in_chans", "embed_dim", "depth", "depths", "num_heads", "head_dim", "mlp_ratio"),
+        *(
+            "qkv_bias",
+            "qk_norm",
+            "proj_bias",
+            "init_values",
+            "class_token",
+            "reg_tokens",
+            "pos_embed",
+            "no_embed_class",
+        ),
+        *("pre_norm", "final_norm", "fc_norm", "global_pool", "pool_include_prefix", "norm_layer", "act_layer"),
+        *("dynamic_img_size", "dynamic_img_pad", "strict_img_size", "window_size", "always_partition"),
+    }
 )
-"""What a folder's config.json may say about the network: a config is input from elsewhere, so nothing else reaches a constructor."""
+"""What a folder's config.json may set: it is input from elsewhere, so nothing else reaches a constructor."""
 DATA_KEYS = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
 LARGEST = 65536
 """Largest number accepted for a size in a config.json."""
@@ -37,7 +49,8 @@ def list_backbones(pattern: str | None = None) -> list[tuple[str, str]]:
     """(spec, what it is) of what `load_backbone` accepts.
 
     Args:
-        pattern: lists instead the timm models with an adapter whose names match (`*` and `?` as in file names); imports timm.
+        pattern: lists instead the timm models with an adapter whose names match (`*` and `?` as in file names);
+            imports timm.
     """
     if pattern is not None:
         import timm
@@ -79,8 +92,8 @@ def load_backbone(
         device: where to put it; `meta` builds the network without weights, to count its cost.
 
     Raises:
-        UserError: unknown spec or name (the nearest is named), weights that cannot be had, do not fit or are not finite, a size the
-            network cannot take, or a network without tokens.
+        UserError: unknown spec or name (the nearest is named), weights that cannot be had, do not fit or are not
+            finite, a size the network cannot take, or a network without tokens.
     """
     kind, _, name = spec.partition(":")
     size = _size(image_size)
@@ -186,7 +199,8 @@ def _create(
         if pretrained and not isinstance(error, (TypeError, AssertionError)):
             # Hub clients raise many kinds without a network or a file: OSError, their own, those of their HTTP library.
             raise UserError(
-                f"the weights of {spec!r} cannot be fetched ({reason}); check the network, or give a local file with --weights FILE"
+                f"the weights of {spec!r} cannot be fetched ({reason}); "
+                "check the network, or give a local file with --weights FILE"
             ) from None
         if isinstance(error, (TypeError, AssertionError, ValueError, RuntimeError, ArithmeticError)):
             raise UserError(f"timm cannot build {spec!r} with these settings ({reason})") from None
@@ -225,7 +239,7 @@ def _size(image_size: Size | None) -> tuple[int, int] | None:
     return rows, columns
 
 
-# -- config.json of a folder: untrusted ------------------------------------------------------------------------------------------
+# -- config.json of a folder: untrusted ----------------------------------------------------------------------
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -263,7 +277,8 @@ def _model_args(config: Mapping[str, Any], spec: str) -> dict[str, Any]:
     unknown = sorted(set(arguments) - MODEL_ARGS)
     if unknown:
         raise UserError(
-            f"{spec}: config.json sets {unknown[0]!r}, which is not among the accepted model_args: {', '.join(sorted(MODEL_ARGS))}"
+            f"{spec}: config.json sets {unknown[0]!r}{nearest(unknown[0], MODEL_ARGS)}, no accepted model argument; "
+            f"accepted: {', '.join(sorted(MODEL_ARGS))}"
         )
     for key, value in arguments.items():
         values = value if isinstance(value, list) else [value]

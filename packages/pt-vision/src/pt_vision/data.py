@@ -37,7 +37,7 @@ class DataOptions:
     val_fraction: Annotated[float, Gt(0), Lt(1)] = 0.2
     """Share of the training part that is split off where the data have no validation part."""
     test_fraction: Annotated[float, Ge(0), Lt(1)] = 0.2
-    """Share of undivided data that is split off as test part (0: none)."""
+    """Share that is split off as test part where the data have neither validation nor test part (0: none)."""
     skip_bad: bool = False
     """Leave out unreadable images (counted) instead of stopping."""
     background: str = "white"
@@ -164,11 +164,11 @@ class ImageDataset:
         return total.hexdigest()
 
 
-def load_images(spec: str, options: DataOptions | None = None, seed: int = 0) -> dict[str, ImageDataset]:
+def load_images(spec: str, options: DataOptions | None = None) -> dict[str, ImageDataset]:
     """The parts train, val and test (where there are such) behind a path, `hub:NAME` or `builtin:NAME`.
 
     All parts share one list of classes: the data's own, or the sorted names in the training part (numerically, if all
-    are whole numbers). Of undivided data `test_fraction` is split off with `seed`, stratified and by group.
+    are whole numbers). Undivided data are the single part train.
 
     Raises:
         DataError: unreadable images (all are listed), a missing column, or classes of a part that training lacks.
@@ -180,10 +180,7 @@ def load_images(spec: str, options: DataOptions | None = None, seed: int = 0) ->
     group = options.group_column
     found = read(spec, options, list(dict.fromkeys([name for name, _, _ in conditions] + ([group] if group else []))))
     _filter(found, conditions, spec)
-    result = _datasets(found, options, background, group, spec)
-    if not found.divided and options.test_fraction > 0:
-        return _split_test(result["train"], options.test_fraction, seed, spec)
-    return result
+    return _datasets(found, options, background, group, spec)
 
 
 def _condition(text: str) -> tuple[str, bool, list[str]]:
@@ -231,7 +228,7 @@ def _datasets(
     ]
     total = sum(len(part.ids) for part in found.parts.values())
     if bad and (not options.skip_bad or len(bad) == total):
-        raise bad_images(bad, total)
+        raise bad_images(bad, total, "mend or remove them, or leave them out with --skip-bad")
     if bad:
         found.notes.append(f"{len(bad)} of {total} images of {spec} cannot be read and are left out")
     result: dict[str, ImageDataset] = {}
@@ -265,21 +262,6 @@ def _datasets(
     first = next(iter(result))
     result[first] = replace(result[first], notes=tuple(found.notes))
     return result
-
-
-def _split_test(whole: ImageDataset, fraction: float, seed: int, spec: str) -> dict[str, ImageDataset]:
-    from pt_core.run.sampling import stratified_split
-
-    try:
-        kept, held = stratified_split(whole.labels or [], fraction, seed, whole.groups, whole.classes)
-    except DataError as error:
-        raise DataError(
-            f"{spec} is undivided and has no test part: {error} (--test-fraction 0 does without one)"
-        ) from None
-    how = "stratified" if whole.groups is None else "stratified, by group"
-    note = f"{spec} is undivided: {len(held)} of {len(whole)} images split off as test part ({how}, seed {seed})"
-    train = replace(whole.subset(kept), notes=(*whole.notes, note))
-    return {"train": train, "test": replace(whole.subset(held), notes=())}
 
 
 def sort_names(names: Sequence[str]) -> list[str]:

@@ -30,7 +30,9 @@ def digits(out: Path, seeds: int, fast: bool) -> None:
 
     modality = Vision()
     _check_out(out)
-    say("builtin:vit_glyphs (pretrained on drawn letters and signs, no digits) -> builtin:digits, 16 shots per class, test on 450 images")
+    say(
+        "builtin:vit_glyphs (pretrained on drawn letters and signs, no digits) -> builtin:digits, 16 shots per class, test on 450 images"
+    )
     backbone = load_backbone(modality.default_backbone)
     click.echo(f"{'method':<12} {'tuned parameters':>17} {'of backbone':>12} {'test accuracy':>14} {'seconds':>8}")
     runs: list[Path] = []

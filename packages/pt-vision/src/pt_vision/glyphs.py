@@ -37,9 +37,75 @@ CANVAS = 48
 INK = 34
 """Longer side of a glyph on the canvas, in pixels; the rest is room for rotation and growth."""
 
-LATIN = "A B Cc D E F G H J Kk L M N Pp Q R Ss T Uu Vv Ww Xx Y Zz a b d e f g h i j m n q r t y".split()
-GREEK = "ΓГ Δ Θθ Λ Ξ ΠП Σ Φφ Ψψ Ω α β γ δ ε ζ η λ μ ξ π ρ σ τ ω".split()
-CYRILLIC = "Б Дд Жж Ии Лл Цц Шш Щщ Ъъ Ыы Ьь Юю Яя".split()
+LATIN = [
+    "A",
+    "B",
+    "Cc",
+    "D",
+    "E",
+    "F",
+    "G",
+    "H",
+    "J",
+    "Kk",
+    "L",
+    "M",
+    "N",
+    "Pp",
+    "Q",
+    "R",
+    "Ss",
+    "T",
+    "Uu",
+    "Vv",
+    "Ww",
+    "Xx",
+    "Y",
+    "Zz",
+    "a",
+    "b",
+    "d",
+    "e",
+    "f",
+    "g",
+    "h",
+    "i",
+    "j",
+    "m",
+    "n",
+    "q",
+    "r",
+    "t",
+    "y",
+]
+GREEK = [
+    "ΓГ",
+    "Δ",
+    "Θθ",
+    "Λ",
+    "Ξ",
+    "ΠП",
+    "Σ",
+    "Φφ",
+    "Ψψ",
+    "Ω",
+    "α",
+    "β",
+    "γ",
+    "δ",
+    "ε",
+    "ζ",
+    "η",
+    "λ",
+    "μ",
+    "ξ",
+    "π",
+    "ρ",
+    "σ",
+    "τ",
+    "ω",
+]
+CYRILLIC = ["Б", "Дд", "Жж", "Ии", "Лл", "Цц", "Шш", "Щщ", "Ъъ", "Ыы", "Ьь", "Юю", "Яя"]
 GEORGIAN = list("ბგდზთლმნრტფქყშცძჭხჯ")
 ARMENIAN = list("ԱԲԴԸԹԺԽԾՃՄՇՔՖ")
 SYMBOLS = list("&@#$%?!*+=<>()[]{}~§¶©€£¥∞→↑↔⇒√∂∇∈∀∃∅⊂⊕⊗≠≤≈≡±÷∩⊥∠∫")
@@ -193,7 +259,10 @@ class Scrawls:
         # Cubic Lagrange basis at the nodes 0, 1/3, 2/3, 1: the curve goes through the points.
         nodes = torch.tensor([0, 1 / 3, 2 / 3, 1])
         self.basis = torch.stack(
-            [torch.stack([(u - nodes[j]) / (nodes[i] - nodes[j]) for j in range(4) if j != i]).prod(0) for i in range(4)]
+            [
+                torch.stack([(u - nodes[j]) / (nodes[i] - nodes[j]) for j in range(4) if j != i]).prod(0)
+                for i in range(4)
+            ]
         )
 
     def draw(self, labels: Tensor, rng: torch.Generator) -> Tensor:

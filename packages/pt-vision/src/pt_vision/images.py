@@ -227,11 +227,12 @@ def check_all(sources: Sequence[Source], look: Callable[[Source], Checked]) -> l
         return list(tqdm(results, total=len(sources), desc="checking images", disable=None, leave=False, delay=2))
 
 
-def bad_images(bad: Sequence[tuple[str, str | None]], total: int, shown: int = 10) -> DataError:
+def bad_images(
+    bad: Sequence[tuple[str, str | None]], total: int, hint: str = "mend or remove them", shown: int = 10
+) -> DataError:
     """The error that lists unusable images, given as (name, why)."""
     listed = ", ".join(f"{name} ({why})" for name, why in bad[:shown])
     more = f" and {len(bad) - shown} more" if len(bad) > shown else ""
-    hint = "mend or remove them, or leave them out with --skip-bad"
     return DataError(f"{len(bad)} of {total} images cannot be read: {listed}{more}; {hint}")
 
 

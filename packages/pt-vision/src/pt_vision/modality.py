@@ -76,7 +76,7 @@ class Vision(Modality):
         return load_backbone(spec, weights, getattr(options, "image_size", None))
 
     def load_data(self, spec: str, options: Any, seed: int) -> Mapping[str, Dataset]:
-        return load_images(spec, options, seed)
+        return load_images(spec, options)
 
     def bind(self, dataset: Dataset, backbone: Backbone, options: Any | None, training: bool) -> Dataset:
         augment = options.augment if training and options is not None else "none"
@@ -88,7 +88,9 @@ class Vision(Modality):
         from pt_core.run.sampling import class_weights
 
         if run.task not in TASKS:
-            raise ConfigError(f"task={run.task!r} is unknown{nearest(run.task, TASKS)}; pt-vision has: {', '.join(TASKS)}")
+            raise ConfigError(
+                f"task={run.task!r} is unknown{nearest(run.task, TASKS)}; pt-vision has: {', '.join(TASKS)}"
+            )
         train: Any = data["train"]
         weights = class_weights(train.labels, len(train.classes)) if run.class_weights else None
         return Classification(train.classes, weights)
@@ -97,7 +99,9 @@ class Vision(Modality):
         from pt_core.run.classification import Classification
 
         if spec.get("name") not in TASKS:
-            raise ArtifactError(f"the artifact's task {spec.get('name')!r} is unknown to this pt-vision; known: {', '.join(TASKS)}")
+            raise ArtifactError(
+                f"the artifact's task {spec.get('name')!r} is unknown to this pt-vision; known: {', '.join(TASKS)}"
+            )
         return Classification.from_json(spec)
 
     def inputs(self, items: Sequence[Any], backbone: Backbone) -> Dataset:
@@ -113,7 +117,13 @@ class Vision(Modality):
     def demos(self) -> Sequence[Demo]:
         from pt_vision.demo import digits
 
-        return (Demo("digits", "scanned digits, 16 shots per class: prompts against linear probing and full fine-tuning", digits),)
+        return (
+            Demo(
+                "digits",
+                "scanned digits, 16 shots per class: prompts against linear probing and full fine-tuning",
+                digits,
+            ),
+        )
 
     def pretrain_options(self) -> type:
         return PretrainOptions
@@ -126,7 +136,7 @@ class Vision(Modality):
         if options.data is None:
             pretrain(config, out)
             return f"file:{out}"
-        train = load_images(options.data, DataOptions(where=options.where, image_column=options.image_column, test_fraction=0), options.seed)["train"]
+        train = load_images(options.data, DataOptions(where=options.where, image_column=options.image_column))["train"]
         labels = train.labels or []
         pretrain(config, out, ((train.picture(i), labels[i]) for i in range(len(train))), train.classes)
         return f"file:{out}"

@@ -216,7 +216,8 @@ def builtin_path(name: str) -> Path:
 
 def _parameter_groups(model: VisionTransformer, weight_decay: float) -> list[dict[str, Any]]:
     plain = model.no_weight_decay()
-    decay, keep = [], []
+    decay: list[Tensor] = []
+    keep: list[Tensor] = []
     for name, parameter in model.named_parameters():
         (keep if parameter.ndim < 2 or name in plain else decay).append(parameter)
     return [{"params": decay, "weight_decay": weight_decay}, {"params": keep, "weight_decay": 0.0}]
@@ -290,7 +291,9 @@ def train(
 
 def save_backbone(model: VisionTransformer, card: dict[str, Any], out: Path) -> None:
     """Write the weights without the head as fp16, with `card` as metadata, and `card` again as JSON beside the file."""
-    tensors = {n: t.detach().half().cpu().contiguous() for n, t in model.state_dict().items() if not n.startswith("head.")}
+    tensors = {
+        n: t.detach().half().cpu().contiguous() for n, t in model.state_dict().items() if not n.startswith("head.")
+    }
     out.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(card, indent=1, sort_keys=True, ensure_ascii=False)
     beside = out.with_suffix(".json")
@@ -319,18 +322,24 @@ def load_backbone(path: Path) -> tuple[VisionTransformer, dict[str, Any]]:
     if not isinstance(card, dict) or not isinstance(card.get("model"), dict):
         raise UserError(f"{path} has no pt_vision metadata; use timm:NAME --weights FILE for other weights")
     if card.get("format_version") != FORMAT_VERSION:
-        raise UserError(f"{path} has format {card.get('format_version')}, this version reads {FORMAT_VERSION}; update pt-vision")
+        raise UserError(
+            f"{path} has format {card.get('format_version')}, this version reads {FORMAT_VERSION}; update pt-vision"
+        )
     try:
         # The card is untrusted: an absurd size must fail by name, not by memory.
         with torch.device("meta"):
             model = build_vit(card["model"])
         model.load_state_dict(tensors, strict=True, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise UserError(f"{path}: weights and metadata do not fit ({str(error).splitlines()[0]}); make it again") from None
+        raise UserError(
+            f"{path}: weights and metadata do not fit ({str(error).splitlines()[0]}); make it again"
+        ) from None
     return model.requires_grad_(False).eval(), card
 
 
-def _card(config: PretrainConfig, source: Source, drawn: bool, results: dict[str, Any], parameters: int) -> dict[str, Any]:
+def _card(
+    config: PretrainConfig, source: Source, drawn: bool, results: dict[str, Any], parameters: int
+) -> dict[str, Any]:
     versions = {name: metadata.version(name) for name in ("torch", "timm", "numpy", "pillow", "matplotlib")}
     recipe = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in MODEL_FIELDS}
     return {

@@ -44,8 +44,8 @@ def weight_file(path: Path) -> Path:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Name -> tensor of a safetensors file, or of a torch file that holds nothing but plain data.
 
-    The state dict is found under its usual wrappers, and prefixes of wrapper modules are cut off. Pickles are read by torch's
-    restricted unpickler: one that asks for any other class or function is refused before that is looked up.
+    The state dict is found under its usual wrappers, and prefixes of wrapper modules are cut off. Pickles are read by
+    torch's restricted unpickler: one that asks for any other class or function is refused before that is looked up.
 
     Raises:
         UserError: missing, damaged, of unknown type, no tensors in it, or needs code to load.
@@ -61,14 +61,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path} is not a readable safetensors file ({_line(error)}); fetch it again") from None
     if path.suffix not in PICKLES:
-        raise UserError(
-            f"{path} is of no known type; weights are read from .safetensors, {', '.join(PICKLES)} files, or a hub folder"
-        )
+        raise UserError(f"{path} is of no known type; give a .safetensors, {', '.join(PICKLES)} file, or a hub folder")
     return _strip(_tensors(path, _unpickle(path)))
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], where: str) -> tuple[str, ...]:
-    """Copy weights into `module`, through timm's own checkpoint filter of that architecture where names or shapes need it.
+    """Copy weights into `module`, through timm's checkpoint filter of that architecture where names or shapes need it.
 
     The filter renames foreign checkpoints (official DINOv2, OpenAI CLIP, Swin ...) and resamples position embeddings.
 
@@ -76,7 +74,8 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], where: str) -> 
         Remarks for the user: which head weights were left out.
 
     Raises:
-        UserError: missing or unknown names (up to five of each are listed), another shape (both are shown), NaN or infinite values.
+        UserError: missing or unknown names (up to five of each are listed), another shape (both are shown), NaN or
+            infinite values.
     """
     wanted = module.state_dict()
     heads = sorted(name for name in state if name not in wanted and name.startswith(_heads(module)))
@@ -93,8 +92,8 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], where: str) -> 
     for name, tensor in found.items():
         if tensor.shape != wanted[name].shape:
             raise UserError(
-                f"{where}: {name} has shape {tuple(tensor.shape)}, the model needs {tuple(wanted[name].shape)}; check the model name "
-                "and the image size"
+                f"{where}: {name} has shape {tuple(tensor.shape)}, the model needs {tuple(wanted[name].shape)}; "
+                "check the model name and the image size"
             )
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise UserError(f"{where}: {name} holds NaN or infinite values; fetch the file again")

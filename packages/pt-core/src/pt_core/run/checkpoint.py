@@ -67,7 +67,11 @@ class Checkpoints:
             return _read(chosen)
         except ArtifactError as error:
             others = [path.name for path in listed if path != chosen]
-            advice = f"continue from an older one with `resume RUN --checkpoint {others[-1]}`" if others else "no other is left"
+            advice = (
+                f"continue from an older one with `resume RUN --checkpoint {others[-1]}`"
+                if others
+                else "no other is left"
+            )
             raise ArtifactError(f"checkpoint {chosen.name} is damaged ({error}); {advice}") from None
 
     def commit(self, number: int, name: str, snapshot: Snapshot) -> None:

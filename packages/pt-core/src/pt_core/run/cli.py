@@ -44,7 +44,12 @@ def main(modality: Callable[[], Modality], args: Sequence[str] | None = None) ->
     except Exception as error:
         if type(error).__name__ != "OutOfMemoryError":
             raise
-        _stop(debug, [f"error: out of GPU memory ({str(error).splitlines()[0]}); raise --accumulate, or lower --batch-size or --prompt-length"])
+        _stop(
+            debug,
+            [
+                f"error: out of GPU memory ({str(error).splitlines()[0]}); raise --accumulate, or lower --batch-size or --prompt-length"
+            ],
+        )
 
 
 def _stop(debug: bool, lines: list[str]) -> None:
@@ -77,14 +82,28 @@ def build(modality: Modality) -> click.Group:
     backbone = [
         click.Option(["--backbone"], help="Backbone to use instead of the recorded source."),
         click.Option(["--weights"], help="Local weight file or folder for the backbone."),
-        click.Option(["--allow-backbone-mismatch"], is_flag=True, help="Accept another backbone than the one tuned on."),
+        click.Option(
+            ["--allow-backbone-mismatch"], is_flag=True, help="Accept another backbone than the one tuned on."
+        ),
     ]
     from pt_core.run import commands as c
 
-    add("methods", "List the methods: id, what they tune, which data they need.", lambda as_json: c.methods(modality, as_json), [as_json])
+    add(
+        "methods",
+        "List the methods: id, what they tune, which data they need.",
+        lambda as_json: c.methods(modality, as_json),
+        [as_json],
+    )
     add("backbones", "List what --backbone accepts.", lambda: c.backbones(modality), [])
     group.add_command(_MethodGroup(modality, "fit", "Tune METHOD on your data.", _fit_command))
-    group.add_command(_MethodGroup(modality, "budget", "Tokens, FLOPs, memory and tuned parameters of METHOD, before training.", _budget_command))
+    group.add_command(
+        _MethodGroup(
+            modality,
+            "budget",
+            "Tokens, FLOPs, memory and tuned parameters of METHOD, before training.",
+            _budget_command,
+        )
+    )
     demos = [demo.name for demo in modality.demos()]
     add(
         "demo",
@@ -92,7 +111,13 @@ def build(modality: Modality) -> click.Group:
         lambda name, seeds, fast, out: c.demo(modality, name, seeds, fast, out),
         [
             click.Argument(["name"], required=False),
-            click.Option(["--seeds"], type=click.IntRange(1), default=1, show_default=True, help="Seeds per method; mean and std."),
+            click.Option(
+                ["--seeds"],
+                type=click.IntRange(1),
+                default=1,
+                show_default=True,
+                help="Seeds per method; mean and std.",
+            ),
             click.Option(["--fast"], is_flag=True, help="A short version for checks (<= 20 s)."),
             out,
         ],
@@ -109,21 +134,34 @@ def build(modality: Modality) -> click.Group:
     )
     data = click.Option(["--data"], required=True, help="Labelled data, as in `fit`.")
     role = click.Option(["--role"], default="test", show_default=True, help="Part of the data to evaluate on.")
-    add("eval", "Evaluate a run on labelled data.", lambda **kw: c.evaluate_run(modality, **kw), [run, data, role, as_json, *backbone])
+    add(
+        "eval",
+        "Evaluate a run on labelled data.",
+        lambda **kw: c.evaluate_run(modality, **kw),
+        [run, data, role, as_json, *backbone],
+    )
     add(
         "predict",
         f"Predict {modality.input_name}s: `predict RUN {modality.input_name}...`, or several runs with --route.",
         lambda **kw: c.predict(modality, **kw),
         [
             click.Argument(["items"], nargs=-1, required=True),
-            click.Option(["--route"], help="With several runs: column of the input table (CSV/Parquet) that names the run for each row."),
+            click.Option(
+                ["--route"],
+                help="With several runs: column of the input table (CSV/Parquet) that names the run for each row.",
+            ),
             click.Option(["--batch-size"], type=click.IntRange(1), default=32, show_default=True),
             click.Option(["--out"], type=click.Path(path_type=Path), help="CSV, JSONL or Parquet file to write."),
             as_json,
             *backbone,
         ],
     )
-    add("compare", "Compare runs: table with mean and std over seeds, and a page.", lambda runs, out: c.compare(runs, out), [runs, out])
+    add(
+        "compare",
+        "Compare runs: table with mean and std over seeds, and a page.",
+        lambda runs, out: c.compare(runs, out),
+        [runs, out],
+    )
     add("info", "What a run or artifact holds.", lambda run, as_json: c.info(modality, run, as_json), [run, as_json])
     add(
         "export",
@@ -132,7 +170,12 @@ def build(modality: Modality) -> click.Group:
         [
             run,
             click.Option(["--out"], type=click.Path(path_type=Path), required=True, help="File or folder to write."),
-            click.Option(["--format", "format_"], type=click.Choice(["artifact", "torch.export", "onnx"]), default="artifact", show_default=True),
+            click.Option(
+                ["--format", "format_"],
+                type=click.Choice(["artifact", "torch.export", "onnx"]),
+                default="artifact",
+                show_default=True,
+            ),
             click.Option(["--inference-only"], is_flag=True, help="Leave out what only further tuning needs."),
             *backbone,
         ],
@@ -144,7 +187,12 @@ def build(modality: Modality) -> click.Group:
             "pretrain",
             "Pretrain a small backbone on labelled data of your own, or on built-in pictures.",
             lambda out, **kw: c.pretrain(modality, kw, out),
-            [click.Option(["--out"], type=click.Path(path_type=Path), required=True, help="File to write (.safetensors)."), *params],
+            [
+                click.Option(
+                    ["--out"], type=click.Path(path_type=Path), required=True, help="File to write (.safetensors)."
+                ),
+                *params,
+            ],
         )
     return group
 
@@ -152,7 +200,9 @@ def build(modality: Modality) -> click.Group:
 class _MethodGroup(click.Group):
     """`fit METHOD`: the subcommands are the methods, imported only when one is named."""
 
-    def __init__(self, modality: Modality, name: str, help_: str, make: Callable[[Modality, str], click.Command]) -> None:
+    def __init__(
+        self, modality: Modality, name: str, help_: str, make: Callable[[Modality, str], click.Command]
+    ) -> None:
         super().__init__(name, help=help_, subcommand_metavar="METHOD [OPTIONS]", no_args_is_help=True)
         self.modality, self.make = modality, make
 
@@ -164,7 +214,9 @@ class _MethodGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Methods"):
-            formatter.write_dl([(info.id, f"{info.title}. Tunes {info.tunes}.") for info in self.modality.registry.infos().values()])
+            formatter.write_dl(
+                [(info.id, f"{info.title}. Tunes {info.tunes}.") for info in self.modality.registry.infos().values()]
+            )
 
 
 class _StrictCommand(click.Command):
@@ -177,7 +229,9 @@ class _StrictCommand(click.Command):
         rest = super().parse_args(ctx, args)
         known = [name for param in self.params for name in param.opts]
         ctx.meta["pt.problems"] = [
-            f"unknown option {flag!r}{nearest(flag, known)}" if flag.startswith("-") else f"unexpected argument {flag!r}"
+            f"unknown option {flag!r}{nearest(flag, known)}"
+            if flag.startswith("-")
+            else f"unexpected argument {flag!r}"
             for flag in _unknown(ctx.args)
         ]
         ctx.args = []
@@ -232,7 +286,11 @@ def _method_params(modality: Modality, method: str) -> list[click.Parameter]:
     return [
         *options_of(option_classes(modality, cls.Config), cls.recipe),
         click.Option(["--recipe"], help="Published hyper-parameter set: a name in the package, or a YAML file."),
-        click.Option(["--config", "config_file"], type=click.Path(path_type=Path), help="config.yaml of an earlier run to repeat."),
+        click.Option(
+            ["--config", "config_file"],
+            type=click.Path(path_type=Path),
+            help="config.yaml of an earlier run to repeat.",
+        ),
     ]
 
 
@@ -243,14 +301,18 @@ def _fit_command(modality: Modality, method: str) -> click.Command:
         *_method_params(modality, method),
         click.Option(["--out"], type=click.Path(path_type=Path), help="Run folder to write (default: runs/METHOD-N)."),
         click.Option(["--print-config"], is_flag=True, help="Print the resolved configuration and stop."),
-        click.Option(["--search"], multiple=True, help="Values to try, NAME=V1,V2,...; the best on validation is kept. (repeatable)"),
+        click.Option(
+            ["--search"],
+            multiple=True,
+            help="Values to try, NAME=V1,V2,...; the best on validation is kept. (repeatable)",
+        ),
     ]
     info = modality.registry.info(method)
     needs = "; ".join(f"{role}: {what}" for role, what in info.needs.items())
     text = f"{info.title}.\n\nTunes {info.tunes}. Data: {needs}."
 
     @click.pass_context
-    def callback(ctx: click.Context, **kwargs: Any) -> None:
+    def callback(ctx: click.Context, /, **kwargs: Any) -> None:
         c.fit(modality, method, kwargs, ctx.meta["pt.problems"])
 
     return _StrictCommand(method, help=text, callback=callback, params=params)
@@ -260,12 +322,18 @@ def _budget_command(modality: Modality, method: str) -> click.Command:
     from pt_core.run import commands as c
 
     @click.pass_context
-    def callback(ctx: click.Context, as_json: bool, **kwargs: Any) -> None:
+    def callback(ctx: click.Context, /, as_json: bool, **kwargs: Any) -> None:
         c.budget(modality, method, kwargs, ctx.meta["pt.problems"], as_json)
 
     as_json = click.Option(["--json", "as_json"], is_flag=True, help="Print JSON for scripts.")
-    params = [*_method_params(modality, method), click.Option(["--classes"], type=click.IntRange(2), default=10, show_default=True), as_json]
-    return _StrictCommand(method, help="Cost of this method, counted without weights.", callback=callback, params=params)
+    params = [
+        *_method_params(modality, method),
+        click.Option(["--classes"], type=click.IntRange(2), default=10, show_default=True),
+        as_json,
+    ]
+    return _StrictCommand(
+        method, help="Cost of this method, counted without weights.", callback=callback, params=params
+    )
 
 
 def echo_json(value: Any) -> None:

@@ -31,7 +31,11 @@ def say(text: str) -> None:
 def methods(modality: Modality, as_json: bool) -> None:
     infos = modality.registry.infos().values()
     if as_json:
-        click.echo(json.dumps([{"id": i.id, "title": i.title, "tunes": i.tunes, "needs": i.needs, "extra": i.extra} for i in infos]))
+        click.echo(
+            json.dumps(
+                [{"id": i.id, "title": i.title, "tunes": i.tunes, "needs": i.needs, "extra": i.extra} for i in infos]
+            )
+        )
         return
     width = max((len(info.id) for info in infos), default=0)
     for info in infos:
@@ -135,7 +139,9 @@ def _search(modality: Modality, spec: RunSpec, grid: Sequence[str], out: Path) -
 
     points = parse_grid(list(grid))
     flat = spec.flat()
-    specs = [resolve(modality, spec.method, {**_plain(flat), **point}) for point in points]  # all checked before the first run
+    specs = [
+        resolve(modality, spec.method, {**_plain(flat), **point}) for point in points
+    ]  # all checked before the first run
     metric = ""
 
     def evaluate(point: Mapping[str, Any]) -> float:
@@ -165,7 +171,9 @@ def _summary(modality: Modality, status: Mapping[str, Any], out: Path) -> None:
             click.echo(f"{role}: {shown}")
     parameters = status["parameters"]
     share = f" ({parameters['share']:.2%} of the backbone)" if parameters.get("share") else ""
-    click.echo(f"tuned {parameters['tuned']:,} parameters{share} in {status['time']['fit_seconds']:.1f} s; report: {out / 'report.html'}")
+    click.echo(
+        f"tuned {parameters['tuned']:,} parameters{share} in {status['time']['fit_seconds']:.1f} s; report: {out / 'report.html'}"
+    )
     click.echo(f"next: {modality.package} predict {out} {modality.input_name}...")
 
 
@@ -193,7 +201,9 @@ def resume(modality: Modality, run: Path, checkpoint: str | None, allow_topology
         _summary(modality, status, run)
 
 
-def _open(modality: Modality, run: Path, backbone: str | None, weights: str | None, allow_backbone_mismatch: bool) -> Predictor:
+def _open(
+    modality: Modality, run: Path, backbone: str | None, weights: str | None, allow_backbone_mismatch: bool
+) -> Predictor:
     from pt_core.run.predict import load
 
     predictor = load(modality, run, backbone=backbone, weights=weights, allow_backbone_mismatch=allow_backbone_mismatch)
@@ -203,10 +213,18 @@ def _open(modality: Modality, run: Path, backbone: str | None, weights: str | No
 
 
 def evaluate_run(
-    modality: Modality, run: Path, data: str, role: str, as_json: bool, backbone: str | None, weights: str | None, allow_backbone_mismatch: bool
+    modality: Modality,
+    run: Path,
+    data: str,
+    role: str,
+    as_json: bool,
+    backbone: str | None,
+    weights: str | None,
+    allow_backbone_mismatch: bool,
 ) -> None:
     from pt_core.run.evaluate import evaluate
     from pt_core.run.fit import read_config
+    from pt_core.run.sampling import with_classes
 
     predictor = _open(modality, run, backbone, weights, allow_backbone_mismatch)
     known = {field.name for field in dataclasses.fields(modality.data_options)}
@@ -218,8 +236,11 @@ def evaluate_run(
     roles = modality.load_data(data, options, int(stored.get("sampling_seed") or stored.get("seed") or 0))
     if role not in roles:
         raise UserError(f"{data} has no part {role!r}; it has: {', '.join(roles)} (choose with --role)")
-    predictor.method.task.check_dataset(roles[role], role)
-    dataset = modality.bind(roles[role], predictor.method.backbone, options, training=False)
+    for text in (text for part in roles.values() for text in getattr(part, "notes", ())):
+        say(text)
+    part = with_classes(roles[role], predictor.method.task.class_names())
+    predictor.method.task.check_dataset(part, role)
+    dataset = modality.bind(part, predictor.method.backbone, options, training=False)
     result = evaluate(predictor.method, dataset, predictor.world, 32, 0)
     if as_json:
         click.echo(json.dumps({"role": role, "samples": len(dataset), "metrics": result.metrics}))
@@ -250,7 +271,9 @@ def predict(
         raise UserError(f"no {modality.input_name} given; usage: predict RUN {modality.input_name}...")
     if len(runs) > 1:
         if route is None:
-            raise UserError("several runs need --route COLUMN, the column of the input table that names the run of each row")
+            raise UserError(
+                "several runs need --route COLUMN, the column of the input table that names the run of each row"
+            )
         paths, routes = _routes(Path(inputs[0]), route)
         stream = load_many(modality, runs, backbone=backbone).stream(paths, routes, batch_size)
     else:
@@ -277,7 +300,9 @@ def _routes(table: Path, column: str) -> tuple[list[str], list[str]]:
     import pandas as pd
 
     if not table.is_file():
-        raise UserError(f"with --route the input is a CSV or Parquet table with columns path and {column!r}; {table} is not a file")
+        raise UserError(
+            f"with --route the input is a CSV or Parquet table with columns path and {column!r}; {table} is not a file"
+        )
     frame = pd.read_parquet(table) if table.suffix == ".parquet" else pd.read_csv(table)
     for name in ("path", column):
         if name not in frame.columns:
@@ -293,7 +318,9 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     if path.suffix == ".parquet":
         import pandas as pd
 
-        frame = pd.DataFrame([{k: v if not isinstance(v, (dict, list)) else json.dumps(v) for k, v in row.items()} for row in rows])
+        frame = pd.DataFrame(
+            [{k: v if not isinstance(v, (dict, list)) else json.dumps(v) for k, v in row.items()} for row in rows]
+        )
         frame.to_parquet(path, index=False)
     elif path.suffix == ".jsonl":
         write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
@@ -366,7 +393,15 @@ def export(
 
     if out.exists():
         raise UserError(f"{out} exists; choose another --out")
-    predictor = load(modality, run, backbone=backbone, weights=weights, allow_backbone_mismatch=allow_backbone_mismatch, device="cpu", training=True)
+    predictor = load(
+        modality,
+        run,
+        backbone=backbone,
+        weights=weights,
+        allow_backbone_mismatch=allow_backbone_mismatch,
+        device="cpu",
+        training=True,
+    )
     if format_ == "artifact":
         save_artifact(out, predictor.method, read_artifact(run).card, inference_only)
     else:

@@ -40,7 +40,10 @@ def predictions(
             moved = batch.to(world.device)
             with torch.no_grad(), world.autocast():
                 result = predict_batch(method, moved, seed)
-            yield moved, {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in result.items()}
+            yield (
+                moved,
+                {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in result.items()},
+            )
     finally:
         method.train(training)
 

@@ -51,13 +51,17 @@ def compute_features(method: Method, dataset: Dataset, world: World, batch_size:
     batches = ordered_batches(dataset, batch_size, 0, Shard(), workers)
     total = -(-len(dataset) // batch_size)
     with torch.no_grad():
-        for batch in tqdm(batches, total=total, desc="features", disable=None if world.main else True, leave=False, delay=2):
+        for batch in tqdm(
+            batches, total=total, desc="features", disable=None if world.main else True, leave=False, delay=2
+        ):
             with world.autocast():
                 parts.append(method.frozen_part(batch.to(world.device)).float().cpu())
     return torch.cat(parts)
 
 
-def with_features(method: Method, dataset: Dataset, world: World, batch_size: int, store: Store, workers: int = 0) -> Dataset:
+def with_features(
+    method: Method, dataset: Dataset, world: World, batch_size: int, store: Store, workers: int = 0
+) -> Dataset:
     """The dataset with its frozen features, where the method has some and the samples are the same in every epoch."""
     key = method.frozen_key()
     if key is None or getattr(dataset, "augmented", False):

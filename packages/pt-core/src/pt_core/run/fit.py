@@ -126,7 +126,7 @@ def prepare(modality: Modality, spec: RunSpec, say: Say, backbone: Backbone | No
         DataError, ConfigError, ArtifactError: as their docs say; nothing has been written then.
     """
     from pt_core.run.audit import audit
-    from pt_core.run.sampling import SubsetDataset, few_shot, stratified_split
+    from pt_core.run.sampling import SubsetDataset, few_shot, hold_out, with_classes
 
     notes: list[str] = []
 
@@ -140,23 +140,31 @@ def prepare(modality: Modality, spec: RunSpec, say: Say, backbone: Backbone | No
     raw: dict[str, Dataset] = {}
     for role, path in parse_roles(spec.run.data).items():
         found = modality.load_data(path, spec.data, seed)
+        for text in (text for part in found.values() for text in getattr(part, "notes", ())):
+            note(text)
         raw |= found if role in ("", "train") else {role: next(iter(found.values()))}
     info = modality.registry.info(spec.method)
     missing = sorted(set(info.needs) - set(raw))
     if missing:
-        raise DataError(f"method {spec.method!r} needs data role {missing[0]!r} ({info.needs[missing[0]]}): give --data {missing[0]}=PATH")
+        raise DataError(
+            f"method {spec.method!r} needs data role {missing[0]!r} ({info.needs[missing[0]]}): give --data {missing[0]}=PATH"
+        )
     report = audit(raw)
     for warning in report.warnings:
         note(warning)
     labels = raw["train"].labels if "train" in raw else None
     task = modality.make_task(spec.run, raw)
+    raw = {role: with_classes(dataset, task.class_names()) for role, dataset in raw.items()}
     for role, dataset in raw.items():
         task.check_dataset(dataset, role)
-    if labels is not None and "val" not in raw:
-        groups = getattr(raw["train"], "groups", None)
-        train, val = stratified_split(labels, getattr(spec.data, "val_fraction", 0.2), seed, groups=groups)
-        raw["val"], raw["train"] = SubsetDataset(raw["train"], val), SubsetDataset(raw["train"], train)
-        note(f"no validation part: {len(val)} of {len(val) + len(train)} training samples split off (stratified, seed {seed})")
+    # The test part goes first: it must not depend on how much validation data are asked for.
+    absent = [] if labels is None or "val" in raw else ["val"] if "test" in raw else ["test", "val"]
+    for role in absent:
+        fraction = getattr(spec.data, f"{role}_fraction", 0.2 if role == "val" else 0.0)
+        if fraction > 0:
+            size = len(raw["train"])
+            raw["train"], raw[role] = hold_out(raw["train"], fraction, seed, task.class_names())
+            note(f"no {role} part: {len(raw[role])} of {size} training samples split off (stratified, seed {seed})")
     if spec.run.shots is not None:
         if raw["train"].labels is None:
             raise ConfigError("--shots needs labelled training data")
@@ -175,7 +183,13 @@ def prepare(modality: Modality, spec: RunSpec, say: Say, backbone: Backbone | No
     with seeded(spec.train.seed_of("init"), "init"):
         method = cls(spec.config, {"backbone": backbone}, task)
     if spec.run.init_from is not None:
-        warm_start(method, f"{modality.package}/{spec.method}", Path(spec.run.init_from), spec.run.allow_backbone_mismatch, note)
+        warm_start(
+            method,
+            f"{modality.package}/{spec.method}",
+            Path(spec.run.init_from),
+            spec.run.allow_backbone_mismatch,
+            note,
+        )
     return Prepared(spec, method, task, data, notes, report.to_json())
 
 
@@ -242,8 +256,10 @@ def _work(
     trainer = Trainer(method, data, options, run, world)
     trainer.fit(resume, checkpoint, allow_topology_change)
     fitted = time.perf_counter()
-    finals = {
-        role: evaluate(method, data[role], world, options.batch_size, options.seed, options.workers, records=role == "test")
+    finals: dict[str, Evaluation] = {
+        role: evaluate(
+            method, data[role], world, options.batch_size, options.seed, options.workers, records=role == "test"
+        )
         for role in ("val", "test")
         if role in data
     }

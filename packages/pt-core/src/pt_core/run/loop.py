@@ -49,7 +49,9 @@ class StageLoop:
         self.log = log
         self.device = world.device
         if stage.step is not None and options.accumulate > 1:
-            raise ConfigError(f"stage {stage.name!r} steps by itself and takes no --accumulate; lower --batch-size instead")
+            raise ConfigError(
+                f"stage {stage.name!r} steps by itself and takes no --accumulate; lower --batch-size instead"
+            )
         for name, parameter in method.named_parameters():
             parameter.requires_grad_(matches(name, stage.trains))
         self.optimisers: dict[str, NamedOptimiser] = build_optimisers(method, stage, options)
@@ -57,7 +59,9 @@ class StageLoop:
         self.readers: dict[str, StreamReader] = {}
         for name, stream in stage.streams.items():
             if stream.role not in data:
-                raise ConfigError(f"stage {stage.name!r} draws from data role {stream.role!r}; given: {', '.join(data) or 'none'}")
+                raise ConfigError(
+                    f"stage {stage.name!r} draws from data role {stream.role!r}; given: {', '.join(data) or 'none'}"
+                )
             if stream.balanced is None:
                 stream = type(stream)(stream.role, stream.batch_size, stream.shuffle, options.balanced, stream.augment)
             self.readers[name] = StreamReader(
@@ -137,16 +141,22 @@ class StageLoop:
         scaler.update()
         self._skipped = self._skipped + 1 if scaler.get_scale() < before else 0
         if self._skipped >= MAX_SKIPPED:
-            raise NonFiniteError(f"fp16 gradients overflowed {MAX_SKIPPED} times in a row at step {self.step}; use --precision bf16 or fp32")
+            raise NonFiniteError(
+                f"fp16 gradients overflowed {MAX_SKIPPED} times in a row at step {self.step}; use --precision bf16 or fp32"
+            )
 
     def _reduce_gradients(self, chosen: NamedOptimiser) -> float:
         """One flat all-reduce of sums, presence flags, the sample count and the non-finite flag; then divide by the count."""
         parameters = chosen.parameters
         flags = torch.tensor(
-            [self._pending, float(bool(self._bad)), *(float(p.grad is not None) for p in parameters)], device=self.device
+            [self._pending, float(bool(self._bad)), *(float(p.grad is not None) for p in parameters)],
+            device=self.device,
         )
         if self.world.size > 1:
-            flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten().float() for p in parameters] + [flags])
+            flat = torch.cat(
+                [(p.grad if p.grad is not None else torch.zeros_like(p)).flatten().float() for p in parameters]
+                + [flags]
+            )
             self.world.sum_(flat)
             flags = flat[-len(flags) :]
             position = 0
@@ -164,9 +174,19 @@ class StageLoop:
         return count
 
     def _fail(self, what: str, value: float, ids: list[str]) -> None:
-        norms = {name: float(tensor.detach().norm()) for name, tensor in self.method.named_parameters() if tensor.requires_grad}
+        norms = {
+            name: float(tensor.detach().norm())
+            for name, tensor in self.method.named_parameters()
+            if tensor.requires_grad
+        }
         if self.world.main:
-            dump = {"stage": self.stage.name, "step": self.step, what: str(value), "samples": ids, "tensor_norms": norms}
+            dump = {
+                "stage": self.stage.name,
+                "step": self.step,
+                what: str(value),
+                "samples": ids,
+                "tensor_norms": norms,
+            }
             write_text(self.run.path / "failure.json", json.dumps(dump, indent=1))
         shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
         raise NonFiniteError(
@@ -189,7 +209,14 @@ class StageLoop:
             reader.start(draws[name])
         checkpoint_every = self.options.checkpoint_every or self.eval_every
         show = self.world.main
-        bar = tqdm(total=self.steps, initial=self.step, desc=self.stage.name, disable=None if show else True, leave=False, delay=2)
+        bar = tqdm(
+            total=self.steps,
+            initial=self.step,
+            desc=self.stage.name,
+            disable=None if show else True,
+            leave=False,
+            delay=2,
+        )
         self.method.train()
         try:
             while self.step < self.steps and not self._exhausted():
@@ -267,7 +294,10 @@ class StageLoop:
         np.random.seed(seed % 2**32)
 
     def _log_train(self, logs: Mapping[str, float], seconds: float) -> None:
-        rates = {"lr" if name == "main" else f"lr/{name}": o.inner.param_groups[0]["lr"] for name, o in self.optimisers.items()}
+        rates = {
+            "lr" if name == "main" else f"lr/{name}": o.inner.param_groups[0]["lr"]
+            for name, o in self.optimisers.items()
+        }
         norms = {"grad_norm" if name == "main" else f"grad_norm/{name}": value for name, value in self._norms.items()}
         self.log({**self._where("train"), **logs, **rates, **norms, "seconds": round(seconds, 5)})
 
@@ -275,7 +305,9 @@ class StageLoop:
         return {"stage": self.stage.name, "stage_number": self.number, "step": self.step, "split": split}
 
     def _validate(self) -> None:
-        result = evaluate(self.method, self.data["val"], self.world, self.options.batch_size, self.options.seed, self.options.workers)
+        result = evaluate(
+            self.method, self.data["val"], self.world, self.options.batch_size, self.options.seed, self.options.workers
+        )
         self.method.train()
         self.log({**self._where("val"), **result.metrics})
         self.results = dict(result.metrics)
@@ -283,7 +315,9 @@ class StageLoop:
         if not (self.stage.select and self.options.select):
             return
         value = result.metrics[name]
-        better = self.best_metric is None or (value > self.best_metric if direction == "max" else value < self.best_metric)
+        better = self.best_metric is None or (
+            value > self.best_metric if direction == "max" else value < self.best_metric
+        )
         if better or math.isnan(self.best_metric if self.best_metric is not None else 0.0):
             self.best_metric, self.since_best = value, 0
             self.best = {key: tensor.detach().clone() for key, tensor in self.method.own_tensors().items()}

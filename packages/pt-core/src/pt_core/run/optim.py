@@ -17,7 +17,9 @@ from pt_core.run.options import TrainOptions, overlay
 class NamedOptimiser:
     """A torch optimiser that knows its parameters by name, sets its own learning rate and stores its state as tensors."""
 
-    def __init__(self, name: str, groups: list[dict[str, Any]], names: Mapping[int, str], options: TrainOptions) -> None:
+    def __init__(
+        self, name: str, groups: list[dict[str, Any]], names: Mapping[int, str], options: TrainOptions
+    ) -> None:
         self.name, self.options = name, options
         base = options.lr * (options.batch_size / 256 if options.lr_per_256 else 1)
         self.scales = [group.pop("lr_scale", 1.0) for group in groups]
@@ -53,7 +55,9 @@ class NamedOptimiser:
         for key, value in [*tensors.items(), *numbers.items()]:
             name, _, entry = key.rpartition("|")
             if name not in self.names:
-                raise ArtifactError(f"the checkpoint has optimiser state for {name!r}, which optimiser {self.name!r} does not own")
+                raise ArtifactError(
+                    f"the checkpoint has optimiser state for {name!r}, which optimiser {self.name!r} does not own"
+                )
             state.setdefault(name, {})[entry] = value
         for name, parameter in zip(self.names, self.parameters, strict=True):
             entries = state.get(name)
@@ -62,7 +66,9 @@ class NamedOptimiser:
                 continue
             self.inner.state[parameter] = {
                 # Adam's step counter stays on the CPU, moments follow their parameter.
-                key: value.clone().to(parameter.device if value.ndim else value.device) if isinstance(value, Tensor) else value
+                key: value.clone().to(parameter.device if value.ndim else value.device)
+                if isinstance(value, Tensor)
+                else value
                 for key, value in entries.items()
             }
 
@@ -85,7 +91,9 @@ def build_optimisers(method: Method, stage: Stage, options: TrainOptions) -> dic
                 if matches(name, spec.params) and matches(name, stage.trains)
             ]
             if not chosen:
-                raise ConfigError(f"stage {stage.name!r}: optimiser {key!r} matches no trained parameter ({spec.params})")
+                raise ConfigError(
+                    f"stage {stage.name!r}: optimiser {key!r} matches no trained parameter ({spec.params})"
+                )
             built[key] = NamedOptimiser(key, [{"params": chosen}], names, overlay(options, spec.options))
     owners: dict[str, str] = {}
     for key, optimiser in built.items():

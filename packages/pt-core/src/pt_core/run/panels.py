@@ -17,7 +17,9 @@ from pt_core.sealed import write_text
 SAMPLES = 24
 
 
-def write_panels(modality: Modality, method: Method, data: Mapping[str, Dataset], run: Path, finals: Mapping[str, Evaluation]) -> None:
+def write_panels(
+    modality: Modality, method: Method, data: Mapping[str, Dataset], run: Path, finals: Mapping[str, Evaluation]
+) -> None:
     """Write report.json and predictions/ of a finished run."""
     from pt_core.run.commands import write_table
 
@@ -26,9 +28,13 @@ def write_panels(modality: Modality, method: Method, data: Mapping[str, Dataset]
     final = finals.get(role)
     if final is not None:
         if "confusion" in final.tables:
-            panels.append({"kind": "confusion", "title": f"Confusion matrix ({role})", "data": final.tables["confusion"]})
+            panels.append(
+                {"kind": "confusion", "title": f"Confusion matrix ({role})", "data": final.tables["confusion"]}
+            )
         if "per_class" in final.tables:
-            panels.append({"kind": "table", "title": f"Per class ({role})", "data": {"rows": final.tables["per_class"]}})
+            panels.append(
+                {"kind": "table", "title": f"Per class ({role})", "data": {"rows": final.tables["per_class"]}}
+            )
         if final.records:
             write_table(run / "predictions" / f"{role}.parquet", final.records)
             panels.append(_samples(modality, data[role], final.records, role))

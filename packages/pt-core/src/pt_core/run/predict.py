@@ -32,7 +32,9 @@ class Predictor:
         notes: what was noticed while loading (recast backbone, allowed mismatch ...).
     """
 
-    def __init__(self, modality: Modality, method: Method, card: Mapping[str, Any], notes: list[str], device: str = "auto") -> None:
+    def __init__(
+        self, modality: Modality, method: Method, card: Mapping[str, Any], notes: list[str], device: str = "auto"
+    ) -> None:
         self.modality, self.card, self.notes = modality, card, notes
         self.world = World(TrainOptions(device=device))
         self.method = method.to(self.world.device).eval()
@@ -168,7 +170,11 @@ def take(batch: Batch, rows: Sequence[int]) -> Batch:
 
 
 def load_many(
-    modality: Modality, runs: Sequence[Path] | Mapping[str, Path], *, backbone: str | Backbone | None = None, device: str = "auto"
+    modality: Modality,
+    runs: Sequence[Path] | Mapping[str, Path],
+    *,
+    backbone: str | Backbone | None = None,
+    device: str = "auto",
 ) -> MixedPredictor:
     """Load several runs over ONE backbone object; names are the folders' names, or the keys of a mapping.
 

@@ -37,7 +37,9 @@ class RunDir:
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--out {self.path} is a file; name a folder")
         if resume and not (self.path / "run.json").is_file():
-            raise UserError(f"{self.path} is not a run folder (no run.json); start one with `fit ... --out {self.path}`")
+            raise UserError(
+                f"{self.path} is not a run folder (no run.json); start one with `fit ... --out {self.path}`"
+            )
         if not resume and (self.path / "run.json").exists():
             status = self.status().get("status", "unknown")
             advice = "choose another --out" if status == "finished" else f"continue it with `resume {self.path}`"
@@ -75,7 +77,9 @@ class RunDir:
     def __enter__(self) -> RunDir:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def status(self) -> dict[str, Any]:
@@ -112,7 +116,9 @@ class RunDir:
     def rewind(self, stage: int, step: int) -> None:
         """Drop metric lines written after (stage, step): a resumed run writes them again."""
         if self.main and (self.path / "metrics.jsonl").is_file():
-            kept = [line for line in self.metrics() if (line.get("stage_number", 0), line.get("step", 0)) <= (stage, step)]
+            kept = [
+                line for line in self.metrics() if (line.get("stage_number", 0), line.get("step", 0)) <= (stage, step)
+            ]
             write_text(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
 
 

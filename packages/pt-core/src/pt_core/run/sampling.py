@@ -143,6 +143,35 @@ def _held_folds(target: Integers, groups: NDArray[np.str_], take: int, folds: in
     return np.sort(np.concatenate(parts[:take]))
 
 
+def hold_out(
+    dataset: Dataset, fraction: float, seed: int, names: Sequence[str] = ()
+) -> tuple[SubsetDataset, SubsetDataset]:
+    """(kept, held out) by `stratified_split`, by the dataset's `groups` where it has some.
+
+    Raises:
+        DataError: the dataset has no labels, or as `stratified_split`.
+    """
+    if dataset.labels is None:
+        raise DataError("unlabelled data cannot be split by class")
+    kept, held = stratified_split(dataset.labels, fraction, seed, getattr(dataset, "groups", None), names)
+    return SubsetDataset(dataset, kept), SubsetDataset(dataset, held)
+
+
+def with_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
+    """The dataset with class indices into `names`, where it knows the names of its own classes.
+
+    Two folders need not have the same classes, so equal indices of two datasets may mean different things.
+
+    Raises:
+        DataError: the dataset has a class that is not in `names`.
+    """
+    own = getattr(dataset, "classes", None)
+    if not own or not names or list(own) == list(names):
+        return dataset
+    relabelled: Dataset = dataset.relabel(names)  # type: ignore[attr-defined]
+    return relabelled
+
+
 def class_weights(labels: Sequence[int], classes: int) -> Tensor:
     """(class,) inverse frequencies as float32, with mean 1 over the samples; a class without samples gets 0.
 

@@ -25,7 +25,9 @@ class TinyNet(nn.Module):
         self.position = nn.Parameter(torch.randn(tokens, dim))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(depth))
         self.qkv = nn.ModuleList(nn.Linear(dim, 3 * dim) for _ in range(depth))
-        self.mlp = nn.ModuleList(nn.Sequential(nn.Linear(dim, 2 * dim), nn.Tanh(), nn.Linear(2 * dim, dim)) for _ in range(depth))
+        self.mlp = nn.ModuleList(
+            nn.Sequential(nn.Linear(dim, 2 * dim), nn.Tanh(), nn.Linear(2 * dim, dim)) for _ in range(depth)
+        )
 
 
 class TinyBackbone(Backbone):
@@ -66,7 +68,15 @@ class TinyBackbone(Backbone):
 class Vectors:
     """Labelled vectors around class centres; class c of domain s is shifted by s."""
 
-    def __init__(self, size: int = 24, classes: int = 3, tokens: int = 4, seed: int = 0, shift: float = 0.0, labelled: bool = True) -> None:
+    def __init__(
+        self,
+        size: int = 24,
+        classes: int = 3,
+        tokens: int = 4,
+        seed: int = 0,
+        shift: float = 0.0,
+        labelled: bool = True,
+    ) -> None:
         rng = generator("vectors", seed)
         centres = torch.randn(classes, tokens, generator=generator("centres")) * 1.5
         self.targets = torch.arange(size) % classes

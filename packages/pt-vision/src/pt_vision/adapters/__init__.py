@@ -54,7 +54,7 @@ def describe_preprocessing(module: nn.Module) -> dict[str, Any]:
     """timm's data configuration of a model, as JSON-able values, with the size the network really takes."""
     from timm import data
 
-    resolve: Any = data.resolve_model_data_config
+    resolve: Any = data.resolve_model_data_config  # type: ignore[attr-defined]
     config: Mapping[str, Any] = resolve(module)
     embed: Any = getattr(module, "patch_embed", None)
     size = list(config["input_size"])

@@ -66,7 +66,7 @@ class VisionBackbone(Backbone):
         return self.num_prefix + self.grid[0] * self.grid[1]
 
     def enter(self, tokens: Tensor) -> Tensor:
-        """What is done to embedded tokens before block 0 (a norm in CLIP-style models), for prompts that go there too."""
+        """What embedded tokens go through before block 0 (a norm in CLIP-style models); for prompts that go there."""
         return tokens
 
     def pool(self, features: Features, how: str = "default", *, weights: Claim | None = None) -> Tensor:
@@ -127,16 +127,20 @@ class VisionBackbone(Backbone):
         inputs = apply_values("pixels", inputs, Layout((), (rows, columns)), edits)
         rows, columns = inputs.shape[2:]
         if patch_embed.img_size is not None and getattr(patch_embed, "strict_img_size", True):
-            if (rows, columns) != tuple(patch_embed.img_size):
-                want = "x".join(map(str, patch_embed.img_size))
+            want = tuple(patch_embed.img_size)
+            if (rows, columns) != want:
                 raise UserError(
-                    f"images are {rows}x{columns}, backbone {self.source!r} takes {want}; "
+                    f"images are {rows}x{columns}, backbone {self.source!r} takes {want[0]}x{want[1]}; "
                     "resize them, or load the backbone with another image_size"
                 )
-        elif not getattr(patch_embed, "dynamic_img_pad", False):
-            if rows % self.patch_size[0] or columns % self.patch_size[1]:
-                patch = "x".join(map(str, self.patch_size))
-                raise UserError(f"images are {rows}x{columns}, no multiple of {self.source!r}'s patch size {patch}")
+        high, wide = self.patch_size
+        dynamic = not getattr(patch_embed, "strict_img_size", True) and not getattr(
+            patch_embed, "dynamic_img_pad", False
+        )
+        if dynamic and (rows % high or columns % wide):
+            raise UserError(
+                f"images are {rows}x{columns}, no multiple of the patch size {high}x{wide} of {self.source!r}"
+            )
         return inputs.to(self.dtype)
 
 
@@ -302,7 +306,7 @@ def check_key_value(site: str, edit: Edit, batch: int, heads: int, head_dim: int
 
 
 def split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
-    """(batch, tokens, parts * heads * head_dim) -> `parts` tensors (batch, heads, tokens, head_dim), as timm lays them out."""
+    """(batch, tokens, parts * heads * head_dim) -> `parts` tensors (batch, heads, tokens, head_dim)."""
     batch, tokens, _ = x.shape
     return x.reshape(batch, tokens, parts, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
 

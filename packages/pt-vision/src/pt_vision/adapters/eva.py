@@ -1,7 +1,8 @@
 """timm's Eva (EVA, EVA-02, DINOv3 ...) behind the Backbone contract: always by concatenation.
 
-Blocks rotate queries and keys of the tokens behind the prefix by their position. Prompts have no position, so their rows
-of the rotary table are the identity (sine 0, cosine 1); so are those of prefix tokens that a prompt at the front pushes back.
+Blocks rotate queries and keys of the tokens behind the prefix by their position. Prompts have no position, so their
+rows of the rotary table are the identity (sine 0, cosine 1); so are those of prefix tokens that a prompt at the front
+pushes back.
 """
 
 from __future__ import annotations

@@ -5,11 +5,12 @@ image's prompts and attends over [prompts | window]; relative position bias and 
 part. Copies of kept prompts are averaged over the windows of their image afterwards. Between stages a kept prompt is
 repeated four times along its channels and goes through the patch merging's norm and reduction.
 
-Windows lie image by image in memory (row = image * windows + window), so copies are made by `repeat_interleave`. Copying
-the whole batch instead would hand prompts of one image to windows of another, a defect of the published code.
+Windows lie image by image in memory (row = image * windows + window), so copies are made by `repeat_interleave`.
+Copying the whole batch instead would hand prompts of one image to windows of another, a defect of the published code.
 
-Dropped prompts need no query, output or MLP. Copies of kept prompts share one projection per image, and their average is
-taken before the output projection, which is linear. The reference concatenates tokens per window, product by product.
+Dropped prompts need no query, output or MLP. Copies of kept prompts share one projection per image, and their average
+is taken before the output projection, which is linear. The reference concatenates tokens per window, product by
+product.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ from pt_vision.adapters._common import (
 
 
 class SwinStage(NamedTuple):
-    """A stage: first block, number of blocks, token width, and grid (rows, columns) at the backbone's own image size."""
+    """A stage: first block, number of blocks, token width, and grid (rows, columns) at `image_size`."""
 
     first_block: int
     depth: int
@@ -71,10 +72,10 @@ class Windows(NamedTuple):
 class SwinBackbone(VisionBackbone):
     """A timm `SwinTransformer`.
 
-    Sites: `pixels`, `tokens[l]`, `kv[l]`, `attn_out[l]` (after windows are put back, before the residual), `mlp_in[l]`,
-    `features`. Hidden states are (batch, [prompt +] rows * columns, dim) in raster order with `layout.grid`; kept prompts
-    come first. `l` counts the blocks of all stages, `width(l)` differs per stage, and `tokens[l]` of a stage's first block
-    lies behind the patch merging.
+    Sites: `pixels`, `tokens[l]`, `kv[l]`, `attn_out[l]` (windows put back, before the residual), `mlp_in[l]`,
+    `features`. Hidden states are (batch, [prompt +] rows * columns, dim) in raster order; kept prompts come first. `l`
+    counts the blocks of all stages, `width(l)` differs per stage, and `tokens[l]` of a stage's first block lies behind
+    the patch merging.
 
     Attributes:
         stages: first block, depth, width and resolution of every stage.
@@ -149,7 +150,7 @@ class SwinBackbone(VisionBackbone):
         rows, columns = next(s.resolution for s in self.stages if layer < s.first_block + s.depth)
         return rows * columns
 
-    # -- the forward pass --------------------------------------------------------------------------------------------------------
+    # -- the forward pass ------------------------------------------------------------------------------------
 
     def _merge(self, downsample: Any, hidden: Tensor, layout: Layout) -> tuple[Tensor, Layout]:
         """Patch merging in front of a stage."""
@@ -194,7 +195,7 @@ class SwinBackbone(VisionBackbone):
         batch, head_dim = hidden.shape[0], attn.qkv.out_features // 3 // attn.num_heads
         return [check_key_value(site, edit, batch, attn.num_heads, head_dim, hidden.device) for edit in extra]
 
-    # -- pooling -----------------------------------------------------------------------------------------------------------------
+    # -- pooling ---------------------------------------------------------------------------------------------
 
     def _default_segments(self) -> tuple[str, ...]:
         return ("token",)
@@ -276,7 +277,7 @@ def _attend(block: Any, normed: Tensor, layout: Layout, extra: KeyValue | None) 
 def _attend_reference(
     block: Any, normed: Tensor, layout: Layout, prompts: Sequence[Prompt], extra: KeyValue | None
 ) -> Tensor:
-    """As `_attend`, with the tokens of all prompts concatenated in every window, and the published order of operations."""
+    """As `_attend`, with all prompts concatenated as tokens in every window, in the published order of operations."""
     attn, batch, kept = block.attn, normed.shape[0], layout.count("prompt")
     windows = _partition(block, normed[:, kept:], layout)
     dropped = [block.norm1(prompt.per_row(batch)) for prompt in prompts]

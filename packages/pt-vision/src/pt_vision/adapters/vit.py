@@ -1,8 +1,9 @@
 """timm's VisionTransformer (ViT, DeiT, CLIP, SigLIP, DINO, DINOv2, MAE ...) behind the Backbone contract.
 
-The upstream modules are called, never copied. Where a block is timm's plain `Block` with its plain `Attention`, prompts
-whose outputs are dropped cost keys and values only (see `pt_core.kernels.prompt_attention`); for any other block, and
-inside `pt_core.kernels.reference_kernels()`, they are concatenated, the upstream block runs, and their outputs are cut off.
+The upstream modules are called, never copied. Where a block is timm's plain `Block` with its plain `Attention`,
+prompts whose outputs are dropped cost keys and values only (see `pt_core.kernels.prompt_attention`); for any other
+block, and inside `pt_core.kernels.reference_kernels()`, they are concatenated, the upstream block runs, and their
+outputs are cut off.
 
 Prompts get no position embedding. They enter behind `norm_pre`, as tokens of block l.
 """
@@ -39,19 +40,19 @@ from pt_vision.adapters._common import (
 )
 
 PRUNE_BELOW = 0.9
-"""The last block computes only what is read where that is less than this share of the tokens: pruning splits a product."""
+"""The last block is pruned to what is read if that is less than this share of its tokens: pruning splits a product."""
 
 
 class VitBackbone(VisionBackbone):
     """A timm `VisionTransformer`.
 
-    Sites: `pixels`, `input`, `tokens[l]`, `features`; with timm's `Block` also `attn_out[l]` and `mlp_in[l]`, and with its
-    plain `Attention` also `kv[l]`. `attn_out[l]` is what is added to the residual stream, that is after LayerScale where a
-    model has one; the branch of `mlp_in[l]` is added beside the scaled MLP. Edits see kept prompts as the segment `prompt`;
-    prompts that are dropped after a block are never seen by edits.
+    Sites: `pixels`, `input`, `tokens[l]`, `features`; with timm's `Block` also `attn_out[l]` and `mlp_in[l]`, and with
+    its plain `Attention` also `kv[l]`. `attn_out[l]` is what is added to the residual stream, that is after LayerScale
+    where a model has one; the branch of `mlp_in[l]` is added beside the scaled MLP. Edits see kept prompts as the
+    segment `prompt`; they never see prompts that are dropped after a block.
 
-    `features` follow `module.norm`. Models that normalise after pooling (MAE, average-pooled ViTs) have an identity there
-    and `fc_norm` behind the pooling; `pool` applies it whatever is pooled.
+    `features` follow `module.norm`. Models that normalise after pooling (MAE, average-pooled ViTs) have an identity
+    there and `fc_norm` behind the pooling; `pool` applies it whatever is pooled.
     """
 
     module: Any
@@ -116,7 +117,7 @@ class VitBackbone(VisionBackbone):
         entered: Tensor = self.module.norm_pre(tokens.to(self.dtype))
         return entered
 
-    # -- the forward pass --------------------------------------------------------------------------------------------------------
+    # -- the forward pass ------------------------------------------------------------------------------------
 
     def _embed(self, inputs: Tensor, edits: Edits) -> tuple[Tensor, Layout, Any]:
         """Everything before block 0: tokens, their layout, and what blocks take besides (rotary embeddings)."""
@@ -229,7 +230,7 @@ class VitBackbone(VisionBackbone):
     def _known_blocks(blocks: Sequence[nn.Module]) -> bool:
         return all(type(block) is Block for block in blocks)
 
-    # -- pooling -----------------------------------------------------------------------------------------------------------------
+    # -- pooling ---------------------------------------------------------------------------------------------
 
     def _default_segments(self) -> tuple[str, ...]:
         if hasattr(self.module, "dist_token"):  # DeiT's head averages class and distillation token

@@ -37,15 +37,13 @@ class Found:
     """What a reader found.
 
     Attributes:
-        parts: role -> images.
+        parts: role -> images; data that name no parts are the single part `train`.
         classes: class names in the order that the data give them, or None where they give none.
-        divided: whether the data name their parts; undivided data are the single part `train`.
         notes: one sentence each, for the user.
     """
 
     parts: dict[str, Part]
     classes: list[str] | None = None
-    divided: bool = True
     notes: list[str] = field(default_factory=list)
 
 

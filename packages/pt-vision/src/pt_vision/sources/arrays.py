@@ -17,7 +17,7 @@ def read_npz(path: Path, wanted: Sequence[str]) -> Found:
     `classes` holds names for integer labels; further columns are arrays COLUMN_ROLE. Pickled arrays are refused.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except Exception as error:  # zipfile, zlib and numpy each raise their own
         raise DataError(f"{path} cannot be read as .npz arrays: {short(error)}") from None
@@ -32,7 +32,6 @@ def read_npz(path: Path, wanted: Sequence[str]) -> Found:
                         path, arrays, image_key, label_key, classes, f"_{alias}", role, wanted
                     )
     if not found.parts and "x" in arrays:
-        found.divided = False
         found.parts["train"] = _npz_part(path, arrays, "x", "y", classes, "", "image", wanted)
     if not found.parts:
         raise DataError(f"{path} has no arrays x_train and y_train; it has {listed(list(arrays))}")
@@ -53,7 +52,7 @@ def _npz_part(
     if images.ndim not in (3, 4):
         raise DataError(f"{path}: {image_key} has shape {images.shape}; expected (image, row, column[, channel])")
     if label_key not in arrays:
-        raise DataError(f"{path} has {image_key} but no {label_key}{nearest(label_key, arrays)}")
+        raise DataError(f"{path} has {image_key} but no {label_key}; it has {listed(list(arrays))}")
     labels = arrays[label_key]
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if labels.shape != images.shape[:1]:

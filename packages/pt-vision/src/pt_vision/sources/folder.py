@@ -20,8 +20,8 @@ def read_folder(path: Path, wanted: Sequence[str]) -> Found:
         raise DataError(f"{path} is a folder and has no columns; leave out --where and --group-column, or give a table")
     found = Found({})
     folders = {role: [p for p in _folders(path) if p.name.lower() in names] for role, names in ROLES.items()}
-    found.divided = any(_folders(p) for role in ("train", "test") for p in folders[role])
-    if found.divided:
+    divided = any(_folders(p) for role in ("train", "test") for p in folders[role])
+    if divided:
         named = [p for group in folders.values() for p in group]
         other = [p.name for p in _folders(path) if p not in named]
         if other:

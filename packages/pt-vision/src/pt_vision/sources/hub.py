@@ -63,8 +63,8 @@ def read_hub(where: str | Path, options: DataOptions, wanted: Sequence[str]) -> 
     tables = dict(loaded) if isinstance(loaded, Mapping) else {"": loaded}
     known = {alias: role for role, aliases in ROLES.items() for alias in aliases}
     unused = [part for part in tables if part.lower() not in known]
-    found = Found({}, divided=len(unused) < len(tables))
-    if not found.divided:
+    found = Found({})
+    if len(unused) == len(tables):
         if len(tables) > 1:
             raise DataError(
                 f"data set {str(where)!r} has parts {listed(list(tables))}, none of them train, val or test"

@@ -52,7 +52,7 @@ def read_table(path: Path, options: DataOptions, wanted: Sequence[str]) -> Found
     ids = [str(value) if isinstance(value, str) else f"row-{row}" for row, value in enumerate(columns[image])]
     extra = {name: texts(columns[name]) for name in wanted}
     if split is None:
-        return Found({"train": Part(sources, ids, labels, extra)}, classes, divided=False)
+        return Found({"train": Part(sources, ids, labels, extra)}, classes)
     return _by_split(sources, ids, labels, extra, texts(columns[split]), classes, f"column {split!r} of {path}")
 
 

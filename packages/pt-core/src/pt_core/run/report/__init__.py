@@ -60,7 +60,9 @@ def write_report(path: Path, data: ReportData) -> None:
             curves.append({"title": title, "svg": plots.line(points, "step", title)})
     validation = {key: _series(data.metrics, "val", key) for key in ("accuracy", "macro_f1")}
     if any(validation.values()):
-        curves.insert(1, {"title": "Validation", "svg": plots.lines({k: v for k, v in validation.items() if v}, "step", "score")})
+        curves.insert(
+            1, {"title": "Validation", "svg": plots.lines({k: v for k, v in validation.items() if v}, "step", "score")}
+        )
     page = _template("report.html.j2").render(
         data=data,
         curves=curves,
@@ -113,7 +115,8 @@ def compare_table(frame: pd.DataFrame) -> str:
         spread = f" ± {row['std']:.4f}" if row["std"] == row["std"] else ""
         score = f"{row['accuracy']:.4f}{spread}"
         lines.append(
-            f"{str(row['run'])[-24:]:<24} {row['method']:<20} {row['tuned']:>12,} {row['share']:>8.2%} {row['seeds']:>5} {score:>16} {row['seconds']:>8.1f}"
+            f"{str(row['run'])[-24:]:<24} {row['method']:<20} {row['tuned']:>12,} {row['share']:>8.2%} "
+            f"{row['seeds']:>5} {score:>16} {row['seconds']:>8.1f}"
         )
     return "\n".join(lines)
 
@@ -141,7 +144,12 @@ def _series(metrics: Sequence[Mapping[str, Any]], split: str, key: str) -> list[
 
 def _headline(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     results = run.get("results", {})
-    shown = [(f"{role} {name}", f"{results[role][name]:.3f}") for role in ("test", "val") for name in ("accuracy",) if name in results.get(role, {})]
+    shown = [
+        (f"{role} {name}", f"{results[role][name]:.3f}")
+        for role in ("test", "val")
+        for name in ("accuracy",)
+        if name in results.get(role, {})
+    ]
     parameters = run.get("parameters", {})
     if parameters:
         shown.append(("tuned parameters", f"{parameters['tuned']:,}"))
@@ -175,8 +183,13 @@ def _template(name: str) -> Any:
     from jinja2 import DictLoader, Environment, select_autoescape
 
     folder = files("pt_core.run.report")
-    sources = {path: (folder / path).read_text(encoding="utf-8") for path in ("base.html.j2", "report.html.j2", "compare.html.j2")}
-    environment = Environment(loader=DictLoader(sources), autoescape=select_autoescape(default=True, default_for_string=True))
+    sources = {
+        path: (folder / path).read_text(encoding="utf-8")
+        for path in ("base.html.j2", "report.html.j2", "compare.html.j2")
+    }
+    environment = Environment(
+        loader=DictLoader(sources), autoescape=select_autoescape(default=True, default_for_string=True)
+    )
     environment.filters["show"] = _show
     return environment.get_template(name)
 

@@ -23,12 +23,21 @@ def _svg(figure: Any) -> Markup:
 
     buffer = io.StringIO()
     with rc_context({"svg.hashsalt": "pt", "svg.fonttype": "path"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        figure.savefig(
+            buffer,
+            format="svg",
+            transparent=True,
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+        )
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
     # A fixed size would overflow a phone; the viewBox keeps the proportions.
-    return Markup(re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), count=1))
+    return Markup(
+        re.sub(
+            r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), count=1
+        )
+    )
 
 
 def line(points: Sequence[tuple[float, float]], x: str, y: str) -> Markup:
@@ -40,7 +49,15 @@ def lines(series: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str, l
     axes = figure.add_subplot()
     for (name, points), colour in zip(series.items(), (BLUE, ORANGE, GREY), strict=False):
         marker = "o" if len(points) <= 12 else None
-        axes.plot([p[0] for p in points], [p[1] for p in points], color=colour, label=name, marker=marker, markersize=3.5, linewidth=1.6)
+        axes.plot(
+            [p[0] for p in points],
+            [p[1] for p in points],
+            color=colour,
+            label=name,
+            marker=marker,
+            markersize=3.5,
+            linewidth=1.6,
+        )
     _style(axes, x, y)
     if legend and len(series) > 1:
         axes.legend(frameon=False, fontsize=8)
@@ -85,7 +102,9 @@ def scatter(rows: Sequence[Mapping[str, Any]]) -> Markup:
     for row in rows:
         spread = row["std"] if row["std"] == row["std"] else None
         axes.errorbar(row["tuned"], row["accuracy"], yerr=spread, fmt="o", color=BLUE, capsize=3)
-        axes.annotate(row["run"], (row["tuned"], row["accuracy"]), textcoords="offset points", xytext=(6, 6), fontsize=8)
+        axes.annotate(
+            row["run"], (row["tuned"], row["accuracy"]), textcoords="offset points", xytext=(6, 6), fontsize=8
+        )
     axes.set_xscale("log")
     axes.margins(x=0.18, y=0.18)
     _style(axes, "tuned parameters", "accuracy")

@@ -10,14 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge
-from pt_core import Add, Backbone, Batch, Edits, Insert, Layout, Method, Task
+from pt_core import Add, Backbone, Batch, Edits, Insert, Layout, Task
 from pt_core.errors import ConfigError
 from pt_core.prompts import normal
 from torch import Tensor, nn
+
+from pt_vision.method import VisionMethod
 
 ID = "dvpt"
 TITLE = "DVPT: Dynamic Visual Prompt Tuning of Large Pre-trained Models for Medical Image Analysis"
@@ -62,7 +65,7 @@ def quick_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
-class DVPT(Method):
+class DVPT(VisionMethod):
     """One block with the bottleneck of its group (variant `paper`), x: (batch, p + 1 + N, d) = [prompts | class | patches]::
 
         x = x + Attn(LN x)
@@ -92,12 +95,16 @@ class DVPT(Method):
         swin = config.variant == "code_swin"
         staged = len(set(backbone.dims)) > 1
         if staged and not swin:
-            raise ConfigError(f"variant={config.variant!r} is undefined on {backbone.source!r}, which has stages; use variant='code_swin'")
+            raise ConfigError(
+                f"variant={config.variant!r} is undefined on {backbone.source!r}, which has stages; use variant='code_swin'"
+            )
         self.length = config.prompt_length if config.prompt_length is not None else (10 if swin else 50)
         latent = config.latent or (10 if swin else 20)
         self.group_of = group_blocks(backbone.dims, config.group)
         dims = {group: backbone.width(layer) for layer, group in enumerate(self.group_of)}
-        self.bottlenecks = nn.ModuleList(Bottleneck(dims[g], latent, config.activation == "before") for g in sorted(dims))
+        self.bottlenecks = nn.ModuleList(
+            Bottleneck(dims[g], latent, config.activation == "before") for g in sorted(dims)
+        )
         if swin:
             self._check_token_counts()
             init = normal(0.02, truncate=True)
@@ -141,11 +148,13 @@ class DVPT(Method):
 
     def edits(self) -> Edits:
         depth = range(self.backbone.depth)
-        branches: dict[str, Any] = {f"mlp_in[{n}]": Add(lambda x, layout, n=n: self.dynamic(n, x, layout)) for n in depth}
+        branches: dict[str, Any] = {
+            f"mlp_in[{n}]": Add(lambda x, layout, n=n: self.dynamic(n, x, layout)) for n in depth
+        }
         if not self.length:
             return branches
         if self.config.variant == "code_swin":
-            return branches | {f"attn_out[{n}]": Add(lambda a, layout, n=n: self.add_to_first_tokens(n, a, layout)) for n in depth}
+            return branches | {f"attn_out[{n}]": Add(partial(self.add_to_first_tokens, n)) for n in depth}
         tokens = self.backbone.enter(self.prompt + self.prompt_position)
         return branches | {"tokens[0]": Insert(tokens, at="front", keep_output=True)}
 

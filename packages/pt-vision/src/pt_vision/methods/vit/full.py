@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from pt_core import Backbone, Batch, Method, Task
+from pt_core import Backbone, Batch, Task
 from torch import Tensor, nn
+
+from pt_vision.method import VisionMethod
 
 ID = "full"
 TITLE = "Full fine-tuning (baseline)"
@@ -23,7 +25,7 @@ class FullConfig:
     """Run the backbone's own dropout and drop-path while training."""
 
 
-class FullFineTuning(Method):
+class FullFineTuning(VisionMethod):
     """logits = W pool(backbone'(x)) + b, where backbone' starts as a copy of the frozen network.
 
     Parameters: |backbone| + C * d + C.

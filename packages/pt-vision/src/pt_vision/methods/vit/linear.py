@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from pt_core import Backbone, Batch, Method, Task
+from pt_core import Backbone, Batch, Task
 from torch import Tensor, nn
+
+from pt_vision.method import VisionMethod
 
 ID = "linear"
 TITLE = "Linear probe on frozen features (baseline)"
@@ -21,7 +23,7 @@ class LinearConfig:
     """Frozen feature to read: what the backbone's own head reads, the class token, the mean of the patches, or of all but the class."""
 
 
-class LinearProbe(Method):
+class LinearProbe(VisionMethod):
     """logits = W pool(backbone(x)) + b. The pooled features are computed once per image where the data are not augmented.
 
     Parameters: C * d + C.

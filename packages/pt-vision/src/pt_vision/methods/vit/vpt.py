@@ -13,13 +13,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Lt
-from pt_core import Add, Backbone, Batch, Edits, Insert, LoweredEdits, Method, PromptTokens, Stage, Task
+from pt_core import Add, Backbone, Batch, Edits, Insert, Layout, LoweredEdits, Method, PromptTokens, Stage, Task
 from pt_core.errors import ConfigError
 from pt_core.prompts import uniform, vpt_bound
 from pt_core.task import Predictions
 from torch import Tensor, nn
 
 from pt_vision.heads import build_head
+from pt_vision.method import VisionMethod
 
 ID = "vpt"
 TITLE = "Visual Prompt Tuning"
@@ -56,14 +57,16 @@ class VPTConfig:
 
     def __post_init__(self) -> None:
         if self.location != "prepend" and (self.projection or self.pool == "prompt" or self.init == "class_means"):
-            raise ValueError(f"location={self.location!r} has no prompt tokens: projection, pool='prompt' and init='class_means' need 'prepend'")
+            raise ValueError(
+                f"location={self.location!r} has no prompt tokens: projection, pool='prompt' and init='class_means' need 'prepend'"
+            )
         if self.mode == "shallow" and (self.depth is not None or self.shared or self.reverse_depth):
             raise ValueError("depth, shared and reverse_depth belong to mode='deep'")
         if self.prompt_length == 0 and self.pool == "prompt":
             raise ValueError("pool='prompt' needs prompt_length >= 1")
 
 
-class VPT(Method):
+class VPT(VisionMethod):
     """y = head(pool(backbone(x; prompts))).
 
     Shapes: prompts (sets, p, d) with sets = 1 (shallow, shared) or the number of prompted blocks; Swin has one such tensor per width.
@@ -101,7 +104,9 @@ class VPT(Method):
             sets = 1 if config.shared else len(list(run))
             length = {"prepend": config.prompt_length, "add": backbone.token_count(0), "add_one": 1}[config.location]
             if config.location == "add" and len(backbone.dims) != backbone.dims.count(width):
-                raise ConfigError(f"location='add' needs one number of tokens in all blocks; {backbone.source!r} has stages")
+                raise ConfigError(
+                    f"location='add' needs one number of tokens in all blocks; {backbone.source!r} has stages"
+                )
             self.sets.append(PromptTokens(sets, length, width, uniform(bound), dropout, config.projection))
         self.head = build_head(backbone.feature_dim, task.outputs, config.head_layers)
         self._lowered = LoweredEdits()
@@ -113,10 +118,12 @@ class VPT(Method):
             for number, layer in enumerate(run):
                 yield layer, drawn[0 if self.config.shared else number]
 
-    def edits(self, batch: int, index: Tensor | None = None, prompts: Sequence[tuple[int, Tensor]] | None = None) -> Edits:
+    def edits(
+        self, batch: int, index: Tensor | None = None, prompts: Sequence[tuple[int, Tensor]] | None = None
+    ) -> Edits:
         pairs = list(self.prompts(batch)) if prompts is None else prompts
         if self.config.location != "prepend":
-            return {f"tokens[{layer}]": Add(lambda hidden, _, p=p: p.expand_as(hidden)) for layer, p in pairs}
+            return {f"tokens[{layer}]": Add(_constant(p)) for layer, p in pairs}
         if self.config.prompt_length == 0:
             return {}
         last, kept = self.layers[-1], self.config.mode == "shallow" or self.config.after_depth == "keep"
@@ -155,6 +162,7 @@ class VPT(Method):
             counts.index_add_(0, batch.target, torch.ones_like(pooled[:, :1]))
         means = sums / counts.clamp(min=1)
         for tokens in self.sets:
+            assert isinstance(tokens, PromptTokens)
             if tokens.tokens.shape[-1] != means.shape[1]:
                 raise ConfigError("init='class_means' needs one width in all blocks and no projection")
             rows = torch.arange(tokens.length, device=ctx.device) % len(means)
@@ -170,7 +178,11 @@ class VPT(Method):
         first = methods[0]
         assert isinstance(first, VPT)
         tenants = [method for method in methods if isinstance(method, VPT)]
-        if any(method.config != first.config for method in tenants) or first.config.location != "prepend" or not first.config.prompt_length:
+        if (
+            any(method.config != first.config for method in tenants)
+            or first.config.location != "prepend"
+            or not first.config.prompt_length
+        ):
             return None
         with torch.no_grad():
             rows = [list(method.prompts(1)) for method in tenants]
@@ -179,8 +191,15 @@ class VPT(Method):
         def run(batch: Batch, index: Tensor) -> list[Predictions]:
             pooled = first.pooled(batch, first.edits(len(batch), index, stacked))
             return [
-                {name: value[:1] for name, value in tenants[int(t)].task.predict(tenants[int(t)].head(pooled[n : n + 1])).items()}
+                {
+                    name: value[:1]
+                    for name, value in tenants[int(t)].task.predict(tenants[int(t)].head(pooled[n : n + 1])).items()
+                }
                 for n, t in enumerate(index)
             ]
 
         return run
+
+
+def _constant(prompt: Tensor) -> Callable[[Tensor, Layout], Tensor]:
+    return lambda hidden, _: prompt.expand_as(hidden)
