@@ -75,7 +75,7 @@ def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
             if parameter.ndim > 1 and 1 not in parameter.shape:
                 parameter.copy_(noise * parameter[0].numel() ** -0.5)
             else:
-                parameter.add_(0.3 * noise)
+                parameter.copy_(parameter.mean().round() + 0.3 * noise)  # around 1 for norms, around 0 for the rest
     return module
 
 

@@ -222,14 +222,16 @@ def draw_shape(kind: str, rng: np.random.Generator) -> Image.Image:
             size, (dx, dy) = rng.uniform(2, 6), rng.uniform(-radius, radius, 2)
             pen.ellipse(box(size, size * rng.uniform(0.7, 1.3), dx, dy), fill=int(rng.integers(150, 256)))
     elif kind == "blob":
-        lobes = 1 + sum(
-            rng.normal(0, 0.25 / k) * np.sin(k * np.linspace(0, 2 * np.pi, 64, endpoint=False) + rng.uniform(0, 6.3))
-            for k in (2, 3, 4, 5)
-        )
         angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+        lobes = np.ones(64)
+        for k in (2, 3, 4, 5):
+            lobes += rng.normal(0, 0.25 / k) * np.sin(k * angles + rng.uniform(0, 6.3))
         scale = radius / np.max(np.abs(lobes))
         pen.polygon(
-            [(centre + scale * r * math.cos(a), centre + scale * r * math.sin(a)) for r, a in zip(lobes, angles)],
+            [
+                (centre + scale * r * math.cos(a), centre + scale * r * math.sin(a))
+                for r, a in zip(lobes, angles, strict=True)
+            ],
             fill=255,
         )
     else:
@@ -367,7 +369,7 @@ class GlyphSource:
         sizes = {family: int(SHARES[family] * size) for family in self.families}
         sizes["glyph"] += size - sum(sizes.values())
         local = {f: torch.randint(self.families[f], (sizes[f],), generator=rng) for f in self.families}
-        starts = dict(zip(self.families, np.cumsum([0, *self.families.values()]).tolist()))
+        starts = dict(zip(self.families, np.cumsum([0, *self.families.values()]).tolist(), strict=False))
         stored = torch.cat([local["glyph"], local["shape"] + starts["shape"]])
         pick = self.first[stored] + (torch.rand(len(stored), generator=rng) * self.count[stored]).long()
         masks = torch.cat([self.masks[pick].float() / 255, self.scrawls.draw(local["scrawl"], rng)])

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge
 from pt_core.backbone import Backbone
-from pt_core.data import Dataset
+from pt_core.data import Batch, Dataset
 from pt_core.errors import ArtifactError, ConfigError, nearest
 from pt_core.run.modality import Demo, Modality, RunOptions
 from pt_core.run.registry import Registry
@@ -93,7 +93,7 @@ class Vision(Modality):
             )
         train: Any = data["train"]
         weights = class_weights(train.labels, len(train.classes)) if run.class_weights else None
-        return Classification(train.classes, weights)
+        return Classification(train.classes, weights, run.label_smoothing, run.ordinal)
 
     def task_from_json(self, spec: Mapping[str, Any]) -> Task:
         from pt_core.run.classification import Classification
@@ -105,7 +105,22 @@ class Vision(Modality):
         return Classification.from_json(spec)
 
     def inputs(self, items: Sequence[Any], backbone: Backbone) -> Dataset:
-        return input_images(items).bind(backbone.preprocessing)
+
+        return input_images(list(items)).bind(backbone.preprocessing)
+
+    def example(self, run: RunOptions, options: Any, classes: int, batch_size: int) -> tuple[Backbone, Task, Batch]:
+        import torch
+        from pt_core.run.classification import Classification
+
+        from pt_vision.backbones import load_backbone
+
+        backbone = load_backbone(
+            run.backbone or self.default_backbone, run.weights, getattr(options, "image_size", None), device="meta"
+        )
+        images = torch.zeros(batch_size, 3, *backbone.image_size, device="meta")
+        rows = torch.arange(batch_size)
+        batch = Batch(images, torch.zeros(batch_size, dtype=torch.long), rows, [str(row) for row in range(batch_size)])
+        return backbone, Classification([f"class {i}" for i in range(classes)]), batch
 
     def thumbnail(self, dataset: Dataset, index: int) -> bytes | None:
         picture = dataset.picture(index)  # type: ignore[attr-defined]
@@ -136,7 +151,8 @@ class Vision(Modality):
         if options.data is None:
             pretrain(config, out)
             return f"file:{out}"
-        train = load_images(options.data, DataOptions(where=options.where, image_column=options.image_column))["train"]
+        chosen = DataOptions(where=options.where, image_column=options.image_column)
+        train = load_images(options.data, chosen)["train"]
         labels = train.labels or []
         pretrain(config, out, ((train.picture(i), labels[i]) for i in range(len(train))), train.classes)
         return f"file:{out}"

@@ -222,8 +222,8 @@ class _MethodGroup(click.Group):
 class _StrictCommand(click.Command):
     """Collects unknown flags instead of stopping at the first, so that one validator reports every problem together."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, context_settings={"ignore_unknown_options": True, "allow_extra_args": True}, **kwargs)
+    ignore_unknown_options = True
+    allow_extra_args = True
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         rest = super().parse_args(ctx, args)

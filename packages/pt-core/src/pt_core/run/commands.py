@@ -138,25 +138,23 @@ def _search(modality: Modality, spec: RunSpec, grid: Sequence[str], out: Path) -
     from pt_core.run.search import parse_grid, search
 
     points = parse_grid(list(grid))
-    flat = spec.flat()
-    specs = [
-        resolve(modality, spec.method, {**_plain(flat), **point}) for point in points
-    ]  # all checked before the first run
-    metric = ""
+    flat = _plain(spec.flat())
+    # All points are checked before the first run.
+    specs = [resolve(modality, spec.method, {**flat, **point}) for point in points]
+    name, mode = "", "max"
 
     def evaluate(point: Mapping[str, Any]) -> float:
-        nonlocal metric
+        nonlocal name, mode
         number = points.index(dict(point))
         status = run_fit(modality, specs[number], out / "search" / f"{number:02d}", quiet=number > 0)
-        metric = status["select"][0] if "select" in status else "accuracy"
-        return float(status["results"]["val"][metric])
+        name, mode = status["select"]
+        value = float(status["results"]["val"][name])
+        return value if mode == "max" else -value
 
     result = search(points, evaluate, "max")
     click.echo(result.table())
-    best = points.index(dict(result.best))
     say(f"best on validation: {dict(result.best)}; running it into {out}")
-    status = run_fit(modality, specs[best], out, quiet=True)
-    _summary(modality, status, out)
+    _summary(modality, run_fit(modality, specs[result.index], out, quiet=True), out)
 
 
 def _plain(flat: Mapping[str, Any]) -> dict[str, Any]:

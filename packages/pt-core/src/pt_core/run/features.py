@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,11 +10,12 @@ from torch import Tensor
 
 from pt_core.data import Batch, Dataset
 from pt_core.method import Method
+from pt_core.run.sampling import SubsetDataset
 from pt_core.run.streams import Shard, ordered_batches
 from pt_core.run.world import World
 
-Store = Callable[[str, Dataset, Callable[[], Tensor]], Tensor]
-"""(key, dataset, compute) -> features; the feature cache behind it decides whether to compute."""
+Store = Callable[[str, Dataset, Callable[[Sequence[int]], Iterable[Tensor]]], Tensor]
+"""(key, dataset, compute) -> features; `compute(rows)` yields blocks of the rows that the feature cache behind it lacks."""
 
 
 class FeatureDataset:
@@ -43,20 +44,21 @@ class FeatureDataset:
         return self.base.identity()
 
 
-def compute_features(method: Method, dataset: Dataset, world: World, batch_size: int, workers: int = 0) -> Tensor:
-    """(samples, ...) of `method.frozen_part` in float32, in data order."""
+def compute_features(
+    method: Method, dataset: Dataset, rows: Sequence[int], world: World, batch_size: int, workers: int = 0
+) -> Iterator[Tensor]:
+    """Blocks (n, ...) of `method.frozen_part` in float32, for the given samples in that order."""
     from tqdm import tqdm
 
-    parts = []
-    batches = ordered_batches(dataset, batch_size, 0, Shard(), workers)
-    total = -(-len(dataset) // batch_size)
-    with torch.no_grad():
-        for batch in tqdm(
-            batches, total=total, desc="features", disable=None if world.main else True, leave=False, delay=2
-        ):
-            with world.autocast():
-                parts.append(method.frozen_part(batch.to(world.device)).float().cpu())
-    return torch.cat(parts)
+    chosen = SubsetDataset(dataset, rows)
+    batches = ordered_batches(chosen, batch_size, 0, Shard(), workers)
+    total = -(-len(rows) // batch_size)
+    for batch in tqdm(
+        batches, total=total, desc="features", disable=None if world.main else True, leave=False, delay=2
+    ):
+        with torch.no_grad(), world.autocast():
+            block = method.frozen_part(batch.to(world.device)).float().cpu()
+        yield block
 
 
 def with_features(
@@ -66,5 +68,8 @@ def with_features(
     key = method.frozen_key()
     if key is None or getattr(dataset, "augmented", False):
         return dataset
-    features = store(key, dataset, lambda: compute_features(method, dataset, world, batch_size, workers))
-    return FeatureDataset(dataset, features)
+    method.eval()
+    return FeatureDataset(
+        dataset,
+        store(key, dataset, lambda rows: compute_features(method, dataset, rows, world, batch_size, workers)),
+    )

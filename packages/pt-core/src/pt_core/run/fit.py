@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
+from torch import Tensor
 
 from pt_core.artifact import card_of, read_artifact, save_artifact
 from pt_core.backbone import Backbone
@@ -18,7 +19,7 @@ from pt_core.data import Dataset
 from pt_core.errors import ConfigError, DataError, UserError
 from pt_core.method import Method
 from pt_core.run.evaluate import Evaluation, evaluate
-from pt_core.run.features import with_features
+from pt_core.run.features import Store, with_features
 from pt_core.run.modality import Modality, RunOptions
 from pt_core.run.options import TrainOptions, build_all, to_plain
 from pt_core.run.rundir import RunDir, command_line, environment, now
@@ -247,7 +248,7 @@ def _work(
 ) -> dict[str, Any]:
     spec, method = prepared.spec, prepared.method
     options = spec.train
-    store = _feature_store(method, spec.run, say)
+    store = _feature_store(method, spec, say)
     data = {
         role: with_features(method, dataset, world, options.batch_size, store, options.workers)
         for role, dataset in prepared.data.items()
@@ -265,13 +266,13 @@ def _work(
     }
     evaluated = time.perf_counter()
     if world.main:
-        results = {role: final.metrics for role, final in finals.items()}
+        results = {role: _defined(final.metrics) for role, final in finals.items()}
         for role, metrics in results.items():
             run.log({"stage": "final", "stage_number": 10**6, "step": trainer.done_steps, "split": role, **metrics})
         shown = results.get("test") or results.get("val") or {}
         extra = {
             "versions": {modality.package: modality.version()},
-            "metrics": {key: value for key, value in shown.items() if value == value},
+            "metrics": shown,
             "data": _counts(prepared),
             "notes": prepared.notes,
         }
@@ -305,6 +306,7 @@ def _header(modality: Modality, prepared: Prepared) -> dict[str, Any]:
         "environment": environment({modality.package: modality.version()}),
         "command": command_line(),
         "group": spec.group(),
+        "select": list(prepared.task.select),
         "notes": prepared.notes,
         "audit": prepared.audit,
     }
@@ -319,19 +321,21 @@ def _counts(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def _feature_store(method: Method, options: RunOptions, say: Say) -> Any:
+def _feature_store(method: Method, spec: RunSpec, say: Say) -> Store:
     from pt_core.run.cache import FeatureCache, default_root
 
-    cache = FeatureCache(default_root(), int(options.cache_limit * 1e9))
+    cache = FeatureCache(default_root(), int(spec.run.cache_limit * 1e9))
 
-    def store(key: str, dataset: Dataset, compute: Callable[[], Any]) -> Any:
+    def store(key: str, dataset: Dataset, compute: Callable[[Sequence[int]], Iterable[Tensor]]) -> Tensor:
         parts = {
             "backbone": method.backbone.fingerprint().exact,
             "preprocessing": json.dumps(method.backbone.preprocessing, sort_keys=True),
             "data": dataset.identity(),
             "what": key,
+            "view": "eval",
+            "precision": spec.train.precision,
         }
-        return cache.get(parts, len(dataset), compute, say)
+        return cache.features(parts, len(dataset), compute, say)
 
     return store
 
@@ -342,6 +346,11 @@ def _write_report(modality: Modality, prepared: Prepared, run: RunDir, finals: M
 
     write_panels(modality, prepared.method, prepared.data, run.path, finals)
     write_report(run.path / "report.html", read_run(run.path))
+
+
+def _defined(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics that are undefined on these data (nan) have no place in JSON."""
+    return {name: value for name, value in metrics.items() if value == value}
 
 
 def with_seed(spec: RunSpec, seed: int) -> RunSpec:

@@ -335,12 +335,12 @@ class StageLoop:
         tensors = prefixed("method", self.method.own_tensors())
         numbers: dict[str, Any] = {}
         for name, optimiser in self.optimisers.items():
-            state, numbers[name] = optimiser.state()
-            tensors |= prefixed(f"optimiser/{name}", state)
+            moments, numbers[name] = optimiser.state()
+            tensors |= prefixed(f"optimiser/{name}", moments)
         if self.best is not None:
             tensors |= prefixed("best", self.best)
         scaler = self.world.scaler
-        state = {
+        state: dict[str, Any] = {
             "stage": self.stage.name,
             "stage_number": self.number,
             "step": self.step,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Lt
 
 from pt_core.backbone import Backbone
 from pt_core.data import Batch, Dataset
@@ -32,6 +32,10 @@ class RunOptions:
     """Train on this many samples per class, drawn with the sampling seed."""
     class_weights: bool = False
     """Weight the loss by inverse class frequency."""
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Label smoothing of the cross-entropy."""
+    ordinal: bool = False
+    """The classes are ordered grades: report quadratic-weighted kappa."""
     cache_limit: Annotated[float, Gt(0)] = 4.0
     """Upper bound of the feature cache, in GB."""
     init_from: str | None = None

@@ -41,7 +41,8 @@ class World:
 
     @property
     def scaler(self) -> torch.amp.GradScaler | None:
-        return self.accelerator.scaler
+        scaler: torch.amp.GradScaler | None = self.accelerator.scaler
+        return scaler
 
     def autocast(self) -> AbstractContextManager[None]:
         return self.accelerator.autocast()  # type: ignore[no-any-return]

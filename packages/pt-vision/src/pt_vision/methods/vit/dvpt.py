@@ -148,9 +148,7 @@ class DVPT(VisionMethod):
 
     def edits(self) -> Edits:
         depth = range(self.backbone.depth)
-        branches: dict[str, Any] = {
-            f"mlp_in[{n}]": Add(lambda x, layout, n=n: self.dynamic(n, x, layout)) for n in depth
-        }
+        branches: dict[str, Any] = {f"mlp_in[{n}]": Add(partial(self.dynamic, n)) for n in depth}
         if not self.length:
             return branches
         if self.config.variant == "code_swin":

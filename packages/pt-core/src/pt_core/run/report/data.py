@@ -1,0 +1,219 @@
+"""What a report shows, and how it is read from a run folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+
+from pt_core.errors import ArtifactError
+from pt_core.run.report.values import finite, is_number, mapping, named
+from pt_core.run.rundir import RunDir
+from pt_core.sealed import read_json
+
+PanelKind = Literal["table", "lines", "heatmap", "bars", "text", "images", "confusion"]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A piece of a report that a task, a method or a modality contributes.
+
+    `data` by kind:
+        table: {"rows": [{column: value}, ...]}.
+        lines: {"series": {name: [(x, y), ...]}, "x_label", "y_label"}.
+        heatmap: {"values": (row, column) numbers, "rows": [name], "columns": [name], "x_label", "y_label", "value_label"};
+            names and labels may be left out.
+        bars: {label: number}.
+        text: {"text": str}; shown as it is, with its line breaks.
+        images: {"items": [{"picture": PNG or JPEG (bytes or base64 text) or None, "id", "label", "predicted", "score",
+            "correct"}, ...]}; everything is optional, further entries are ignored.
+        confusion: {"labels": [name], "matrix": (true class, predicted class) counts}.
+
+    Raises:
+        ValueError: `data` does not have the form of its kind.
+    """
+
+    title: str
+    kind: PanelKind
+    data: Mapping[str, Any]
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        problem = _problem(self.kind, self.data)
+        if problem:
+            raise ValueError(f"panel {self.title!r} of kind {self.kind!r}: {problem}")
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything the page of a run shows.
+
+    Attributes:
+        title, subtitle: of the page.
+        headline: name -> number or text, shown large at the top.
+        config: the resolved configuration.
+        run: content of run.json.
+        metrics: lines of metrics.jsonl.
+        panels: in the order they are shown.
+    """
+
+    title: str
+    subtitle: str = ""
+    headline: Mapping[str, float | str] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    run: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Sequence[Mapping[str, Any]] = ()
+    panels: Sequence[Panel] = ()
+
+
+def read_run(run: Path) -> ReportData:
+    """Collect a report's material from a run folder. Parts that a failed or interrupted run lacks are left empty; parts that
+    cannot be read become a panel that says so.
+
+    Raises:
+        ArtifactError: there is no readable run.json.
+    """
+    status = read_json(run / "run.json")
+    problems: list[Panel] = []
+    stored = _read(run / "report.json", read_json, problems)
+    config = _read(run / "config.yaml", lambda path: yaml.safe_load(path.read_text(encoding="utf-8")), problems)
+    failure = _read(run / "failure.json", read_json, problems) if status.get("status") == "failed" else {}
+    metrics = [line for line in RunDir(run).metrics() if isinstance(line, Mapping)]
+    panels = stored.get("panels", [])
+    return ReportData(
+        title=str(status.get("title") or status.get("method") or run.resolve().name),
+        subtitle=_subtitle(run.resolve().name, status),
+        headline=headline(status),
+        config=config,
+        run={**status, "failure": failure} if failure else status,
+        metrics=metrics,
+        panels=[*(_panel(panel) for panel in (panels if isinstance(panels, list) else [])), *problems],
+    )
+
+
+def headline(run: Mapping[str, Any]) -> dict[str, float | str]:
+    """The numbers that matter most, as far as run.json has them: results, tuned parameters, time."""
+    shown: dict[str, float | str] = {}
+    results = mapping(run.get("results"))
+    for part in ("test", "val"):
+        values = {key: value for key, value in mapping(results.get(part)).items() if is_number(value)}
+        if values:
+            first = "accuracy" if "accuracy" in values else next(iter(values))
+            shown[f"{'test' if part == 'test' else 'validation'} {first}"] = values[first]
+    parameters = mapping(run.get("parameters"))
+    if is_number(parameters.get("tuned")):
+        shown["tuned_parameters"] = parameters["tuned"]
+    if finite(parameters.get("share")):
+        shown["of_the_backbone's_parameters"] = named("share", parameters["share"])
+    seconds = mapping(run.get("time")).get("fit_seconds")
+    if finite(seconds):
+        shown["training_seconds"] = seconds
+    return shown
+
+
+def _subtitle(name: str, run: Mapping[str, Any]) -> str:
+    source = mapping(run.get("data")).get("source")
+    data = ", ".join(map(str, source)) if isinstance(source, list) else source
+    parts = [run.get("method"), mapping(run.get("backbone")).get("source"), data, f"run {name}"]
+    return " · ".join(str(part) for part in parts if part)
+
+
+def _read(path: Path, reader: Any, problems: list[Panel]) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = reader(path)
+    except (ArtifactError, OSError, ValueError, yaml.YAMLError) as error:
+        problems.append(Panel(f"{path.name} could not be read", "text", {"text": str(error)}))
+        return {}
+    return dict(mapping(content))
+
+
+def _panel(stored: Any) -> Panel:
+    entry = mapping(stored)
+    try:
+        kind = entry.get("kind", "text")
+        return Panel(str(entry.get("title", "")), kind, entry.get("data", {}), str(entry.get("note", "")))
+    except ValueError as error:
+        return Panel("A part of report.json cannot be shown", "text", {"text": str(error)})
+
+
+def _problem(kind: Any, data: Any) -> str | None:
+    """What is wrong with a panel's data, or None."""
+    if kind not in get_args(PanelKind):
+        return f"unknown kind; known: {', '.join(get_args(PanelKind))}"
+    if not isinstance(data, Mapping):
+        return "data is not a mapping"
+    try:
+        return _FORMS[kind](data)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        return f"data lacks {error}" if isinstance(error, KeyError) else f"data has another form ({error})"
+
+
+def _table(data: Mapping[str, Any]) -> str | None:
+    return None if all(isinstance(row, Mapping) for row in data["rows"]) else "rows must be mappings"
+
+
+def _lines(data: Mapping[str, Any]) -> str | None:
+    for name, points in data["series"].items():
+        for x, y in points:
+            if not is_number(x) or not is_number(y):
+                return f"series {name!r} has a point that is not a pair of numbers"
+    return None
+
+
+def _heatmap(data: Mapping[str, Any]) -> str | None:
+    rows = data["values"]
+    if not rows or len({len(row) for row in rows}) != 1 or not rows[0]:
+        return "values must be a filled rectangle"
+    for key, size in (("rows", len(rows)), ("columns", len(rows[0]))):
+        if key in data and len(data[key]) != size:
+            return f"{len(data[key])} {key} named, the values have {size}"
+    return None if all(is_number(value) for row in rows for value in row) else "values must be numbers"
+
+
+def _bars(data: Mapping[str, Any]) -> str | None:
+    return None if all(is_number(value) for value in data.values()) else "values must be numbers"
+
+
+def _text(data: Mapping[str, Any]) -> str | None:
+    return None if isinstance(data["text"], str) else "text must be a string"
+
+
+def _images(data: Mapping[str, Any]) -> str | None:
+    return None if all(isinstance(item, Mapping) for item in data["items"]) else "items must be mappings"
+
+
+def _confusion(data: Mapping[str, Any]) -> str | None:
+    size = len(data["labels"])
+    if len(data["matrix"]) != size or any(len(row) != size for row in data["matrix"]):
+        return f"the matrix must be {size} x {size}, as there are {size} labels"
+    return None if all(finite(count) for row in data["matrix"] for count in row) else "counts must be numbers"
+
+
+_FORMS: dict[str, Any] = {
+    "table": _table,
+    "lines": _lines,
+    "heatmap": _heatmap,
+    "bars": _bars,
+    "text": _text,
+    "images": _images,
+    "confusion": _confusion,
+}
+
+
+def to_json(panels: Sequence[Panel]) -> str:
+    """Content of report.json; pictures given as bytes become base64 text."""
+    import base64
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, bytes):
+            return base64.b64encode(value).decode()
+        return value.tolist() if hasattr(value, "tolist") else str(value)
+
+    stored = [{"title": p.title, "kind": p.kind, "data": p.data, "note": p.note} for p in panels]
+    return json.dumps({"panels": stored}, default=plain)
