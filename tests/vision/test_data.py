@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,13 @@ def test_every_view_has_the_input_size(augment: Any, channels: int) -> None:
     data = data.bind({**PREPROCESSING, "input_size": (channels, 16, 24), "crop_pct": 0.9}, augment)
     for epoch in (None, 0):
         assert data.sample(0, epoch=epoch, seed=0).shape == (channels, 16, 24)
+
+
+@pytest.mark.parametrize("augment", ["standard", "medical"])
+def test_a_random_crop_is_not_cut_again(augment: Any) -> None:
+    data = ImageDataset([picture(1, (40, 80))], ["a"], [0], ["x"])
+    plain, cut = (data.bind({**PREPROCESSING, "crop_pct": share}, augment) for share in (1.0, 0.5))
+    assert torch.equal(plain.sample(0, epoch=0, seed=0), cut.sample(0, epoch=0, seed=0))
 
 
 def test_one_channel_backbones_read_grey() -> None:
@@ -137,6 +145,7 @@ def test_identity_follows_content_and_labels_and_not_the_place(divided: Path, tm
     assert original.identity() == moved.identity() == moved.bind(PREPROCESSING).identity()
     assert moved.subset([0, 1]).identity() != moved.subset([1, 0]).identity()
     assert moved.relabel(["dog", "cat"]).identity() != moved.identity()
+    assert replace(moved, labels=[1 - label for label in moved.labels or []]).identity() != moved.identity()
     path = tmp_path / "elsewhere/train/cat/0.png"
     path.write_bytes(encoded(77))
     assert load_images(str(tmp_path / "elsewhere"))["train"].identity() != moved.identity()

@@ -151,6 +151,16 @@ def test_more_pixels_than_the_limit_are_bad(tmp_path: Path, monkeypatch: pytest.
     assert [bool(look.problem and "limit" in look.problem) for look in check_all(paths, check)] == [True] * 3
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_the_limit_holds_for_a_single_image_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "a.png", Image.new("L", (10, 20)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 199)  # Pillow itself refuses from twice the limit on
+    with pytest.raises(BadImage, match="200 pixels, more than the limit of 199"):
+        decode(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)
+    assert decode(path).size == (10, 20)
+
+
 def test_arrays_by_type_and_layout() -> None:
     colours = RNG.integers(0, 256, (5, 7, 3)).astype(np.uint8)
     grey = colours[..., 0]

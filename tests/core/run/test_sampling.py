@@ -143,11 +143,11 @@ def test_few_groups_are_split_as_far_as_they_allow() -> None:
 
 
 def test_a_class_within_one_group_stays_in_training() -> None:
-    labels = [0] * 30 + [1] * 30 + [2] * 6
-    groups = [f"g{i % 10}" for i in range(60)] + ["rare"] * 6
-    for seed in range(5):
+    labels = [0] * 30 + [1] * 30 + [2] * 6 + [3] * 5
+    groups = [f"g{i % 10}" for i in range(60)] + ["rare"] * 6 + ["rarer"] * 5
+    for seed in range(12):
         kept, held = stratified_split(labels, 0.2, seed, groups)
-        assert {labels[i] for i in kept} == {0, 1, 2}
+        assert {labels[i] for i in kept} == {0, 1, 2, 3}
         assert {labels[i] for i in held} >= {0, 1}
 
 
