@@ -6,19 +6,19 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge
-from pt_core.backbone import Backbone
-from pt_core.data import Batch, Dataset
 from pt_core.errors import ArtifactError, ConfigError, nearest
 from pt_core.run.modality import Demo, Modality, RunOptions
 from pt_core.run.registry import Registry
-from pt_core.task import Task
 
 from pt_vision import __version__
-from pt_vision.data import DataOptions, load_images
-from pt_vision.inputs import input_images
+
+if TYPE_CHECKING:  # the command line's help must not wait for torch
+    from pt_core.backbone import Backbone
+    from pt_core.data import Batch, Dataset
+    from pt_core.task import Task
 
 TASKS = ("classification",)
 
@@ -58,9 +58,14 @@ class Vision(Modality):
 
     package = "pt-vision"
     registry = Registry("pt_vision", Path(__file__).parent / "methods")
-    data_options = DataOptions
     default_backbone = "builtin:vit_glyphs"
     input_name = "IMAGE"
+
+    @property
+    def data_options(self) -> type:
+        from pt_vision.data import DataOptions
+
+        return DataOptions
 
     def version(self) -> str:
         return __version__
@@ -76,6 +81,8 @@ class Vision(Modality):
         return load_backbone(spec, weights, getattr(options, "image_size", None))
 
     def load_data(self, spec: str, options: Any, seed: int) -> Mapping[str, Dataset]:
+        from pt_vision.data import load_images
+
         return load_images(spec, options)
 
     def bind(self, dataset: Dataset, backbone: Backbone, options: Any | None, training: bool) -> Dataset:
@@ -106,10 +113,13 @@ class Vision(Modality):
 
     def inputs(self, items: Sequence[Any], backbone: Backbone) -> Dataset:
 
+        from pt_vision.inputs import input_images
+
         return input_images(list(items)).bind(backbone.preprocessing)
 
     def example(self, run: RunOptions, options: Any, classes: int, batch_size: int) -> tuple[Backbone, Task, Batch]:
         import torch
+        from pt_core.data import Batch
         from pt_core.run.classification import Classification
 
         from pt_vision.backbones import load_backbone
@@ -144,6 +154,7 @@ class Vision(Modality):
         return PretrainOptions
 
     def pretrain(self, options: PretrainOptions, out: Path) -> str:
+        from pt_vision.data import DataOptions, load_images
         from pt_vision.pretrain import PretrainConfig, pretrain
 
         names = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "steps", "batch_size", "lr", "seed")

@@ -6,14 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Gt, Lt
 
-from pt_core.backbone import Backbone
-from pt_core.data import Batch, Dataset
 from pt_core.run.registry import Registry
-from pt_core.task import Task
+
+if TYPE_CHECKING:  # the command line's help must not wait for torch
+    from pt_core.backbone import Backbone
+    from pt_core.data import Batch, Dataset
+    from pt_core.task import Task
 
 
 @dataclass(frozen=True)
@@ -60,16 +62,19 @@ class Modality(ABC):
     Attributes:
         package: distribution and command name, such as `pt-vision`.
         registry: its methods.
-        data_options: dataclass of its data flags.
         default_backbone: spec used without --backbone.
         input_name: what `predict` reads, for the help.
     """
 
     package: str
     registry: Registry
-    data_options: type
     default_backbone: str
     input_name: str = "INPUT"
+
+    @property
+    @abstractmethod
+    def data_options(self) -> type:
+        """Dataclass of the data flags."""
 
     @abstractmethod
     def version(self) -> str: ...
