@@ -1,12 +1,10 @@
 """Where does attention in two partitions beat concatenated keys and values? The crossover behind the dispatcher.
 
-    python benchmarks/prompt_attention.py [--threads 1 2] [--repeats 21] [--out
-    benchmarks/results/prompt_attention.json]
+    python -m benchmarks.prompt_attention [--threads 1 2] [--repeats 21] [--case NAME] [--out FILE]
 
-Both implementations alternate in one process; the figure is the ratio of their median times (above 1: the split is
-faster), with the largest difference of outputs and gradients, relative to the largest reference value, beside it. The
-tensors are laid out as a fused qkv projection leaves them. Ratios are what to read: the machine may be doing other
-things.
+Both implementations alternate in one process; `speedup` is time(concatenation) / time(split), above 1 where the split
+is faster, with the largest difference of outputs and gradients, relative to the largest reference value, beside it. The
+tensors are laid out as a fused qkv projection leaves them.
 """
 
 from __future__ import annotations
@@ -14,9 +12,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import platform
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,7 +24,9 @@ from pt_core.kernels._split import split_attention
 from pt_core.kernels.prompt_attention import concat_attention, split_pays
 from torch import Tensor
 
-CALM = 0.25  # cells whose quartiles lie further apart (relative to the median) were disturbed by other work
+from benchmarks._harness import Times, alternate, difference, load, machine, write
+
+CALM = 0.25  # cells whose ratio spreads further than this were disturbed by other work
 
 
 class Case(NamedTuple):
@@ -66,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(arguments)
-    rows = []
+    rows, before = [], load()
     for threads in args.threads:
         torch.set_num_threads(threads)
         for case in CASES:
@@ -77,14 +75,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 ]
     summary = judge(rows)
     print(json.dumps(summary, indent=1))
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
-        head = json.dumps(
-            {"machine": machine(args.device), "dtype": args.dtype, "repeats": args.repeats, "summary": summary},
-            indent=1,
-        )
-        args.out.write_text(f'{head[:-2]},\n "rows": [\n{lines}\n ]\n}}\n')
+    head = {
+        "machine": machine(args.device),
+        "load": [before, load()],
+        "settings": {"dtype": args.dtype, "repeats": args.repeats},
+        "summary": summary,
+    }
+    print(write("prompt_attention", head, rows, args.out))
 
 
 def measure(case: Case, repeats: int, device: str, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
@@ -98,7 +95,9 @@ def measure(case: Case, repeats: int, device: str, dtype: torch.dtype) -> Iterat
         chosen = split_pays(check(*tensors, None, None, case.causal, None))
         for mode in ("forward", "forward+backward"):
             body = partial(run, tensors, case.causal, seed if mode == "forward+backward" else None)
-            concat, split, error, spread = compare(body, repeats)
+            error, times = compare(body, repeats)
+            concat, split = times.median("concat"), times.median("split")
+            ratio = times.ratio("concat", "split")
             row = {
                 "case": case.name,
                 "rows": rows,
@@ -107,8 +106,8 @@ def measure(case: Case, repeats: int, device: str, dtype: torch.dtype) -> Iterat
                 "mode": mode,
                 "concat_ms": round(1e3 * concat, 3),
                 "split_ms": round(1e3 * split, 3),
-                "speedup": round(concat / split, 3),
-                "spread": round(spread, 2),
+                "speedup": round(ratio, 3),
+                "spread": round(times.spread("concat", "split"), 2),
                 "max_relative_difference": float(f"{error:.1e}"),
                 "dispatched_to": "split" if chosen else "concat",
                 # What concatenation keeps for the backward pass and two partitions do not.
@@ -118,7 +117,7 @@ def measure(case: Case, repeats: int, device: str, dtype: torch.dtype) -> Iterat
             }
             print(
                 f"{case.name:28} rows {rows:4} prompt {prompt:4} {mode:17} concat {1e3 * concat:9.3f} ms"
-                f"  split {1e3 * split:9.3f} ms  ratio {concat / split:6.3f}  diff {error:.1e}  {row['dispatched_to']}",
+                f"  split {1e3 * split:9.3f} ms  ratio {ratio:6.3f}  diff {error:.1e}  {row['dispatched_to']}",
                 flush=True,
             )
             yield row
@@ -157,39 +156,18 @@ def fused(rows: int, heads: int, tokens: int, dim: int) -> Tensor:
     return torch.randn(rows, tokens, 3, heads, dim).permute(2, 0, 3, 1, 4)[0].detach()
 
 
-def compare(body: Callable[[Callable[..., Tensor]], list[Tensor]], repeats: int) -> tuple[float, float, float, float]:
-    """Medians (seconds) of both, alternating; largest relative difference of results; quartile distance / median."""
-    kernels = (concat_attention, split_attention)
-    reference, other = (body(kernel) for kernel in kernels)
-    error = max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(reference, other, strict=True))
-    times: tuple[list[float], list[float]] = ([], [])
-    for repeat in range(repeats + 2):
-        for which in (0, 1) if repeat % 2 else (1, 0):
-            start = time.perf_counter()
-            body(kernels[which])
-            if reference[0].device.type == "cuda":
-                torch.cuda.synchronize()
-            if repeat >= 2:
-                times[which].append(time.perf_counter() - start)
-    quartiles = [statistics.quantiles(t, n=4) for t in times]
-    spread = max((high - low) / middle for low, middle, high in quartiles)
-    return quartiles[0][1], quartiles[1][1], error, spread
+def compare(body: Callable[[Callable[..., Tensor]], list[Tensor]], repeats: int) -> tuple[float, Times]:
+    """Largest relative difference of the results, and the times of `concat` and `split`."""
+    kernels = {"concat": concat_attention, "split": split_attention}
+    results = [body(kernel) for kernel in kernels.values()]
+    error = max(difference(have, want) for want, have in zip(*results, strict=True))
 
+    def timed(kernel: Callable[..., Tensor]) -> None:
+        body(kernel)
+        if results[0][0].device.type == "cuda":
+            torch.cuda.synchronize()
 
-def machine(device: str) -> dict[str, Any]:
-    """What the numbers were taken on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
-    return {
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        "cpu": model,
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "cores": sum(line.startswith("processor") for line in lines),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
+    return error, alternate({name: partial(timed, kernel) for name, kernel in kernels.items()}, repeats, warmup=2)
 
 
 if __name__ == "__main__":

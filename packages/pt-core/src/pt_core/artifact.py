@@ -143,9 +143,7 @@ def read_artifact(folder: Path, training: bool = False) -> Artifact:
         if name not in manifest["files"]:
             raise ArtifactError(f"{folder / MANIFEST} does not list {name}; the folder is damaged")
     card = migrate(read_json(folder / "card.json"), str(folder))
-    for key, kind in _REQUIRED.items():
-        if not isinstance(card.get(key), kind):
-            raise ArtifactError(f"{folder / 'card.json'} has no valid {key!r}")
+    _check_card(card, folder / "card.json")
     tensors = read_tensors(inside(folder, WEIGHTS))
     check_finite(tensors, str(folder / WEIGHTS))
     extra = None
@@ -153,6 +151,32 @@ def read_artifact(folder: Path, training: bool = False) -> Artifact:
         extra = read_tensors(inside(folder, TRAINING)) if TRAINING in manifest["files"] else {}
         check_finite(extra, str(folder / TRAINING))
     return Artifact(folder, card, tensors, extra)
+
+
+def _check_card(card: Card, where: Path) -> None:
+    """The shape of what other code reads without asking; methods and tasks judge their own parts."""
+
+    def need(good: bool, key: str) -> None:
+        if not good:
+            raise ArtifactError(f"{where} has no valid {key!r}")
+
+    for key, kind in _REQUIRED.items():
+        need(isinstance(card.get(key), kind), key)
+    count, metrics, notes = card.get("parameters"), card.get("metrics", {}), card.get("notes", [])
+    need(_is_count(count), "parameters")
+    need(isinstance(metrics, dict) and all(isinstance(value, (int, float)) for value in metrics.values()), "metrics")
+    need(isinstance(notes, list) and all(isinstance(note, str) for note in notes), "notes")
+    need(bool(card["backbones"]), "backbones")
+    for role, entry in card["backbones"].items():
+        need(isinstance(entry, dict) and isinstance(entry.get("source"), str), f"backbones/{role}")
+        need(isinstance(entry.get("preprocessing", {}), dict), f"backbones/{role}/preprocessing")
+        print_, parts = entry.get("fingerprint"), {"exact": str, "rounded": dict, "dtype": str}
+        good = isinstance(print_, dict) and all(isinstance(print_.get(name), kind) for name, kind in parts.items())
+        need(good and _is_count(print_.get("parameters")), f"backbones/{role}/fingerprint")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def migrate(card: Card, where: str) -> Card:

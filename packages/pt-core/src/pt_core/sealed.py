@@ -54,11 +54,10 @@ def write_sealed(folder: Path, files: Mapping[str, Content]) -> None:
         os.replace(temporary, folder)
         _fsync_folder(folder.parent)
         shutil.rmtree(retired, ignore_errors=True)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        # safetensors reports a full disk as an error of its own.
         shutil.rmtree(temporary, ignore_errors=True)
-        raise ArtifactError(
-            f"cannot write {folder} ({size:,} bytes): {error.strerror or error}; free space or choose another --out"
-        ) from error
+        raise ArtifactError(_cannot_write(folder, size, error)) from error
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -73,6 +72,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ArtifactError(f"{folder / MANIFEST} lists no files; the folder is damaged")
     for name, entry in files.items():
         path = inside(folder, name)
+        if not (
+            isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and isinstance(entry.get("sha256"), str)
+        ):
+            raise ArtifactError(f"{folder / MANIFEST} has no size and hash for {name!r}; the folder is damaged")
         if not path.is_file():
             raise ArtifactError(f"{path} is missing; the folder is damaged")
         found = path.stat().st_size
@@ -91,7 +94,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def inside(folder: Path, name: str) -> Path:
     """`folder / name`, refusing names that would leave the folder."""
     path = folder / name
-    if Path(name).is_absolute() or ".." in Path(name).parts or not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        inner = not Path(name).is_absolute() and ".." not in Path(name).parts
+        inner = inner and path.resolve().is_relative_to(folder.resolve())
+        path.is_file()
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{name[:80]!r} is no usable file name in {folder}: {error}") from None
+    if not inner:
         raise ArtifactError(f"file name {name!r} points outside {folder}")
     return path
 
@@ -143,7 +152,10 @@ def sweep(folder: Path) -> None:
     if not folder.is_dir():
         return
     for stale in folder.glob(".*.tmp-*"):
-        shutil.rmtree(stale, ignore_errors=True)
+        if stale.is_dir():
+            shutil.rmtree(stale, ignore_errors=True)
+        else:
+            stale.unlink(missing_ok=True)
     for retired in folder.glob(".*.old-*"):
         original = folder / retired.name[1:].rpartition(".old-")[0]
         if original.exists():
@@ -153,10 +165,18 @@ def sweep(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a single file atomically."""
+    """Write a single file atomically.
+
+    Raises:
+        ArtifactError: the disk is full or not writable; an older file stays intact.
+    """
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    _write(temporary, text)
-    os.replace(temporary, path)
+    try:
+        _write(temporary, text)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ArtifactError(_cannot_write(path, len(text), error)) from error
 
 
 def file_digest(path: Path) -> str:
@@ -176,6 +196,11 @@ def _write(path: Path, content: Content) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _cannot_write(path: Path, size: int, error: Exception) -> str:
+    reason = getattr(error, "strerror", None) or error
+    return f"cannot write {path} ({size:,} bytes): {reason}; free space or choose another place"
 
 
 def _size(content: Content) -> int:

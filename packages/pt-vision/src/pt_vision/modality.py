@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from annotated_types import Ge
 from pt_core.errors import ArtifactError, ConfigError, nearest
@@ -19,6 +19,9 @@ if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_core.backbone import Backbone
     from pt_core.data import Batch, Dataset
     from pt_core.task import Task
+    from torch import Tensor
+
+    from pt_vision.adapters._common import VisionBackbone
 
 TASKS = ("classification",)
 
@@ -131,6 +134,11 @@ class Vision(Modality):
         rows = torch.arange(batch_size)
         batch = Batch(images, torch.zeros(batch_size, dtype=torch.long), rows, [str(row) for row in range(batch_size)])
         return backbone, Classification([f"class {i}" for i in range(classes)]), batch
+
+    def blank_inputs(self, backbone: Backbone, batch_size: int) -> Tensor:
+        import torch
+
+        return torch.zeros(batch_size, 3, *cast("VisionBackbone", backbone).image_size)
 
     def thumbnail(self, dataset: Dataset, index: int) -> bytes | None:
         picture = dataset.picture(index)  # type: ignore[attr-defined]

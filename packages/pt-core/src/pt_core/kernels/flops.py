@@ -40,6 +40,24 @@ FLASH_FLOP_FORMULAS: dict[Any, Callable[..., int]] = {
 """Formulas by operator, for `FlopCounterMode(custom_mapping=...)`; they replace torch's own for the same operators."""
 
 
-def flop_counter(display: bool = False) -> FlopCounterMode:
-    """A counter that knows fused attention: `with flop_counter() as count: ...`, then `count.get_total_flops()`."""
-    return FlopCounterMode(display=display, custom_mapping=FLASH_FLOP_FORMULAS)
+def flop_counter() -> FlopCounterMode:
+    """A counter that knows fused attention: `with flop_counter() as count: ...`, then `count.get_total_flops()`.
+
+    It counts in total only, not per module: torch's module tracker fails where, without gradients, a module is called
+    with a view of a parameter, as prompts are.
+    """
+    counter = FlopCounterMode(display=False, custom_mapping=FLASH_FLOP_FORMULAS)
+    counter.mod_tracker = _NoModules()  # type: ignore[assignment]
+    return counter
+
+
+class _NoModules:
+    """Stands in for torch's module tracker and tracks nothing."""
+
+    parents = frozenset({"Global"})
+
+    def __enter__(self) -> _NoModules:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass

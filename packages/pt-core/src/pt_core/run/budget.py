@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode
 
 from pt_core.backbone import Backbone, Edit, Insert, KeyValue
 from pt_core.data import Batch, generator, map_tensors
@@ -205,7 +204,7 @@ class _Counter:
         if not backbones or self.batch.inputs is None:
             return None, 0
         backbone = self.method.backbones.get("backbone", backbones[0])
-        with self._run(), torch.no_grad(), _counter() as counter:
+        with self._run(), torch.no_grad(), flop_counter() as counter:
             features = backbone(self.batch.inputs)
         return len(features.layout), int(counter.get_total_flops())
 
@@ -213,7 +212,7 @@ class _Counter:
         self.method.eval()
         with self._run(), torch.no_grad():
             self._predict()  # keeps what depends on the prompts alone
-            with _counter() as counter:
+            with flop_counter() as counter:
                 self._predict()
         return int(counter.get_total_flops())
 
@@ -223,7 +222,7 @@ class _Counter:
     def _step(self, batch: Batch) -> tuple[int, int]:
         self.method.train()
         kept = _Kept([*self.fakes.values(), *_all_tensors(batch.extra)])
-        with self._run(), _counter() as counter:
+        with self._run(), flop_counter() as counter:
             with saved_tensors_hooks(kept.pack, kept.unpack):
                 loss = self.method.training_step(batch).loss
             if loss.requires_grad:
@@ -238,24 +237,6 @@ class _Counter:
             frozen = self.method.frozen_part(self.batch).float()
         extra = {**self.batch.extra, "frozen": frozen}
         return self._step(dataclasses.replace(self.batch, inputs=None, extra=extra))
-
-
-class _NoModules:
-    """Stands in for the counter's module tracker, whose hooks fail on a module called with a view of a parameter."""
-
-    parents = frozenset({"Global"})
-
-    def __enter__(self) -> _NoModules:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-def _counter() -> FlopCounterMode:
-    counter = flop_counter()
-    counter.mod_tracker = _NoModules()  # type: ignore[assignment]
-    return counter
 
 
 @dataclass

@@ -241,7 +241,8 @@ def evaluate_run(
     dataset = modality.bind(part, predictor.method.backbone, options, training=False)
     result = evaluate(predictor.method, dataset, predictor.world, 32, 0)
     if as_json:
-        click.echo(json.dumps({"role": role, "samples": len(dataset), "metrics": result.metrics}))
+        found = {"role": role, "samples": len(dataset), "metrics": result.metrics, "notes": predictor.notes}
+        click.echo(json.dumps(found))
         return
     click.echo(f"{role}: {len(dataset)} samples")
     for name, value in result.metrics.items():
@@ -267,14 +268,24 @@ def predict(
         raise UserError(f"{items[0]!r} is not a run folder; usage: predict RUN {modality.input_name}...")
     if not inputs:
         raise UserError(f"no {modality.input_name} given; usage: predict RUN {modality.input_name}...")
+    if out is not None:
+        _check_table(out)
     if len(runs) > 1:
         if route is None:
             raise UserError(
                 "several runs need --route COLUMN, the column of the input table that names the run of each row"
             )
+        if len(inputs) > 1:
+            shown = ", ".join(map(repr, inputs[:3]))
+            raise UserError(f"several runs take one input table; {shown} are no run folders: one table, or a wrong RUN")
+        if allow_backbone_mismatch:
+            raise UserError("several runs share one backbone: --allow-backbone-mismatch works with a single run only")
         paths, routes = _routes(Path(inputs[0]), route)
-        stream = load_many(modality, runs, backbone=backbone).stream(paths, routes, batch_size)
+        many = load_many(modality, runs, backbone=backbone, weights=weights)
+        stream = many.stream(paths, routes, batch_size)
     else:
+        if route is not None:
+            raise UserError("--route chooses among several runs; give at least two, or leave it out")
         predictor = _open(modality, runs[0], backbone, weights, allow_backbone_mismatch)
         stream = predictor.stream(inputs, batch_size)
     rows = []
@@ -288,6 +299,19 @@ def predict(
     if out is not None:
         write_table(out, rows)
         say(f"{len(rows)} predictions written to {out}")
+
+
+def _check_table(path: Path) -> None:
+    """Before the work, not behind it."""
+    if path.suffix not in (".csv", ".jsonl", ".parquet"):
+        raise UserError(f"--out {path} must end in .csv, .jsonl or .parquet")
+    if path.is_dir():
+        raise UserError(f"--out {path} is a folder; name a file")
+    for folder in path.parents:
+        if folder.exists():
+            if not folder.is_dir():
+                raise UserError(f"--out {path}: {folder} is a file, not a folder")
+            return
 
 
 def _is_run(path: Path) -> bool:
@@ -312,6 +336,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write records as .csv, .jsonl or .parquet (by the suffix), atomically for the text forms."""
     from pt_core.sealed import write_text
 
+    _check_table(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
         import pandas as pd
@@ -322,15 +347,13 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         frame.to_parquet(path, index=False)
     elif path.suffix == ".jsonl":
         write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
-    elif path.suffix == ".csv":
+    else:
         buffer = io.StringIO()
         names = list(dict.fromkeys(key for row in rows for key in row))
         writer = csv.DictWriter(buffer, names)
         writer.writeheader()
         writer.writerows(rows)
         write_text(path, buffer.getvalue())
-    else:
-        raise UserError(f"--out {path} must end in .csv, .jsonl or .parquet")
 
 
 def compare(runs: tuple[Path, ...], out: Path | None) -> None:
@@ -386,11 +409,12 @@ def export(
     weights: str | None,
     allow_backbone_mismatch: bool,
 ) -> None:
-    from pt_core.artifact import read_artifact, save_artifact
+    from pt_core.artifact import save_artifact
     from pt_core.run.predict import load
 
     if out.exists():
         raise UserError(f"{out} exists; choose another --out")
+    wanted = format_ == "artifact" and not inference_only
     predictor = load(
         modality,
         run,
@@ -398,14 +422,18 @@ def export(
         weights=weights,
         allow_backbone_mismatch=allow_backbone_mismatch,
         device="cpu",
-        training=True,
+        training=wanted,
     )
+    notes = list(predictor.notes)
     if format_ == "artifact":
-        save_artifact(out, predictor.method, read_artifact(run).card, inference_only)
+        card = {**predictor.card, "notes": [*predictor.card.get("notes", ()), *notes]}
+        save_artifact(out, predictor.method, card, inference_only)
     else:
         from pt_core.run.export import export_program
 
-        export_program(modality, predictor, out, format_)
+        notes += export_program(modality, predictor, out, format_)
+    for note in notes:
+        say(note)
     click.echo(f"written: {out}")
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -231,7 +232,8 @@ def execute(
             run.update({"status": "interrupted", "message": stop.message})
             raise
         except UserError as error:
-            run.update({"status": "failed", "message": str(error)})
+            with suppress(UserError):  # a full disk must not hide the first error
+                run.update({"status": "failed", "message": str(error)})
             raise
 
 

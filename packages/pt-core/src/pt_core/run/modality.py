@@ -13,6 +13,8 @@ from annotated_types import Ge, Gt, Lt
 from pt_core.run.registry import Registry
 
 if TYPE_CHECKING:  # the command line's help must not wait for torch
+    from torch import Tensor
+
     from pt_core.backbone import Backbone
     from pt_core.data import Batch, Dataset
     from pt_core.task import Task
@@ -113,6 +115,10 @@ class Modality(ABC):
         """What `budget` counts with: the run's backbone without weights (built under `torch.device("meta")`), a task, and
         a labelled batch of zeros. Reads no data and no weights."""
         raise TypeError(f"{self.package} has no budget")
+
+    def blank_inputs(self, backbone: Backbone, batch_size: int) -> Tensor:
+        """Preprocessed inputs of zeros, shaped as the backbone reads them; `export` traces with them."""
+        raise TypeError(f"{self.package} has no programs to export")
 
     def thumbnail(self, dataset: Dataset, index: int) -> bytes | None:
         """PNG of a sample for the report, or None."""

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pt_core.artifact import read_artifact
+from pt_core.artifact import Artifact, read_artifact
 from pt_core.backbone import Backbone
 from pt_core.data import Batch
-from pt_core.errors import UserError
+from pt_core.errors import ArtifactError, UserError
 from pt_core.method import Method
 from pt_core.run.evaluate import predict_batch, predictions
 from pt_core.run.modality import Modality
@@ -20,7 +20,7 @@ from pt_core.run.options import TrainOptions, build_all
 from pt_core.run.streams import Shard, ordered_batches
 from pt_core.run.trainer import seeded
 from pt_core.run.world import World
-from pt_core.task import Predictions
+from pt_core.task import Predictions, Task
 
 
 class Predictor:
@@ -83,12 +83,30 @@ def load(
     source = backbone if backbone is not None else str(artifact.card["backbones"]["backbone"]["source"])
     network = source if isinstance(source, Backbone) else modality.load_backbone(source, weights, None)
     notes = artifact.check_backbone("backbone", network, allow_backbone_mismatch)
-    with seeded(0, "load"):
-        method = cls(config, {"backbone": network}, task)
+    method = _build(cls, config, network, task, artifact)
     method.restore("predict", artifact.tensors)
     if training:
+        if method.export("train") and not artifact.training:
+            raise UserError(f"{run} was exported with --inference-only: it cannot be tuned further")
         method.restore("train", artifact.training or {})
     return Predictor(modality, method, artifact.card, notes, device)
+
+
+def _build(cls: type[Method], config: Any, network: Backbone, task: Task, artifact: Artifact) -> Method:
+    """The method with arbitrary values. A card is input from elsewhere: an absurd size in it must fail by name, not by memory."""
+    try:
+        with seeded(0, "load"):
+            try:
+                with torch.device("meta"):
+                    shapes = cls(config, {"backbone": network}, task)
+            except (NotImplementedError, RuntimeError):
+                shapes = None  # a method that reads values while it is built
+            if shapes is not None:
+                shapes.restore("predict", artifact.tensors)
+            return cls(config, {"backbone": network}, task)
+    except (RuntimeError, MemoryError, OverflowError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ArtifactError(f"{artifact.folder}: its configuration cannot be built ({reason})") from error
 
 
 class MixedPredictor:
@@ -174,6 +192,7 @@ def load_many(
     runs: Sequence[Path] | Mapping[str, Path],
     *,
     backbone: str | Backbone | None = None,
+    weights: str | None = None,
     device: str = "auto",
 ) -> MixedPredictor:
     """Load several runs over ONE backbone object; names are the folders' names, or the keys of a mapping.
@@ -191,6 +210,8 @@ def load_many(
     loaded: dict[str, Predictor] = {}
     shared: str | Backbone | None = backbone
     for name, run in named.items():
-        loaded[name] = load(modality, Path(run), backbone=shared, device=device)
+        # Weights are read once; the later runs get the loaded object.
+        own = None if loaded else weights
+        loaded[name] = load(modality, Path(run), backbone=shared, weights=own, device=device)
         shared = loaded[name].method.backbone
     return MixedPredictor(loaded)

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from pt_core.errors import UserError
-from pt_core.sealed import read_json, write_text
+from pt_core.sealed import read_json, sweep, write_text
 
 
 class RunDir:
@@ -52,6 +52,7 @@ class RunDir:
         except OSError as error:
             raise UserError(f"cannot write to {self.path}: {error.strerror}; choose another --out") from None
         self._take_lock()
+        sweep(self.path)  # a killed process may have left half-written files
         return self
 
     def _take_lock(self) -> None:
@@ -98,8 +99,14 @@ class RunDir:
     def log(self, values: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
         if self.main:
-            with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(values) + "\n")
+            path = self.path / "metrics.jsonl"
+            try:
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(values) + "\n")
+            except OSError as error:
+                raise UserError(
+                    f"cannot write {path}: {error.strerror}; free space, then `resume {self.path}`"
+                ) from None
 
     def metrics(self) -> list[dict[str, Any]]:
         path = self.path / "metrics.jsonl"

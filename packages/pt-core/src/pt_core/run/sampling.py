@@ -71,10 +71,10 @@ def stratified_split(
     if groups is None:
         kept, held = _split_samples(target, fraction, seed, names)
     else:
-        kept, held = _split_groups(target, fraction, seed, np.asarray([str(group) for group in groups]))
+        kept, held = _split_groups(target, fraction, seed, np.asarray([str(group) for group in groups]), names)
     lost = sorted(set(target.tolist()) - set(target[kept].tolist()))
     if lost:
-        # Only a fraction near 1, or a class within one group, ends here.
+        # Only a fraction near 1, or few groups, end here.
         which = _listed([_name(label, names) for label in lost])
         raise DataError(
             f"holding out {fraction:.0%} leaves no training sample of {which}; hold out less or give the part yourself"
@@ -98,28 +98,33 @@ def _split_samples(target: Integers, fraction: float, seed: int, names: Sequence
     return kept, held
 
 
-def _split_groups(target: Integers, fraction: float, seed: int, groups: NDArray[np.str_]) -> tuple[Integers, Integers]:
+def _split_groups(
+    target: Integers, fraction: float, seed: int, groups: NDArray[np.str_], names: Sequence[str]
+) -> tuple[Integers, Integers]:
     """The best of a few shuffles: no class is lost from the kept part, and few are absent from the held-out part."""
     if len(groups) != len(target):
         raise DataError(f"there are {len(groups)} groups for {len(target)} samples; give one per sample")
-    spread = {label: len(set(groups[target == label].tolist())) for label in np.unique(target).tolist()}
-    most = min(len(set(groups.tolist())), max(Counter(target.tolist()).values(), default=0))
+    homes = {label: set(groups[target == label].tolist()) for label in np.unique(target).tolist()}
+    # A class within one group can only be kept as a whole, and that group with it.
+    single = [label for label, found in homes.items() if len(found) == 1]
+    pinned = {group for label in single for group in homes[label]}
+    free = np.flatnonzero([group not in pinned for group in groups.tolist()])
+    most = min(len(set(groups[free].tolist())), max(Counter(target[free].tolist()).values(), default=0))
     if most < 2:
-        raise DataError("cannot split by group: the data have a single group, or no two samples of a class")
-    take, folds = _share(fraction, most)
-    best, best_score = np.arange(0), (len(spread) + 1, 0)
+        found = f"; {_listed([_name(label, names) for label in single])} lie in one group each" if single else ""
+        raise DataError(f"cannot split {len(set(groups.tolist()))} groups so that every class can be trained on{found}")
+    take, folds = _share(min(fraction * len(target) / len(free), 0.9), most)
+    best, best_score = np.arange(0), (len(homes) + 1, 0)
     for attempt in range(GROUP_TRIES):
-        held = _held_folds(target, groups, take, folds, stable_seed(seed, "split", attempt))
+        held = free[_held_folds(target[free], groups[free], take, folds, stable_seed(seed, "split", attempt))]
         kept = np.setdiff1d(np.arange(len(target)), held)
         kept_classes, held_classes = set(target[kept].tolist()), set(target[held].tolist())
-        absent = sum(spread[label] > 1 for label in spread if label not in held_classes)
-        score = (len(spread) - len(kept_classes), absent if len(held) else len(spread) + 1)
+        absent = len(homes) - len(single) - len(held_classes)
+        score = (len(homes) - len(kept_classes), absent if len(held) else len(homes) + 1)
         if score < best_score:
             best, best_score = held, score
         if score == (0, 0):
             break
-    if not len(best):
-        raise DataError(f"cannot hold out {fraction:.0%} by group; the groups are too few or too large")
     return np.setdiff1d(np.arange(len(target)), best), best
 
 

@@ -129,7 +129,11 @@ class Trainer:
         self.done_steps += steps
         if self.world.main:
             self.checkpoints.commit(number, stage.name, self._state(stage.name, results, steps))
+            if stage.run is not None:
+                shutil.rmtree(self._job_folder(number, stage), ignore_errors=True)
         self.world.barrier()
+        if stage.run is not None:
+            self._stop_if_signalled(None)
 
     def _run_loop(self, number: int, stage: Stage, snapshot: Snapshot | None) -> tuple[dict[str, float], int]:
         options = overlay(self.options, stage.options) if stage.options else self.options
@@ -149,17 +153,17 @@ class Trainer:
 
     def _run_job(self, number: int, stage: Stage) -> dict[str, float]:
         assert stage.run is not None
-        folder = self.run.path / "work" / f"{number:02d}-{stage.name}"
+        folder = self._job_folder(number, stage)
         if self.world.main:
             folder.mkdir(parents=True, exist_ok=True)
         self.world.barrier()
         job = Job(self, stage, number, folder)
         self.method.eval()
         stage.run(job)
-        self._stop_if_signalled(None)
-        if self.world.main:
-            shutil.rmtree(folder, ignore_errors=True)
         return job.logged
+
+    def _job_folder(self, number: int, stage: Stage) -> Path:
+        return self.run.path / "work" / f"{number:02d}-{stage.name}"
 
     # ---- surroundings ------------------------------------------------------------------------------------------------------
 
@@ -230,6 +234,8 @@ class Job:
         options = self._trainer.options
         size = batch_size or options.batch_size
         for batch in ordered_batches(self.data[role], size, options.seed_of("data"), Shard(), options.workers):
+            if self._trainer.world.size == 1:  # several processes stop together, behind the job
+                self._trainer._stop_if_signalled(None)
             yield batch.to(self.device)
 
     def rng(self, *key: int | str) -> torch.Generator:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -204,16 +203,3 @@ _FORMS: dict[str, Any] = {
     "images": _images,
     "confusion": _confusion,
 }
-
-
-def to_json(panels: Sequence[Panel]) -> str:
-    """Content of report.json; pictures given as bytes become base64 text."""
-    import base64
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, bytes):
-            return base64.b64encode(value).decode()
-        return value.tolist() if hasattr(value, "tolist") else str(value)
-
-    stored = [{"title": p.title, "kind": p.kind, "data": p.data, "note": p.note} for p in panels]
-    return json.dumps({"panels": stored}, default=plain)
