@@ -1,5 +1,6 @@
 """The conformance suite passes on sound methods of every kind, and each of its checks fails on a method broken in its way."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -201,14 +202,14 @@ class WrongFastPath(TinyMethod):
 class WrongFastGradient(TinyMethod):
     def logits(self, inputs):
         prompt = self.prompt - self.prompt.detach()
-        return super().logits(inputs) + (0.05 * prompt.sum() if fast_paths_enabled() else 0.0)
+        first = torch.tensor([1.0, 0.0, 0.0])
+        return super().logits(inputs) + (0.05 * prompt.sum() * first if fast_paths_enabled() else 0.0)
 
 
 class LowPrecisionPrompt(TinyMethod):
-    def training_step(self, batch):
-        output = super().training_step(batch)
-        self.prompt.data = self.prompt.data.bfloat16() if torch.is_autocast_enabled("cpu") else self.prompt.data
-        return output
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.prompt = nn.Parameter(self.prompt.detach().bfloat16())
 
 
 class OverflowsInBf16(TinyMethod):
@@ -226,6 +227,12 @@ class Neighbours(TinyMethod):
 class PlaceInBatch(TinyMethod):
     def logits(self, inputs):
         return super().logits(inputs) + torch.arange(len(inputs))[:, None] * torch.tensor([0.0, 1e-3, 0.0])
+
+
+class CoupledLoss(TinyMethod):
+    def training_step(self, batch):
+        output = super().training_step(batch)
+        return StepOutput(output.loss + 0.1 * self(batch).mean(0).square().sum(), output.count)
 
 
 class ForgetsForTraining(TinyMethod):
@@ -269,6 +276,7 @@ BROKEN = {
     OverflowsInBf16: ("bf16", "'logits' is not finite"),
     Neighbours: ("independence", "'logits' in one batch"),
     PlaceInBatch: ("independence", "'logits' in one batch"),
+    CoupledLoss: ("independence", "the loss of a batch"),
     ForgetsForTraining: ("trains_on", "starts at loss"),
     StuckAfterReload: ("trains_on", "further tuning changed nothing"),
 }
@@ -289,18 +297,23 @@ def test_an_accepted_bad_input_fails(tmp_path):
         CHECKS["bad_inputs"](case(TinyMethod, bad_inputs=(replace(TABLE[0], match="width"),)), tmp_path)
 
 
-class CoupledLoss(TinyMethod):
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_loss_that_couples_rows_has_to_be_declared(declared, tmp_path, monkeypatch):
+    monkeypatch.setattr(CoupledLoss, "coupled", declared)
+    with pytest.raises(AssertionError) if not declared else nullcontext():
+        CHECKS["independence"](case(CoupledLoss), tmp_path)
+
+
+class SumOverBatch(TinyMethod):
+    """Says that its loss is a mean over one unit, whatever the batch."""
+
     def training_step(self, batch):
         output = super().training_step(batch)
-        spread = self(batch).std(0).sum()
-        return StepOutput(output.loss + spread, output.count)
+        return StepOutput(output.loss, 1)
 
 
 @pytest.mark.slow
-def test_a_loss_that_couples_rows_is_found_out_unless_declared(tmp_path):
-    # One process with accumulation hides it only if both cut the rows alike, so the cut of the draws differs here.
-    options = replace(OPTIONS, accumulate=2)
+def test_a_wrong_count_shows_in_two_processes(tmp_path):
+    uneven = replace(OPTIONS, batch_size=5, accumulate=2)
     with pytest.raises(AssertionError, match="of two processes is off"):
-        SLOW_CHECKS["two_processes"](case(CoupledLoss, options=options, accumulates=False), tmp_path)
-    CoupledLoss.coupled = True
-    SLOW_CHECKS["two_processes"](case(CoupledLoss, options=options, accumulates=False), tmp_path)
+        SLOW_CHECKS["two_processes"](case(SumOverBatch, options=uneven, accumulates=False), tmp_path)

@@ -194,7 +194,7 @@ class Method(nn.Module):
     Config: ClassVar[type]
     recipe: ClassVar[Mapping[str, Any]] = {}
     """The method's own defaults of the training options (optimizer, lr, epochs ...)."""
-    coupled: ClassVar[bool] = False
+    coupled: bool = False
     """True where the loss or a layer couples the rows of a batch; equality over process counts is then not promised."""
     training_only: ClassVar[tuple[str, ...]] = ()
     """Patterns of tensors that inference does not need; they are stored in the artifact's training view."""

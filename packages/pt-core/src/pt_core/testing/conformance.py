@@ -201,7 +201,8 @@ def check_bf16(case: MethodCase, folder: Path) -> None:
 
 
 def check_independence(case: MethodCase, folder: Path) -> None:
-    """The prediction of a sample depends neither on the size of its batch, nor on its place in it, nor on its neighbours."""
+    """The prediction of a sample depends neither on the size of its batch, nor on its place in it, nor on its neighbours; the loss of a
+    batch is the mean over its parts, unless the method declares `coupled`."""
     method = train(case, folder / "run")
     count = len(samples(case))
     want = predict(case, method, size=1)
@@ -211,6 +212,12 @@ def check_independence(case: MethodCase, folder: Path) -> None:
         have = predict(case, method, size=size, order=order)
         for name, value in want.items():
             require_close(have[name], value, case.tolerance, f"prediction {name!r} {where}")
+    if method.coupled or count < 4:
+        return
+    with torch.no_grad():
+        whole, *parts = (method.training_step(batch_of(case, rows)) for rows in (range(4), range(3), range(3, 4)))
+    mean = sum((part.loss * part.count for part in parts), torch.zeros(())) / sum(part.count for part in parts)
+    require_close(mean, whole.loss, case.tolerance, "the loss of a batch, as the mean over its parts,")
 
 
 def check_trains_on(case: MethodCase, folder: Path) -> None:
@@ -251,7 +258,7 @@ def check_two_processes(case: MethodCase, folder: Path) -> None:
     Methods that declare `coupled` are exempt. Use an optimiser without per-value normalisation (sgd) where some gradients are zero but
     for rounding: Adam turns those into full steps of arbitrary sign.
     """
-    if type(build(case)).coupled:
+    if build(case).coupled:
         return
     options = replace(case.options, accumulate=2 * case.options.accumulate) if case.accumulates else case.options
     method = train(case, folder / "one", options=options)

@@ -95,7 +95,9 @@ def compare(runs: Sequence[Path], out: Path) -> pd.DataFrame:
     names = _names([members[0] for members in groups.values()])
     rows = [_row(name, members, split) for name, members in zip(names, groups.values(), strict=True)]
     metric = _first_metric(rows)
-    order = sorted(range(len(rows)), key=lambda i: -rows[i].get(metric, math.nan) if finite(rows[i].get(metric)) else math.inf)
+    order = sorted(
+        range(len(rows)), key=lambda i: -rows[i].get(metric, math.nan) if finite(rows[i].get(metric)) else math.inf
+    )
     rows = [rows[i] for i in order]
     members = [list(groups.values())[i] for i in order]
     frame = pd.DataFrame(rows)
@@ -196,7 +198,9 @@ def _names(firsts: Sequence[_Run]) -> list[str]:
         shown = [f"{key.rpartition('.')[2]}={_value(run.config.get(key))}" for key in different[:MAX_DIFFERENCES]]
         names.append(f"{name} {', '.join(shown)}" if shown else name)
     repeated = {name for name in names if names.count(name) > 1}
-    return [f"{name} ({run.folder.name})" if name in repeated else name for name, run in zip(names, firsts, strict=True)]
+    return [
+        f"{name} ({run.folder.name})" if name in repeated else name for name, run in zip(names, firsts, strict=True)
+    ]
 
 
 def _value(value: Any) -> str:
@@ -214,7 +218,9 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> tuple[list[tuple[str, bool]],
     header += [("tuned", True), ("share", True), *((label(key), True) for key in metrics[1:]), ("fit time", True)]
     body = []
     for row in rows:
-        scores = [(mean_std(key, row.get(key, math.nan), row.get(f"{key}_std", math.nan)), row.get(key)) for key in metrics]
+        scores = [
+            (mean_std(key, row.get(key, math.nan), row.get(f"{key}_std", math.nan)), row.get(key)) for key in metrics
+        ]
         cells: list[tuple[str, Any]] = [(str(row["run"]), row["run"])]
         cells += [(str(row.get("backbone")), row.get("backbone"))] if len(backbones) > 1 else []
         cells += [(number(row.get("runs")), row.get("runs")), *scores[:1]]
@@ -254,7 +260,10 @@ def _view(
         "table": {"names": [n for n, _ in header], "numeric": [n for _, n in header], "rows": body},
         "cautions": _cautions(members),
         "spread": any(len(group) > 1 for group in members),
-        "members": [(row["run"], [_member(run, metric, split) for run in group]) for row, group in zip(rows, members, strict=True)],
+        "members": [
+            (row["run"], [_member(run, metric, split) for run in group])
+            for row, group in zip(rows, members, strict=True)
+        ],
         "skipped": skipped,
     }
 
@@ -273,7 +282,7 @@ def _cautions(members: Sequence[Sequence[_Run]]) -> list[str]:
     """What a reader must know before trusting the comparison."""
     said = []
     runs = [run for group in members for run in group]
-    kinds = {
+    kinds: dict[str, set[Any]] = {
         "data": {", ".join(texts(run.entry("data", "source"))) for run in runs},
         "classes": {json.dumps(run.entry("data", "classes"), default=str) for run in runs},
         "number of test samples": {mapping(run.entry("data", "counts")).get("test") for run in runs},

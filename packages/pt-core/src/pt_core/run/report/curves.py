@@ -40,7 +40,9 @@ def curves(metrics: Sequence[Mapping[str, Any]]) -> list[Curve]:
         share = any(is_percentage(key) for key in (title.lower().replace(" ", "_"),))
         tick = _whole_percent if share else plots.compact
         shown = next(iter(parts)) if len(parts) == 1 else "training and validation"
-        name = f"{title}: {shown} over steps, last value " + ", ".join(f"{points[-1][1]:.3g}" for points in parts.values())
+        name = f"{title}: {shown} over steps, last value " + ", ".join(
+            f"{points[-1][1]:.3g}" for points in parts.values()
+        )
         svg = plots.lines(f"curve{len(drawn)}", name, parts, "step", "", marks, tick)
         drawn.append(Curve(title, svg, main))
 
@@ -51,8 +53,12 @@ def curves(metrics: Sequence[Mapping[str, Any]]) -> list[Curve]:
         add(_title(key), both, key == losses[0])
     scores = sorted((key for key in val if key not in losses), key=lambda key: (key != "accuracy", "accuracy" in key))
     for place, key in enumerate(scores):
-        both = {"training (batches)": train.get(key, []), "validation": val[key]} if key in train else {"validation": val[key]}
-        add(_title(key), both, place == 0 or not losses and place < 2)
+        both = (
+            {"training (batches)": train.get(key, []), "validation": val[key]}
+            if key in train
+            else {"validation": val[key]}
+        )
+        add(_title(key), both, place == 0 or (not losses and place < 2))
     rates = {key: points for key, points in train.items() if key == "lr" or key.startswith("lr/")}
     add("Learning rate", {key.removeprefix("lr/"): points for key, points in rates.items()}, True)
     norms = {key: points for key, points in train.items() if key.startswith("grad_norm")}
@@ -78,7 +84,9 @@ def _whole_percent(value: float) -> str:
     return percent(value) if abs(100 * value - round(100 * value)) > 1e-6 else f"{round(100 * value)} %"
 
 
-def _over_stages(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[tuple[float, Mapping[str, Any]]], list[tuple[float, str]]]:
+def _over_stages(
+    metrics: Sequence[Mapping[str, Any]],
+) -> tuple[list[tuple[float, Mapping[str, Any]]], list[tuple[float, str]]]:
     """((step counted over all stages, line)), and where each stage starts with its name."""
     lines: list[tuple[float, Mapping[str, Any]]] = []
     starts: list[tuple[float, str]] = []

@@ -148,7 +148,8 @@ def _problem(kind: Any, data: Any) -> str | None:
     if not isinstance(data, Mapping):
         return "data is not a mapping"
     try:
-        return _FORMS[kind](data)
+        problem: str | None = _FORMS[kind](data)
+        return problem
     except (KeyError, TypeError, ValueError, IndexError) as error:
         return f"data lacks {error}" if isinstance(error, KeyError) else f"data has another form ({error})"
 

@@ -114,7 +114,9 @@ def _banner(run: Mapping[str, Any]) -> dict[str, str] | None:
 def _results(results: Mapping[str, Any]) -> dict[str, Any] | None:
     parts = {name: mapping(values) for name, values in results.items() if mapping(values)}
     names = list(dict.fromkeys(key for values in parts.values() for key in values))
-    rows = [{"metric": label(key), **{part: named(key, values.get(key)) for part, values in parts.items()}} for key in names]
+    rows = [
+        {"metric": label(key), **{part: named(key, values.get(key)) for part, values in parts.items()}} for key in names
+    ]
     return table(rows) if rows else None
 
 
@@ -152,7 +154,9 @@ def _audit(run: Mapping[str, Any]) -> dict[str, Any] | None:
     """Samples per class and part."""
     counts = {role: mapping(part) for role, part in mapping(mapping(run.get("audit")).get("counts")).items()}
     names = list(dict.fromkeys(name for part in counts.values() for name in part))
-    rows = [{"class": name or "(no label)", **{role: part.get(name, 0) for role, part in counts.items()}} for name in names]
+    rows = [
+        {"class": name or "(no label)", **{role: part.get(name, 0) for role, part in counts.items()}} for name in names
+    ]
     return table(rows) if rows else None
 
 
@@ -196,7 +200,7 @@ def panel_views(panel: Panel, key: str) -> list[dict[str, Any]]:
 
 def _confusion(view: dict[str, Any], names: list[str], matrix: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
     totals = [sum(row) for row in matrix]
-    pairs = [
+    pairs: list[dict[str, Any]] = [
         {"true class": names[i], "predicted as": names[j], "samples": count, "share": count / totals[i]}
         for i, row in enumerate(matrix)
         for j, count in enumerate(row)
@@ -208,7 +212,7 @@ def _confusion(view: dict[str, Any], names: list[str], matrix: Sequence[Sequence
     top = table(shown) if shown else None
     rest = f"{len(shown)} of {len(pairs):,} pairs" if len(pairs) > len(shown) else ""
     if not whole:
-        head = {"top": top, "matrix": [], "classes": [], "rest": rest}
+        head: dict[str, Any] = {"top": top, "matrix": [], "classes": [], "rest": rest}
         return [view | head | {"note": f"The {len(names):,} classes are too many for a matrix. {view['note']}".strip()}]
     rows = []
     for i, row in enumerate(matrix):
@@ -217,7 +221,9 @@ def _confusion(view: dict[str, Any], names: list[str], matrix: Sequence[Sequence
             share = count / totals[i] if totals[i] else 0.0
             tip = f"true {names[i]}, predicted {names[j]}: {number(count)} of {number(totals[i])} ({percent(share)})"
             shade = f"{max(share, 0.08) if count else 0:.2f}"
-            cells.append({"text": number(count) if count else "", "shade": shade, "hit": i == j, "dark": share > 0.5, "tip": tip})
+            cells.append(
+                {"text": number(count) if count else "", "shade": shade, "hit": i == j, "dark": share > 0.5, "tip": tip}
+            )
         rows.append({"name": names[i], "cells": cells, "total": number(totals[i])})
     size = "small" if len(names) > 20 else ""
     upright = max(map(len, names), default=0) > 3

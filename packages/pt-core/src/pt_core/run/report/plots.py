@@ -6,6 +6,7 @@ Text stays text, in the page's font. Colours are written as CSS variables of the
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import re
 import warnings
@@ -51,7 +52,7 @@ def draw(key: str, title: str, size: tuple[float, float], paint: Callable[[Any, 
     import matplotlib
     from matplotlib.figure import Figure
 
-    style = {
+    style: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": "pt",
         "text.parse_math": False,
@@ -116,7 +117,9 @@ def lines(
         tick: value -> text on the y axis.
         log: logarithmic y axis; decided from the values where None.
     """
-    finite = {name: [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)] for name, points in series.items()}
+    finite = {
+        name: [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)] for name, points in series.items()
+    }
     values = [y for points in finite.values() for _, y in points]
     if log is None:
         log = bool(values) and min(values) > 0 and max(values) / min(values) > 200
@@ -144,8 +147,8 @@ def _line(axes: Any, points: Points, name: str, colour: str, dash: str) -> None:
     xs, ys = [x for x, _ in points], [y for _, y in points]
     if len(points) > 2 * BINS:
         edges = [round(i * len(points) / BINS) for i in range(BINS + 1)]
-        parts = [ys[a:b] for a, b in zip(edges, edges[1:], strict=False)]
-        xs = [sum(xs[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+        parts = [ys[a:b] for a, b in itertools.pairwise(edges)]
+        xs = [sum(xs[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
         axes.fill_between(xs, [min(p) for p in parts], [max(p) for p in parts], color=colour, alpha=0.18, linewidth=0)
         ys = [sum(part) / len(part) for part in parts]
     marker = "o" if len(xs) <= 25 else None
@@ -162,7 +165,9 @@ def bars(key: str, title: str, values: Mapping[str, float], x_label: str = "") -
         axes.invert_yaxis()
         for row, value in enumerate(values.values()):
             text = compact(value) if math.isfinite(value) else "not finite"
-            axes.annotate(text, (max(lengths[row], 0.0), row), (3, 0), textcoords="offset points", va="center", fontsize=8)
+            axes.annotate(
+                text, (max(lengths[row], 0.0), row), (3, 0), textcoords="offset points", va="center", fontsize=8
+            )
         axes.margins(x=0.12)
         _axes(axes, x_label, "", None)
         axes.grid(visible=False, axis="y")
@@ -246,7 +251,9 @@ def _decade_ticks(axes: Any, zero: float | None) -> None:
     low, high = axes.get_xlim()
     ticks = [10.0**power for power in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
     if len(ticks) < 2:
-        ticks = [m * 10.0**p for p in range(math.floor(math.log10(low)), math.ceil(math.log10(high))) for m in (1, 2, 5)]
+        ticks = [
+            m * 10.0**p for p in range(math.floor(math.log10(low)), math.ceil(math.log10(high))) for m in (1, 2, 5)
+        ]
         ticks = [tick for tick in ticks if low <= tick <= high]
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "0" if value == zero else compact(value)))
@@ -266,7 +273,9 @@ def _name_points(figure: Any, axes: Any, points: Sequence[tuple[str, float, floa
     for _, x, y, std in points:
         px, py = axes.transData.transform((x, y))
         spread = abs(axes.transData.transform((x, y + std))[1] - py) if math.isfinite(std) else 0.0
-        taken.append(Bbox.from_extents(px - 5 * scale, py - max(5 * scale, spread), px + 5 * scale, py + max(5 * scale, spread)))
+        taken.append(
+            Bbox.from_extents(px - 5 * scale, py - max(5 * scale, spread), px + 5 * scale, py + max(5 * scale, spread))
+        )
     near = [(8, 0, "left", "center"), (-8, 0, "right", "center"), (0, 8, "center", "bottom"), (0, -8, "center", "top")]
     slanted = [(dx, dy, "left" if dx > 0 else "right", "center") for dy in (9, -9) for dx in (8, -8)]
     far = [(dx, dy, "left" if dx > 0 else "right", "center") for dy in (18, -18, 28, -28, 40, -40) for dx in (14, -14)]
@@ -276,14 +285,18 @@ def _name_points(figure: Any, axes: Any, points: Sequence[tuple[str, float, floa
             text = axes.annotate(name, (x, y), (dx, dy), textcoords="offset points", ha=ha, va=va, fontsize=8.5)
             box = text.get_window_extent(renderer)
             others = [other for index, other in enumerate(taken) if index != own or abs(dx) < 5]
-            covered = sum(_overlap(box, other) for other in others) + 4 * (box.width * box.height - _overlap(box, frame))
+            covered = sum(_overlap(box, other) for other in others) + 4 * (
+                box.width * box.height - _overlap(box, frame)
+            )
             text.remove()
             cost = covered + (0.001 * math.hypot(dx, dy))
             if best is None or cost < best[0]:
                 best = (cost, (dx, dy, ha, va, box))
         assert best is not None
         dx, dy, ha, va, box = best[1]
-        leader = {"arrowstyle": "-", "color": SOFT, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 3} if abs(dy) > 10 else None
+        leader = (
+            {"arrowstyle": "-", "color": SOFT, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 3} if abs(dy) > 10 else None
+        )
         axes.annotate(
             name, (x, y), (dx, dy), textcoords="offset points", ha=ha, va=va, fontsize=8.5, color=INK, arrowprops=leader
         )
