@@ -152,6 +152,7 @@ def prepare(modality: Modality, spec: RunSpec, say: Say, backbone: Backbone | No
             f"method {spec.method!r} needs data role {missing[0]!r} ({info.needs[missing[0]]}): give --data {missing[0]}=PATH"
         )
     report = audit(raw)
+    say(report.table())
     for warning in report.warnings:
         note(warning)
     labels = raw["train"].labels if "train" in raw else None
@@ -192,6 +193,8 @@ def prepare(modality: Modality, spec: RunSpec, say: Say, backbone: Backbone | No
             spec.run.allow_backbone_mismatch,
             note,
         )
+    tuned, frozen = method.parameter_count(), sum(tensor.numel() for tensor in backbone.frozen_tensors())
+    say(f"{spec.method} tunes {tuned:,} parameters on {backbone.source} ({frozen:,} frozen, {tuned / frozen:.2%})")
     return Prepared(spec, method, task, data, notes, report.to_json())
 
 

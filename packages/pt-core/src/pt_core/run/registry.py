@@ -130,7 +130,12 @@ def read_info(path: Path, module: str | None) -> MethodInfo | None:
     values: dict[str, Any] = {}
     for node in tree.body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in _LITERALS:
-            values[node.targets[0].id] = ast.literal_eval(node.value)
+            try:
+                values[node.targets[0].id] = ast.literal_eval(node.value)
+            except ValueError:
+                raise UserError(
+                    f"{path}: {node.targets[0].id} is no literal; it is read without running the file"
+                ) from None
     if "ID" not in values:
         return None
     missing = {"TITLE", "TUNES", "NEEDS"} - values.keys()

@@ -53,7 +53,7 @@ class TinyBackbone(Backbone):
                 layout = Layout((("prompt", kept), ("token", self.count)))
                 if isinstance(edit, Insert):
                     prompt = edit.tokens if isinstance(edit.tokens, Tensor) else edit.tokens(hidden, layout)
-                    prompt = prompt.to(hidden.dtype).expand(len(hidden), *prompt.shape[-2:])
+                    prompt = prompt.to(hidden.dtype).expand(hidden.shape[0], *prompt.shape[-2:])
                     hidden = torch.cat([prompt, hidden], 1)
                     added += 0 if edit.keep_output else prompt.shape[1]
                     kept += prompt.shape[1] if edit.keep_output else 0
