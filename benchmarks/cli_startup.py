@@ -20,6 +20,7 @@ from pathlib import Path
 from benchmarks._harness import alternate, load, machine, write
 
 SCRIPT = str(Path(sys.executable).with_name("pt-vision"))
+QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 COMMANDS = {
     "pt-vision --help": [SCRIPT, "--help"],
     "pt-vision methods": [SCRIPT, "methods"],
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         environment = {**os.environ, "PYTHONPYCACHEPREFIX": folder}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         bodies = {
-            name: partial(subprocess.run, command, env=environment, check=True, stdout=subprocess.DEVNULL)
+            name: partial(subprocess.run, command, env=environment, check=True, **QUIET)
             for name, command in COMMANDS.items()
         }
         times = alternate(bodies, args.rounds)

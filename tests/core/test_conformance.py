@@ -49,12 +49,18 @@ def test_a_sound_method_passes(name, tmp_path):
     CHECKS[name](case(TinyMethod, bad_inputs=TABLE), tmp_path)
 
 
+class CoupledBilevel(TOYS["bilevel"]):
+    """Its inner step sees the rows of its own process only."""
+
+    coupled = True
+
+
 KINDS = {
     "pseudo": case(TOYS["pseudo"]),
     "chain": case(TOYS["chain"]),
     "actor": case(TOYS["actor"], parameters=COUNT + 4, accumulates=False),
     "cache": case(TOYS["cache"], parameters=0),
-    "bilevel": case(TOYS["bilevel"], accumulates=False),
+    "bilevel": case(CoupledBilevel, accumulates=False),
 }
 IN_PROCESS = [name for name in CHECKS if name != "reload"]
 

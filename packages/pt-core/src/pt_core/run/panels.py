@@ -40,15 +40,19 @@ def write_panels(
             panels.append(_samples(modality, data[role], final.records, role))
     norms = prompt_norms(method)
     if norms:
-        panels.append({"kind": "bars", "title": "Norm of the tuned tensors", "data": norms})
+        note = "Mean Euclidean norm of a tensor's rows; a stack over layers has a bar per layer."
+        panels.append({"kind": "bars", "title": "Norm of the tuned tensors", "note": note, "data": norms})
     write_text(run / "report.json", json.dumps({"panels": panels}))
 
 
 def _samples(modality: Modality, dataset: Dataset, records: list[dict[str, Any]], role: str) -> dict[str, Any]:
-    """Wrong predictions first, most confident first; then right ones."""
-    order = sorted(range(len(records)), key=lambda i: (records[i].get("correct", True), -records[i].get("score", 0.0)))
+    """Wrong predictions, the most confident first, then right ones, which keep a third of the places where there are enough."""
+    order = sorted(range(len(records)), key=lambda i: -(records[i].get("score") or 0.0))
+    wrong = [i for i in order if records[i].get("correct") is False]
+    right = [i for i in order if records[i].get("correct") is not False]
+    wrong = wrong[: max(SAMPLES - SAMPLES // 3, SAMPLES - len(right))]
     items = []
-    for i in order[:SAMPLES]:
+    for i in (wrong + right)[:SAMPLES]:
         picture = modality.thumbnail(dataset, i)
         encoded = base64.b64encode(picture).decode() if picture is not None else None
         items.append({**records[i], "picture": encoded})
@@ -56,11 +60,13 @@ def _samples(modality: Modality, dataset: Dataset, records: list[dict[str, Any]]
 
 
 def prompt_norms(method: Method) -> dict[str, float]:
-    """Mean row norm per tensor; stacks of layers (3 axes) give one value per layer."""
+    """Mean row norm per tensor; stacks of layers (3 axes) give one value per layer. Weights of the backbone are left out."""
     norms: dict[str, float] = {}
     for name, tensor in method.named_parameters():
+        if name.startswith("claimed"):
+            continue
         if tensor.ndim == 3:
             norms |= {f"{name}[{layer}]": float(part.detach().norm(dim=-1).mean()) for layer, part in enumerate(tensor)}
-        elif tensor.ndim == 2 and not name.startswith("claimed"):
+        elif tensor.ndim == 2:
             norms[name] = float(tensor.detach().norm(dim=-1).mean())
     return norms

@@ -216,10 +216,12 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> tuple[list[tuple[str, bool]],
     header = [("setting", False), *([("backbone", False)] if len(backbones) > 1 else []), ("runs", True)]
     header += [(f"{_part(split)} {label(metrics[0])}", True)] if metrics else []
     header += [("tuned", True), ("share", True), *((label(key), True) for key in metrics[1:]), ("fit time", True)]
+    scales = {key: max((abs(row[key]) for row in rows if finite(row.get(key))), default=0.0) for key in metrics}
     body = []
     for row in rows:
         scores = [
-            (mean_std(key, row.get(key, math.nan), row.get(f"{key}_std", math.nan)), row.get(key)) for key in metrics
+            (mean_std(key, row.get(key, math.nan), row.get(f"{key}_std", math.nan), scales[key]), row.get(key))
+            for key in metrics
         ]
         cells: list[tuple[str, Any]] = [(str(row["run"]), row["run"])]
         cells += [(str(row.get("backbone")), row.get("backbone"))] if len(backbones) > 1 else []
@@ -257,7 +259,7 @@ def _view(
         "plot_title": title,
         "wide": plot("wide", (7.4, 3.9)) if points else "",
         "narrow": plot("narrow", (4.2, 4.4)) if points else "",
-        "table": {"names": [n for n, _ in header], "numeric": [n for _, n in header], "rows": body},
+        "table": {"names": [n for n, _ in header], "numeric": [n for _, n in header], "rows": body, "note": ""},
         "cautions": _cautions(members),
         "spread": any(len(group) > 1 for group in members),
         "members": [

@@ -192,7 +192,8 @@ def _confusion(data: Mapping[str, Any]) -> str | None:
     size = len(data["labels"])
     if len(data["matrix"]) != size or any(len(row) != size for row in data["matrix"]):
         return f"the matrix must be {size} x {size}, as there are {size} labels"
-    return None if all(finite(count) for row in data["matrix"] for count in row) else "counts must be numbers"
+    counts = (count for row in data["matrix"] for count in row)
+    return None if all(finite(count) and count >= 0 for count in counts) else "counts must be numbers from 0 up"
 
 
 _FORMS: dict[str, Any] = {

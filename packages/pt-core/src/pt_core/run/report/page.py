@@ -24,6 +24,8 @@ from pt_core.sealed import write_text
 MAX_CLASSES = 50
 """Up to here a confusion matrix is shown whole; beyond, its most frequent confusions."""
 MAX_CONFUSIONS = 30
+MAX_ROWS = 1000
+"""Tables show no more rows; the browser has to lay them all out."""
 WIDE = ("table", "images", "confusion", "text")
 """Panels that take the page's width; the others stand side by side."""
 PICTURES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
@@ -71,6 +73,7 @@ def _environment() -> Any:
 
 def _view(data: ReportData) -> dict[str, Any]:
     run = data.run
+    environment = flatten(mapping(run.get("environment")))
     panels = [view for index, panel in enumerate(data.panels) for view in panel_views(panel, f"panel{index}")]
     return {
         "title": data.title,
@@ -87,7 +90,7 @@ def _view(data: ReportData) -> dict[str, Any]:
         "notes": _notes(run),
         "config": yaml.safe_dump(dict(data.config), sort_keys=False, allow_unicode=True) if data.config else "",
         "command": shlex.join(texts(run.get("command"))),
-        "environment": [(key, number(value)) for key, value in flatten(mapping(run.get("environment"))).items()],
+        "environment": [(key, number(value)) for key, value in environment.items() if value is not None],
     }
 
 
@@ -166,7 +169,8 @@ def _notes(run: Mapping[str, Any]) -> list[str]:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Header and cells of a table. A cell is (text, value to sort by)."""
+    """Header and cells of a table, up to MAX_ROWS. A cell is (text, value to sort by)."""
+    left_out, rows = max(0, len(rows) - MAX_ROWS), rows[:MAX_ROWS]
     names = list(dict.fromkeys(str(key) for row in rows for key in row))
     columns = []
     for name in names:
@@ -175,7 +179,12 @@ def table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         keys = [value if finite(value) else text for value, text in zip(values, shown, strict=True)]
         columns.append(list(zip(shown, keys, strict=True)))
     numeric = [any(is_number(row.get(name)) for row in rows) for name in names]
-    return {"names": names, "numeric": numeric, "rows": list(zip(*columns, strict=True)) if rows else []}
+    return {
+        "names": [label(name) for name in names],
+        "numeric": numeric,
+        "rows": list(zip(*columns, strict=True)) if rows else [],
+        "note": f"The first {len(rows):,} of {len(rows) + left_out:,} rows." if left_out else "",
+    }
 
 
 def panel_views(panel: Panel, key: str) -> list[dict[str, Any]]:

@@ -31,6 +31,9 @@ DASHES = ("-", "--", "-.", ":")
 BINS = 200
 """A line of more than twice as many points is drawn as the mean of this many bins, with a band from minimum to maximum."""
 LONGEST_NAME = 26
+WIDEST = 1.45
+"""A plot is shown at up to so many CSS pixels per point, at which its text has the size of small text on the page."""
+MAX_BARS = 60
 
 
 def short(name: str, limit: int = LONGEST_NAME) -> str:
@@ -94,10 +97,13 @@ def _inline(svg: str, key: str, title: str) -> str:
     svg = re.sub(r">\s+<", "><", svg)
     svg = re.sub("|".join(VARIABLES), lambda found: f"var({VARIABLES[found[0]]})", svg)
     head, _, body = svg.partition(">")
-    box = re.search(r'viewBox="[^"]*"', head)
+    box = re.search(r'viewBox="0 0 (\S+) [^"]*"', head)
+    assert box is not None
     name = escape(title)
     spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-    return f'<svg {spaces} class="plot" role="img" aria-label="{name}" {box[0] if box else ""}><title>{name}</title>{body.strip()}'
+    widest = f"max-width:{WIDEST * float(box[1]):.0f}px"
+    start = f'<svg {spaces} class="plot" style="{widest}" role="img" aria-label="{name}" {box[0]}>'
+    return f"{start}<title>{name}</title>{body.strip()}"
 
 
 def lines(
@@ -125,11 +131,16 @@ def lines(
         log = bool(values) and min(values) > 0 and max(values) / min(values) > 200
 
     def paint(figure: Any, axes: Any) -> None:
+        from matplotlib.ticker import FuncFormatter, MaxNLocator
+
         for number, (name, points) in enumerate(finite.items()):
             _line(axes, points, name, SERIES[number % len(SERIES)], DASHES[number // len(SERIES) % len(DASHES)])
         if log:
             axes.set_yscale("log")
         _axes(axes, x_label, f"{y_label} (log scale)" if log else y_label, tick)
+        whole = all(x == int(x) for points in finite.values() for x, _ in points)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
         for x, name in marks:
             axes.axvline(x, color=SOFT, linewidth=0.7, linestyle=(0, (3, 3)))
             where = (x, 1.0)
@@ -156,7 +167,12 @@ def _line(axes: Any, points: Points, name: str, colour: str, dash: str) -> None:
 
 
 def bars(key: str, title: str, values: Mapping[str, float], x_label: str = "") -> Markup:
-    """Horizontal bars, first entry on top."""
+    """Horizontal bars, first entry on top; of more than MAX_BARS the longest ones."""
+    if len(values) > MAX_BARS:
+        longest = sorted(values, key=lambda name: -abs(values[name]) if math.isfinite(values[name]) else -math.inf)
+        shown = set(longest[:MAX_BARS])
+        x_label = f"{x_label} (the {MAX_BARS} longest of {len(values):,})".strip()
+        values = {name: value for name, value in values.items() if name in shown}
 
     def paint(figure: Any, axes: Any) -> None:
         lengths = [value if math.isfinite(value) else 0.0 for value in values.values()]

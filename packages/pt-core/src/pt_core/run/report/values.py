@@ -100,18 +100,23 @@ _ACRONYMS = {
 }
 
 
-def mean_std(key: str, mean: float, std: float) -> str:
-    """`93.4 ± 0.6 %`; without the second part where the standard deviation is not defined (one run)."""
+def mean_std(key: str, mean: float, std: float, scale: float | None = None) -> str:
+    """`93.4 ± 0.6 %`; without the second part where the standard deviation is not defined (one run).
+
+    Args:
+        scale: size of the numbers in the same column, which then have as many decimals; default: the mean's own.
+    """
     if not math.isfinite(mean):
         return "–"
-    if not math.isfinite(std):
-        return named(key, mean)
-    if is_percentage(key):
-        return f"{100 * mean:.1f} ± {100 * std:.1f} %"
-    if "seconds" in key:
-        return f"{duration(mean)} ± {duration(std)}"
-    digits = max(0, 2 - math.floor(math.log10(abs(mean)))) if mean else 3
-    return f"{mean:,.{min(digits, 8)}f} ± {std:,.{min(digits, 8)}f}"
+    if is_percentage(key) or "seconds" in key:
+        if not math.isfinite(std):
+            return named(key, mean)
+        return f"{100 * mean:.1f} ± {100 * std:.1f} %" if is_percentage(key) else f"{duration(mean)} ± {duration(std)}"
+    size = abs(mean) if scale is None else scale
+    if size and not 1e-4 <= size < 1e6:
+        return number(mean) if not math.isfinite(std) else f"{number(mean)} ± {number(std)}"
+    digits = 3 if not size or 0.1 <= size < 10 else 2 if 10 <= size < 1000 else max(0, 2 - math.floor(math.log10(size)))
+    return f"{mean:,.{digits}f}" + (f" ± {std:,.{digits}f}" if math.isfinite(std) else "")
 
 
 def column(key: str, values: Iterable[Any]) -> list[str]:

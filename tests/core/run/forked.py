@@ -1,0 +1,55 @@
+"""Runs a function in a forked child, so that a process can be killed without paying for its imports."""
+
+import os
+import time
+import traceback
+import warnings
+
+
+class Child:
+    """A forked process that ends with the exit status of `fn` (70 where it raised something unforeseen)."""
+
+    _status = None
+
+    def __init__(self, fn):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # the child touches no thread of its parent
+            self.pid = os.fork()
+        if self.pid:
+            return
+        code = 70
+        try:
+            fn()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+
+    def wait_for(self, condition, seconds=60, may_end=False):
+        """Wait until the condition holds. The child must still run then, unless it `may_end` before."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, "the child never came so far"
+            if self._poll() is not None:
+                assert may_end, f"the child ended early with status {self._status}"
+                return
+            time.sleep(0.002)
+
+    def signal(self, number):
+        if self._poll() is None:
+            os.kill(self.pid, number)
+
+    def status(self):
+        """Exit status as subprocess gives it: negative for a signal."""
+        if self._poll() is None:
+            self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self._status
+
+    def _poll(self):
+        if self._status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self._status = os.waitstatus_to_exitcode(status) if pid else None
+        return self._status
