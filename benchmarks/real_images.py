@@ -18,9 +18,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import pt_vision
+import torch
 from pt_core.run.rundir import RunDir
 
 SETS: dict[str, dict[str, Any]] = {
@@ -74,7 +73,7 @@ def main() -> None:
                 lr: run(arguments.out / name / label / f"lr-{lr:g}-seed-0", {**fixed, "lr": lr, "seed": 0})
                 for lr in settings["lr"]
             }
-            best = max(settings["lr"], key=lambda lr: tried[lr]["results"]["val"]["accuracy"])  # noqa: B023
+            best = max(settings["lr"], key=lambda lr: tried[lr]["results"]["val"]["accuracy"])
             found = [
                 run(arguments.out / name / label / f"lr-{best:g}-seed-{seed}", {**fixed, "lr": best, "seed": seed})
                 for seed in SEEDS
@@ -103,8 +102,8 @@ def write_document(rows: list[dict[str, Any]], path: Path) -> None:
     lines = [
         "# Results",
         "",
-        "Made by `benchmarks/real_images.py`, whose docstring has the commands; generated, not written by hand. The backbone is a ViT of",
-        "1.9 M parameters for 32 px, pretrained with labels on 3,000 CIFAR-10 images only: these numbers compare methods under one protocol,",
+        "Made by `benchmarks/real_images.py`, whose docstring has the commands. The backbone is a ViT of 1.9 M parameters for 32 px,",
+        "pretrained with labels on 3,000 CIFAR-10 images only: these numbers compare methods under one protocol,",
         "they are not published-scale results. Per data set and method the learning rate was chosen on validation with seed 0 from three",
         "values; test accuracy is the mean over seeds 0, 1, 2 (data split, order and initial values) ± sample standard deviation. The test",
         "part was never used for a choice.",

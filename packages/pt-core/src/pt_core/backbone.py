@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from pt_core.errors import UserError, nearest
 from pt_core.fingerprint import Fingerprint, fingerprint_tensors
+from pt_core.kernels._mode import fast_paths_enabled
 
 
 @dataclass(frozen=True)
@@ -307,24 +308,24 @@ class Backbone(ABC):
 
 
 class LoweredEdits:
-    """Keeps `backbone.lower(edits)` until one of the tensors behind the edits changes; for inference with fixed prompts.
+    """Keeps `backbone.lower(edits)` until what it was computed from changes; for inference with fixed prompts.
 
-    Holding the tensors keeps their ids unique; their version counters tell in-place changes.
+    That is: a tensor behind the edits (holding the tensors keeps their ids unique, their version counters tell in-place changes), the
+    backbone's device and dtype, autocast, and `reference_kernels()`.
     """
 
     def __init__(self) -> None:
-        self._key: tuple[tuple[int, int], ...] | None = None
+        self._key: Any = None
         self._tensors: tuple[Tensor, ...] = ()
         self._edits: Edits = {}
 
     def get(self, backbone: Backbone, tensors: Sequence[Tensor], edits: Callable[[], Edits]) -> Edits:
-        key = tuple((id(tensor), tensor._version) for tensor in tensors)
-        if key != self._key or self._stale(backbone):
+        kind = backbone.device.type
+        cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        versions = tuple((id(tensor), tensor._version) for tensor in tensors)
+        key = (versions, backbone.device, backbone.dtype, cast, fast_paths_enabled())
+        if key != self._key:
             with torch.no_grad():
                 self._edits = backbone.lower(edits())
             self._key, self._tensors = key, tuple(tensors)
-            self._device = (backbone.device, backbone.dtype)
         return self._edits
-
-    def _stale(self, backbone: Backbone) -> bool:
-        return getattr(self, "_device", None) != (backbone.device, backbone.dtype)

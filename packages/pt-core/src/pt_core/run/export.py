@@ -72,7 +72,7 @@ def export_program(modality: Modality, predictor: Predictor, out: Path, format_:
     try:
         with _quiet():
             if format_ == "onnx":
-                names = {"input_names": ["inputs"], "output_names": ["output"]}
+                names: Any = {"input_names": ["inputs"], "output_names": ["output"]}
                 torch.onnx.export(program, (), str(part), dynamo=True, external_data=False, verbose=False, **names)
             else:
                 torch.export.save(program, part)
