@@ -321,7 +321,8 @@ class LoweredEdits:
 
     def get(self, backbone: Backbone, tensors: Sequence[Tensor], edits: Callable[[], Edits]) -> Edits:
         kind = backbone.device.type
-        cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        cast = torch.get_autocast_dtype(kind) if autocast else None
         versions = tuple((id(tensor), tensor._version) for tensor in tensors)
         key = (versions, backbone.device, backbone.dtype, cast, fast_paths_enabled())
         if key != self._key:
