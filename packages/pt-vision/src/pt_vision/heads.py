@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 BIAS = -4.59512
 """-log(99): a prior of 0.01 left over from a sigmoid loss. A constant shift under softmax; kept for parity."""
+
+
+class RowNorm(nn.BatchNorm1d):
+    """BatchNorm that normalises a single row by its running statistics: the last batch of an epoch may hold one, which has no variance."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and len(x) == 1:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return super().forward(x)
 
 
 def build_head(dim: int, classes: int, hidden_layers: int = 0) -> nn.Module:
@@ -15,7 +25,7 @@ def build_head(dim: int, classes: int, hidden_layers: int = 0) -> nn.Module:
     """
     layers: list[nn.Module] = []
     for _ in range(hidden_layers):
-        layers += [nn.Linear(dim, dim), nn.ReLU(), nn.BatchNorm1d(dim), nn.Dropout(0.1)]
+        layers += [nn.Linear(dim, dim), nn.ReLU(), RowNorm(dim), nn.Dropout(0.1)]
     last = nn.Linear(dim, classes)
     for module in [*layers, last]:
         if isinstance(module, nn.Linear):

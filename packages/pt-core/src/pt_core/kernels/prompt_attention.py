@@ -6,20 +6,21 @@ Three implementations with one signature:
 - `split_attention`, _split.py: two partitions merged by their log-sum-exp, with an exact backward. Copies nothing.
 - `flex_prompt_attention`, _flex.py: the same through flex_attention, for CUDA.
 
-Which one is faster (benchmarks/prompt_attention.py, results in benchmarks/results/prompt_attention.json: float32, AMD
-EPYC with AVX-512, 1 and 2 threads, torch 2.14, medians of alternating runs). The split saves writing (prompt +
-tokens) keys and values per row and their gradients, and pays for a second call, short loops over few keys, and a
-merge that reads and writes every query's output again. So it wins where what would be copied outweighs the queries:
-- prompts clearly longer than the own tokens, over many rows: CLIP text behind a shared context, 100 rows of 10 tokens,
-  17 prompts {clip17}, 64 prompts {clip64} (forward + backward);
-- one new token against cached keys: 16 rows, 200 prompts {decode};
-- about even at prompt = tokens: ViT-S/16, 197 tokens, 16 rows: 10 prompts {vit10}, 50 {vit50}, 100 {vit100}, 200
-  {vit200};
-- never with a prompt per row or a bank (nothing is shared), nor with grouped-query heads (SDPA reads those without
-  copies).
-Hence `split_pays`: CPU, shared prompt, no grouped heads, prompt + tokens > 2 * queries, and at least 2^20 key
-elements to copy. On CUDA no crossover has been measured yet, so the dispatcher concatenates there. The rule goes by
-time; where memory is what is scarce, `split_attention` may be called as it is.
+Which one is faster (benchmarks/prompt_attention.py, all cells in benchmarks/results/prompt_attention.json: float32, AMD
+EPYC with AVX-512, 1 thread, torch 2.14; below, time of concatenation / time of the split, forward and backward pass). The
+split saves writing (prompt + tokens) keys and values per row and their gradients, and pays for a second call, short loops
+over few keys, and a merge that reads and writes every query's output again. So it wins where what would be copied
+outweighs the queries:
+- prompts clearly longer than the own tokens, over many rows: CLIP text behind a shared context, 100 rows of 10 tokens: 10
+  prompts 0.82, 17 prompts 1.26, 64 prompts 2.15; a tiny ViT, 64 rows of 20 tokens: 50 prompts 1.18, 200 prompts 1.78;
+- one new token against cached keys, 16 rows: 50 prompts 1.8, 200 prompts 3.4;
+- about even at prompt = tokens: ViT-S/16, 197 tokens, 16 rows: 10 prompts 0.83, 50 prompts 0.94, 100 prompts 0.96, 200
+  prompts 1.05; causal, 128 tokens, 16 rows: 50 prompts 0.97, 100 prompts 1.02, 200 prompts 1.09;
+- never with a prompt per row or a bank (nothing is shared: 0.89 to 0.98), nor with grouped-query heads (SDPA reads those
+  without copies: 0.80 to 0.89).
+Hence `split_pays`: CPU, shared prompt, no grouped heads, prompt + tokens > 2 * queries, and at least 2^19 key elements to
+copy. On CUDA no crossover has been measured yet, so the dispatcher concatenates there. The rule goes by time; where
+memory is what is scarce, `split_attention` may be called as it is: it keeps no copies for the backward pass.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from pt_core.kernels import _split
 from pt_core.kernels._inputs import Inputs, check, own_mask
 from pt_core.kernels._mode import fast_paths_enabled, transforming
 
-_WORTH_IT = 2**20  # elements of the keys that concatenation would write
+_WORTH_IT = 2**19  # elements of the keys that concatenation would write
 
 
 def prompt_attention(

@@ -7,7 +7,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -165,7 +165,8 @@ def in_processes(
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     context = get_context("spawn")
-    shared = (count, port, torch.get_num_threads(), work, case, folder)
+    bare = replace(case, bad_inputs=())  # lambdas there are not pickled
+    shared = (count, port, torch.get_num_threads(), work, bare, folder)
     children = [context.Process(target=_child, args=(rank, *shared), daemon=True) for rank in range(count)]
     deadline = time.monotonic() + PROCESS_LIMIT
     try:

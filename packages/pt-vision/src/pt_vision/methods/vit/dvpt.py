@@ -131,7 +131,7 @@ class DVPT(VisionMethod):
     def dynamic(self, layer: int, x: Tensor, layout: Layout) -> Tensor:
         """The branch of block `layer`: (batch, tokens, dim) -> the same shape."""
         module = self.bottleneck(layer)
-        h = module.squeeze(x)
+        h = module.squeeze(x.to(module.down.weight.dtype))  # fp32, also on a half-precision backbone
         if self.config.variant == "paper" and self.length:
             q, k = h[:, layout.slice("prompt")], h[:, layout.slice("token")]
             scale = (x.shape[-1] if self.config.scale == "width" else h.shape[-1]) ** -0.5

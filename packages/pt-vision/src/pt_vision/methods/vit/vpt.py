@@ -93,6 +93,11 @@ class VPT(VisionMethod):
         backbone, deep = self.backbone, config.mode == "deep"
         if config.depth is not None and config.depth > backbone.depth:
             raise ConfigError(f"depth={config.depth} exceeds the {backbone.depth} blocks of {backbone.source!r}")
+        if config.init == "class_means" and (config.projection or {*backbone.dims} != {backbone.feature_dim}):
+            raise ConfigError(
+                f"init='class_means' puts {backbone.feature_dim} pooled features into every block: it needs one width in all blocks "
+                f"and no projection; {backbone.source!r} has width {', '.join(map(str, sorted({*backbone.dims})))}"
+            )
         count = (config.depth or backbone.depth) if deep else 1
         first = backbone.depth - count if config.reverse_depth else 0
         self.layers = range(first, first + count)
@@ -109,6 +114,7 @@ class VPT(VisionMethod):
                 )
             self.sets.append(PromptTokens(sets, length, width, uniform(bound), dropout, config.projection))
         self.head = build_head(backbone.feature_dim, task.outputs, config.head_layers)
+        self.coupled = config.head_layers > 0  # BatchNorm
         self._lowered = LoweredEdits()
 
     def prompts(self, batch: int) -> Iterator[tuple[int, Tensor]]:
@@ -163,8 +169,6 @@ class VPT(VisionMethod):
         means = sums / counts.clamp(min=1)
         for tokens in self.sets:
             assert isinstance(tokens, PromptTokens)
-            if tokens.tokens.shape[-1] != means.shape[1]:
-                raise ConfigError("init='class_means' needs one width in all blocks and no projection")
             rows = torch.arange(tokens.length, device=ctx.device) % len(means)
             tokens.tokens.copy_(means[rows].expand_as(tokens.tokens))
 
