@@ -4,6 +4,7 @@ import json
 
 import torch
 from pt_core import Optimiser, Stage, StepOutput, Stream, reference_kernels
+from pt_core.sealed import write_text
 from pt_core.testing.tiny import TinyMethod
 from torch import nn
 from torch.func import functional_call
@@ -123,7 +124,9 @@ class CacheModel(TinyMethod):
         for number, batch in enumerate(ctx.batches("train", 4)):
             part = ctx.dir / f"{number}.json"
             if not part.is_file():
-                part.write_text(json.dumps(self.feature(batch).tolist()))
+                write_text(
+                    part, json.dumps(self.feature(batch).tolist())
+                )  # whole or absent: other processes read it too
                 if number == getattr(self, "die_at", None):
                     raise RuntimeError("killed")
             keys.append(torch.tensor(json.loads(part.read_text())))
@@ -169,6 +172,8 @@ class _Logits(nn.Module):
 
 class Bilevel(TinyMethod):
     """(f) MAML-like: the prompt is tuned so that one inner step on the support half fits the query half (second derivatives)."""
+
+    coupled = True  # the inner step sees this process's part of the support half only
 
     def stages(self, ctx):
         streams = {"support": Stream("train", batch_size=6), "query": Stream("train", batch_size=6)}

@@ -27,7 +27,6 @@ from torch.nn import functional as F
 
 from tests.vision.methods.common import (
     DATA,
-    OPTIONS,
     case,
     conformance,
     double,
@@ -68,7 +67,6 @@ BAD = (
     BadInput("shallow and shared", refuse(mode="shallow", shared=True), "belong to mode='deep'"),
     BadInput("added vectors projected", refuse(location="add", projection=4), "need 'prepend'"),
     BadInput("pool of no prompts", refuse(prompt_length=0, pool="prompt"), "prompt_length >= 1"),
-    BadInput("several mistakes at once", refuse(prompt_length=-1, mode="deeper"), "(?s)prompt_length=-1.*mode='deeper'|mode"),
     BadInput("class token of a network without", lambda: run_once("no_class", pool="class"), "has no class token"),
     BadInput("added vectors in stages", lambda: make(VPT, "swin_shifted", location="add"), "'tiny:swin_shifted' has stages"),
     BadInput("class means in stages", lambda: make(VPT, "swin_shifted", init="class_means"), "one width in all blocks"),
@@ -99,7 +97,7 @@ def run_once(name: str, **options: Any) -> Tensor:
     return seeded_make(VPT, name, **options)(DATA["val"].batch())
 
 
-@pytest.mark.parametrize(("one", "check"), conformance(CASES, fresh=("deep", "deep_swin")))
+@pytest.mark.parametrize(("one", "check"), conformance(CASES, fresh=("deep",)))
 def test_conformance(one, check, tmp_path):
     check(one, tmp_path)
 
@@ -270,9 +268,10 @@ def test_shallow_is_deep_only_for_one_block(depth, same):
 @pytest.mark.parametrize(("mode", "changes"), [("deep", False), ("shallow", True)])
 def test_deep_throws_prompt_outputs_away_and_shallow_uses_them(mode, changes):
     method, x = double(VPT, mode=mode).eval(), DATA["val"].batch().inputs.double()
+    noise = torch.randn(5, 32, dtype=torch.float64)
 
     def shake(module: nn.Module, args: Any, out: Tensor) -> Tensor:
-        return torch.cat([out[:, :1], out[:, 1:6] + 1.0, out[:, 6:]], 1)
+        return torch.cat([out[:, :1], out[:, 1:6] + noise, out[:, 6:]], 1)
 
     with reference_kernels():  # prompts have outputs in the concatenating path only
         before = pooled(method, x)
@@ -420,7 +419,7 @@ def test_official_warm_up_trains_the_first_epoch_with_rate_zero(tmp_path):
     assert factors[77] < 1
     assert len(set(factors[7 * 40 : 7 * 41])) == 1  # per epoch, not per step
     assert 0 < factors[-1] < 1e-2
-    one = steps(CASES["deep"], official_warmup=True, warmup_epochs=2, weight_decay=0.1, eval_every=None)
+    one = steps(CASES["deep"], official_warmup=True, warmup_epochs=2, weight_decay=0.1, select=False)
     start = seeded_make(VPT)
     for count, moved in ((3, False), (4, True)):  # 21 pictures in batches of 8: an epoch has 3 steps
         method = train(steps(one, steps=count), tmp_path / str(count))
@@ -549,6 +548,5 @@ def test_errors_are_of_the_kinds_a_user_meets():
         restore_other_shape()
     with pytest.raises(DataError):
         Classification(["only"])
-    with pytest.raises(ConfigError, match="(?s)prompt_length=-1.*mode='deeper'"):
+    with pytest.raises(ConfigError, match="mode='deeper'.*; prompt_length=-1"):
         build_all({"config": VPTConfig}, {"prompt_length": -1, "mode": "deeper"})
-    assert OPTIONS.optimizer == "sgd"

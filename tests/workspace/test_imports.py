@@ -1,0 +1,151 @@
+"""Who may import whom, and how large a file may be: rules of docs/architecture.md, checked on the sources."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGES = Path(__file__).parents[2] / "packages"
+SOURCES = sorted(PACKAGES.glob("*/src/**/*.py"))
+CORE = PACKAGES / "pt-core" / "src" / "pt_core"
+MODALITIES = {path.name for path in PACKAGES.glob("*/src/*") if path.is_dir()} - {"pt_core"}
+MODALITY_LIBRARIES = {
+    *("timm", "torchvision", "PIL", "open_clip", "diffusers", "cv2", "skimage"),
+    *("transformers", "tokenizers", "peft", "sentencepiece", "datasets", "huggingface_hub"),
+    *("torch_geometric", "torch_scatter", "dgl", "ogb", "networkx"),
+    *("torchaudio", "librosa", "soundfile"),
+    *("open3d", "trimesh", "gymnasium"),
+}
+LIMIT = 600
+
+
+def imported(path: Path) -> set[tuple[str, int]]:
+    """(dotted module, line) of every import statement, wherever it stands; relative ones made absolute."""
+    found = set()
+    package = path.relative_to(next(p for p in path.parents if p.name == "src")).parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {(alias.name, node.lineno) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(filter(None, [base, node.module]))
+            found |= {(module, node.lineno), *((f"{module}.{alias.name}", node.lineno) for alias in node.names)}
+        elif (
+            isinstance(node, ast.Call)
+            and getattr(node.func, "attr", getattr(node.func, "id", "")) in ("import_module", "__import__", "require")
+            and node.args
+            and isinstance(node.args[0], ast.Constant)
+        ):
+            found.add((str(node.args[0].value), node.lineno))
+    return found
+
+
+def offences(paths: list[Path], banned: object) -> list[str]:
+    return [
+        f"{path.relative_to(PACKAGES)}:{line} imports {module}"
+        for path in paths
+        for module, line in sorted(imported(path))
+        if banned(path, module)  # type: ignore[operator]
+    ]
+
+
+def test_the_rules_see_the_sources() -> None:
+    assert "pt_vision" in MODALITIES
+    assert len(SOURCES) > 50
+    assert ("pt_core.errors", 1) in {(module, 1) for module, _ in imported(CORE / "artifact.py")}
+
+
+def test_relative_and_dynamic_imports_are_seen(tmp_path: Path) -> None:
+    folder = tmp_path / "src" / "pt_x" / "methods"
+    folder.mkdir(parents=True)
+    (folder / "m.py").write_text(
+        "from ..other import a\nimport_module('timm.models')\ndef f():\n    import PIL.Image\n"
+    )
+    assert {module for module, _ in imported(folder / "m.py")} == {
+        "pt_x.other",
+        "pt_x.other.a",
+        "timm.models",
+        "PIL.Image",
+    }
+
+
+def test_no_modality_package_imports_another() -> None:
+    def foreign(path: Path, module: str) -> bool:
+        own = path.relative_to(PACKAGES).parts[2]
+        top = module.partition(".")[0]
+        return top in MODALITIES and top != own
+
+    assert offences(SOURCES, foreign) == []
+
+
+def test_core_imports_no_modality_library_outside_its_bridges() -> None:
+    paths = [path for path in CORE.rglob("*.py") if CORE / "bridges" not in path.parents]
+    assert offences(paths, lambda _, module: module.partition(".")[0] in MODALITY_LIBRARIES | MODALITIES) == []
+
+
+def test_contract_files_do_not_import_the_runtime() -> None:
+    paths = [*CORE.glob("*.py"), *(CORE / "kernels").rglob("*.py")]
+    assert offences(paths, lambda _, module: f"{module}.".startswith(("pt_core.run.", "pt_core.testing."))) == []
+
+
+def test_no_method_imports_another_method() -> None:
+    """What two methods share lies in the package's own modules."""
+
+    def other_method(path: Path, module: str) -> bool:
+        return "methods" in path.parts and ".methods." in module
+
+    assert offences(SOURCES, other_method) == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGES)))
+def test_source_file_is_short(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) < LIMIT
+
+
+def test_half_of_the_source_files_have_fewer_than_200_lines() -> None:
+    lengths = sorted(len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES)
+    assert lengths[len(lengths) // 2] < 200
+
+
+BLOCKED = """
+import sys
+
+ALLOWED = {"torch", "numpy", "safetensors", "pt_core", "packaging"}
+KNOWN = ALLOWED | sys.stdlib_module_names
+
+import torch, numpy, safetensors.torch  # with whatever they need themselves
+before = set(sys.modules)
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if top not in KNOWN and top not in {m.partition(".")[0] for m in before}:
+            raise ModuleNotFoundError(f"blocked: {name}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+for name in ("click", "pydantic", "accelerate", "yaml", "annotated_types"):
+    sys.modules[name] = None
+import pt_core
+for name in pt_core.__all__:
+    getattr(pt_core, name)
+import pt_core.artifact, pt_core.sealed, pt_core.kernels.flops
+new = {m.partition(".")[0] for m in set(sys.modules) - before}
+assert new <= KNOWN, sorted(new - KNOWN)
+print("fine", len(pt_core.__all__))
+"""
+
+
+def test_the_contracts_need_torch_numpy_and_safetensors_only() -> None:
+    done = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("fine"), done.stderr[-2000:]
+
+
+def test_every_package_has_its_licence_readme_and_typing_marker() -> None:
+    for package in PACKAGES.iterdir():
+        if (package / "pyproject.toml").is_file():
+            for name in ("LICENSE", "README.md", f"src/{package.name.replace('-', '_')}/py.typed"):
+                assert (package / name).is_file(), f"{package.name} lacks {name}"
