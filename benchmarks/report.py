@@ -47,8 +47,9 @@ def _flops() -> str:
 
 `python -m benchmarks.flops`: {settings["backbone"]} at {settings["image_size"]} pixels,
 VPT with {settings["prompts"]} prompts per block. Counted, not timed, so they are the same everywhere;
-tests/vision/test_flops.py holds them to formula and bound. Like with like: "all tokens" rows compute every token of the last block on both sides of the ratio; "pruned"
-rows compute that block for the class token only and are compared with the frozen forward pass over all tokens.
+tests/vision/test_flops.py holds them to formula and bound. Like with like: "all tokens" rows compute every token of the last
+block on both sides of the ratio; "pruned" rows compute that block for the class token only and are compared with the frozen
+forward pass over all tokens.
 
 {table}"""
 
