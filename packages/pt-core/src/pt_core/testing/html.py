@@ -39,6 +39,7 @@ def external_requests(html: str) -> list[str]:
     finder = _Finder()
     finder.feed(html)
     finder.close()
+    finder.handle_data(finder.rawdata)  # of a style sheet or script that nothing closes
     finder.end_text()
     return finder.found
 
