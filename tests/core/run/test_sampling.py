@@ -163,9 +163,10 @@ def test_hold_out_gives_two_subsets_and_honours_groups() -> None:
     kept, held = hold_out(base, 0.2, 0)
     assert len(kept) + len(held) == len(base)
     assert not set(kept.groups) & set(held.groups)
-    kept.labels = None
-    with pytest.raises(DataError, match="unlabelled"):
-        hold_out(kept, 0.2, 0)
+    kept.labels = None  # without classes: at random, and still by group
+    first, second = hold_out(kept, 0.2, 0)
+    assert sorted([*first.ids, *second.ids]) == sorted(kept.ids)
+    assert not set(first.groups) & set(second.groups)
 
 
 def test_with_classes_translates_indices_by_name() -> None:

@@ -86,8 +86,19 @@ class Artifact:
         return [*notes, f"backbone mismatch allowed: {problem}"]
 
 
-def card_of(method: Method, method_id: str, extra: Mapping[str, Any] | None = None) -> Card:
-    """The card of a tuned method; `extra` adds data summary, metrics, notes and package versions."""
+def card_of(
+    method: Method,
+    method_id: str,
+    extra: Mapping[str, Any] | None = None,
+    needed_for: Mapping[str, str] | None = None,
+) -> Card:
+    """The card of a tuned method.
+
+    Args:
+        method_id: `pt-vision/vpt`.
+        extra: data summary, metrics, notes and package versions to add.
+        needed_for: backbone role -> `fit`, `predict` or both (default both).
+    """
     config = asdict(method.config) if is_dataclass(method.config) and not isinstance(method.config, type) else {}
     card: Card = {
         "format_version": FORMAT_VERSION,
@@ -99,7 +110,7 @@ def card_of(method: Method, method_id: str, extra: Mapping[str, Any] | None = No
                 "source": backbone.source,
                 "fingerprint": backbone.fingerprint().to_json(),
                 "preprocessing": dict(backbone.preprocessing),
-                "needed_for": "fit, predict",
+                "needed_for": (needed_for or {}).get(role, "fit, predict"),
             }
             for role, backbone in method.backbones.items()
         },

@@ -10,10 +10,25 @@ import torch
 from torch import Tensor
 
 
+@runtime_checkable
+class Ragged(Protocol):
+    """Inputs whose tensors do not have one row per sample, such as a batch of graphs."""
+
+    def map_tensors(self, fn: Any) -> Any:
+        """The same inputs with `fn` applied to every tensor."""
+        ...
+
+    def select_rows(self, rows: Sequence[int]) -> Any:
+        """The inputs of some samples, in that order."""
+        ...
+
+
 def map_tensors(value: Any, fn: Any) -> Any:
-    """Apply `fn` to every tensor in nested dicts, lists and tuples; anything else is passed through."""
+    """Apply `fn` to every tensor in nested dicts, lists and tuples, and in `Ragged` inputs; anything else is passed through."""
     if isinstance(value, Tensor):
         return fn(value)
+    if isinstance(value, Ragged):
+        return value.map_tensors(fn)
     if isinstance(value, Mapping):
         return {key: map_tensors(item, fn) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

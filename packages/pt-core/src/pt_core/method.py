@@ -74,6 +74,8 @@ class Optimiser:
 
     params: tuple[str, ...] = ("*",)
     options: Mapping[str, Any] = field(default_factory=dict)
+    shared: bool = False
+    """Whether its parameters may also belong to other shared optimisers, each of which then keeps its own moments of them."""
 
 
 class StepContext(Protocol):
@@ -156,6 +158,7 @@ class Stage:
         options: overrides of the run's training options (epochs, lr, batch_size, schedule ...) for this stage.
         optimisers: name -> optimiser; None is one optimiser named `main` over `Method.param_groups(stage)`.
         select: keep the weights that were best on validation (where there is validation data); False keeps the last.
+        select_from: evaluations before this step do not count for selection (unless the stage is shorter).
         losses: how the default step treats the drawn streams: each one's batch goes through `training_step` and the losses add up.
         step: custom step; it calls ctx.backward and ctx.update itself.
         run: job without optimiser.
@@ -171,6 +174,7 @@ class Stage:
     options: Mapping[str, Any] = field(default_factory=dict)
     optimisers: Mapping[str, Optimiser] | None = None
     select: bool = True
+    select_from: int = 0
     step: Step | None = None
     run: Callable[[JobContext], None] | None = None
     after_backward: Callable[[StepContext], None] | None = None
@@ -252,6 +256,10 @@ class Method(nn.Module):
         """A function (batch, tenant index per row) -> one prediction per row (each with a leading axis of 1) that runs rows of several
         tuned methods in one forward, or None where rows have to be grouped by tenant."""
         return None
+
+    def panels(self) -> Sequence[Mapping[str, Any]]:
+        """Panels for the run's report, as mappings with `title`, `kind`, `data` and `note` (see `pt_core.run.report.Panel`)."""
+        return ()
 
     def own_tensors(self) -> dict[str, Tensor]:
         """All parameters and persistent buffers by name."""

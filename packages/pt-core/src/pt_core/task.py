@@ -57,6 +57,12 @@ class Task(ABC):
     def records(self, predictions: Predictions, batch: Batch) -> list[dict[str, Any]]:
         """One flat JSON-able record per sample, starting with its id: a row of `predictions/`."""
 
+    def line(self, record: Mapping[str, Any]) -> str:
+        """A record as the line that `predict` prints."""
+        score = record.get("score")
+        shown = "" if score is None else f"\t{score:.4f}"
+        return f"{record['id']}\t{record.get('predicted', '')}{shown}"
+
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
         """The task as stored in card.json; `from_json` of the class registered under `name` restores it."""

@@ -6,11 +6,12 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from annotated_types import Ge
-from pt_core.errors import ArtifactError, ConfigError, nearest
-from pt_core.run.modality import Demo, Modality, RunOptions
+from pt_core.errors import ArtifactError
+from pt_core.run.modality import Demo, Modality
+from pt_core.run.options import ClassificationOptions
 from pt_core.run.registry import Registry
 
 from pt_vision import __version__
@@ -18,12 +19,20 @@ from pt_vision import __version__
 if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_core.backbone import Backbone
     from pt_core.data import Batch, Dataset
+    from pt_core.method import Method
+    from pt_core.run.fit import RunSpec
     from pt_core.task import Task
     from torch import Tensor
 
     from pt_vision.adapters._common import VisionBackbone
 
-TASKS = ("classification",)
+
+@dataclass(frozen=True)
+class TaskOptions(ClassificationOptions):
+    """Flags of the task."""
+
+    task: Literal["classification"] = "classification"
+    """What is predicted."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,6 @@ class Vision(Modality):
 
     package = "pt-vision"
     registry = Registry("pt_vision", Path(__file__).parent / "methods")
-    default_backbone = "builtin:vit_glyphs"
     input_name = "IMAGE"
 
     @property
@@ -69,6 +77,10 @@ class Vision(Modality):
         from pt_vision.data import DataOptions
 
         return DataOptions
+
+    @property
+    def task_options(self) -> type:
+        return TaskOptions
 
     def version(self) -> str:
         return __version__
@@ -78,7 +90,10 @@ class Vision(Modality):
 
         return list_backbones()
 
-    def load_backbone(self, spec: str, weights: str | None, options: Any | None) -> Backbone:
+    def default_backbone(self, role: str) -> str:
+        return "builtin:vit_glyphs"
+
+    def load_backbone(self, spec: str, weights: str | None, options: Any | None, role: str) -> Backbone:
         from pt_vision.backbones import load_backbone
 
         return load_backbone(spec, weights, getattr(options, "image_size", None))
@@ -88,52 +103,47 @@ class Vision(Modality):
 
         return load_images(spec, options)
 
-    def bind(self, dataset: Dataset, backbone: Backbone, options: Any | None, training: bool) -> Dataset:
+    def bind(
+        self, dataset: Dataset, backbones: Mapping[str, Backbone], task: Task, options: Any | None, training: bool
+    ) -> Dataset:
         augment = options.augment if training and options is not None else "none"
-        bound: Dataset = dataset.bind(backbone.preprocessing, augment)  # type: ignore[attr-defined]
+        bound: Dataset = dataset.bind(backbones["backbone"].preprocessing, augment)  # type: ignore[attr-defined]
         return bound
 
-    def make_task(self, run: RunOptions, data: Mapping[str, Dataset]) -> Task:
+    def make_task(self, options: TaskOptions, data: Mapping[str, Dataset]) -> Task:
         from pt_core.run.classification import Classification
-        from pt_core.run.sampling import class_weights
 
-        if run.task not in TASKS:
-            raise ConfigError(
-                f"task={run.task!r} is unknown{nearest(run.task, TASKS)}; pt-vision has: {', '.join(TASKS)}"
-            )
-        train: Any = data["train"]
-        weights = class_weights(train.labels, len(train.classes)) if run.class_weights else None
-        return Classification(train.classes, weights, run.label_smoothing, run.ordinal)
+        return Classification.from_options(options, data["train"])
 
     def task_from_json(self, spec: Mapping[str, Any]) -> Task:
         from pt_core.run.classification import Classification
 
-        if spec.get("name") not in TASKS:
-            raise ArtifactError(
-                f"the artifact's task {spec.get('name')!r} is unknown to this pt-vision; known: {', '.join(TASKS)}"
-            )
+        if spec.get("name") != Classification.name:
+            raise ArtifactError(f"the artifact's task {spec.get('name')!r} is unknown to this pt-vision")
         return Classification.from_json(spec)
 
-    def inputs(self, items: Sequence[Any], backbone: Backbone) -> Dataset:
-
+    def inputs(self, items: Sequence[Any], method: Method, options: Any | None) -> Dataset:
         from pt_vision.inputs import input_images
 
-        return input_images(list(items)).bind(backbone.preprocessing)
+        return input_images(list(items)).bind(method.backbone.preprocessing)
 
-    def example(self, run: RunOptions, options: Any, classes: int, batch_size: int) -> tuple[Backbone, Task, Batch]:
+    def example(self, spec: RunSpec, classes: int, batch_size: int) -> tuple[Mapping[str, Backbone], Task, Batch]:
         import torch
         from pt_core.data import Batch
         from pt_core.run.classification import Classification
+        from pt_core.run.fit import by_role
 
         from pt_vision.backbones import load_backbone
 
-        backbone = load_backbone(
-            run.backbone or self.default_backbone, run.weights, getattr(options, "image_size", None), device="meta"
+        source = by_role("--backbone", spec.run.backbone, ["backbone"]).get(
+            "backbone", self.default_backbone("backbone")
         )
+        weights = by_role("--weights", spec.run.weights, ["backbone"]).get("backbone")
+        backbone = load_backbone(source, weights, spec.data.image_size, device="meta")
         images = torch.zeros(batch_size, 3, *backbone.image_size, device="meta")
         rows = torch.arange(batch_size)
         batch = Batch(images, torch.zeros(batch_size, dtype=torch.long), rows, [str(row) for row in range(batch_size)])
-        return backbone, Classification([f"class {i}" for i in range(classes)]), batch
+        return {"backbone": backbone}, Classification([f"class {i}" for i in range(classes)]), batch
 
     def blank_inputs(self, backbone: Backbone, batch_size: int) -> Tensor:
         import torch

@@ -134,9 +134,9 @@ def method_budget(modality: Modality, spec: RunSpec, classes: int) -> Budget:
     Neither data nor weights are read: the modality gives an example of both.
     """
     micro = math.ceil(spec.train.batch_size / spec.train.accumulate)
-    backbone, task, batch = modality.example(spec.run, spec.data, classes, micro)
+    backbones, task, batch = modality.example(spec, classes, micro)
     with torch.random.fork_rng(devices=[]):
-        method = modality.registry.load(spec.method)(spec.config, {"backbone": backbone}, task)
+        method = modality.registry.load(spec.method)(spec.config, backbones, task)
     precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(spec.train.precision)
     return budget(method, batch, precision)
 

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from pt_core.data import Batch, Dataset
 from pt_core.errors import ArtifactError, DataError
+from pt_core.run.options import ClassificationOptions
+from pt_core.run.sampling import class_weights
 from pt_core.task import Evaluator, Predictions, Task
 
 MAX_CLASSES = 100_000
@@ -71,6 +73,12 @@ class Classification(Task):
         self.class_weights = class_weights
         self.label_smoothing = label_smoothing
         self.ordinal = ordinal
+
+    @classmethod
+    def from_options(cls, options: ClassificationOptions, train: Any) -> Classification:
+        """The task of a run: classes and class frequencies of its training data."""
+        weights = class_weights(train.labels, len(train.classes)) if options.class_weights else None
+        return cls(train.classes, weights, options.label_smoothing, options.ordinal)
 
     def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, int]:
         """(loss, batch size) of logits (batch, class) against targets (batch,)."""

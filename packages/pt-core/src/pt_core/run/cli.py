@@ -80,8 +80,16 @@ def build(modality: Modality) -> click.Group:
     run = click.Argument(["run"], type=click.Path(path_type=Path))
     as_json = click.Option(["--json", "as_json"], is_flag=True, help="Print JSON for scripts.")
     backbone = [
-        click.Option(["--backbone"], help="Backbone to use instead of the recorded source."),
-        click.Option(["--weights"], help="Local weight file or folder for the backbone."),
+        click.Option(
+            ["--backbone"],
+            multiple=True,
+            help="Backbone to use instead of the recorded source, or ROLE=SPEC. (repeatable)",
+        ),
+        click.Option(
+            ["--weights"],
+            multiple=True,
+            help="Local weight file or folder for the backbone, or ROLE=FILE. (repeatable)",
+        ),
         click.Option(
             ["--allow-backbone-mismatch"], is_flag=True, help="Accept another backbone than the one tuned on."
         ),
@@ -153,6 +161,7 @@ def build(modality: Modality) -> click.Group:
             click.Option(["--batch-size"], type=click.IntRange(1), default=32, show_default=True),
             click.Option(["--out"], type=click.Path(path_type=Path), help="CSV, JSONL or Parquet file to write."),
             as_json,
+            *(options_of({"predict": predict_options}) if (predict_options := modality.predict_options) else ()),
             *backbone,
         ],
     )
@@ -194,6 +203,8 @@ def build(modality: Modality) -> click.Group:
                 *params,
             ],
         )
+    for command_ in modality.commands():
+        group.add_command(command_)
     return group
 
 

@@ -15,6 +15,7 @@ import click
 from pt_core.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
+    from pt_core.backbone import Backbone
     from pt_core.run.fit import RunSpec
     from pt_core.run.modality import Modality
     from pt_core.run.predict import Predictor
@@ -115,17 +116,23 @@ def fit(modality: Modality, method: str, values: dict[str, Any], problems: Seque
         _summary(modality, status, out)
 
 
-def run_fit(modality: Modality, spec: RunSpec, out: Path, backbone: Any = None, quiet: bool = False) -> dict[str, Any]:
+def run_fit(
+    modality: Modality,
+    spec: RunSpec,
+    out: Path,
+    backbones: Mapping[str, Backbone] | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
     """Prepare and execute a run; nothing is written before everything was checked."""
     from pt_core.run.fit import execute, prepare
 
     tell = (lambda text: None) if quiet else say
-    _check_out(out)
-    prepared = prepare(modality, spec, tell, backbone)
+    check_out(out)
+    prepared = prepare(modality, spec, tell, backbones)
     return execute(modality, prepared, out, tell)
 
 
-def _check_out(out: Path) -> None:
+def check_out(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; name a folder")
     if (out / "run.json").exists():
@@ -200,7 +207,7 @@ def resume(modality: Modality, run: Path, checkpoint: str | None, allow_topology
 
 
 def _open(
-    modality: Modality, run: Path, backbone: str | None, weights: str | None, allow_backbone_mismatch: bool
+    modality: Modality, run: Path, backbone: Sequence[str], weights: Sequence[str], allow_backbone_mismatch: bool
 ) -> Predictor:
     from pt_core.run.predict import load
 
@@ -216,8 +223,8 @@ def evaluate_run(
     data: str,
     role: str,
     as_json: bool,
-    backbone: str | None,
-    weights: str | None,
+    backbone: Sequence[str],
+    weights: Sequence[str],
     allow_backbone_mismatch: bool,
 ) -> None:
     from pt_core.run.evaluate import evaluate
@@ -238,8 +245,9 @@ def evaluate_run(
         say(text)
     part = with_classes(roles[role], predictor.method.task.class_names())
     predictor.method.task.check_dataset(part, role)
-    dataset = modality.bind(part, predictor.method.backbone, options, training=False)
-    result = evaluate(predictor.method, dataset, predictor.world, 32, 0)
+    method = predictor.method
+    dataset = modality.bind(part, method.backbones, method.task, options, training=False)
+    result = evaluate(method, dataset, predictor.world, 32, 0)
     if as_json:
         found = {"role": role, "samples": len(dataset), "metrics": result.metrics, "notes": predictor.notes}
         click.echo(json.dumps(found))
@@ -256,12 +264,15 @@ def predict(
     batch_size: int,
     out: Path | None,
     as_json: bool,
-    backbone: str | None,
-    weights: str | None,
+    backbone: Sequence[str],
+    weights: Sequence[str],
     allow_backbone_mismatch: bool,
+    **further: Any,
 ) -> None:
-    from pt_core.run.predict import load_many
+    from pt_core.run.cli import given
+    from pt_core.run.predict import load_many, predict_options
 
+    options = predict_options(modality, given(further))
     runs = [Path(item) for item in items if _is_run(Path(item))]
     inputs = [item for item in items if not _is_run(Path(item))]
     if not runs:
@@ -282,19 +293,21 @@ def predict(
             raise UserError("several runs share one backbone: --allow-backbone-mismatch works with a single run only")
         paths, routes = _routes(Path(inputs[0]), route)
         many = load_many(modality, runs, backbone=backbone, weights=weights)
-        stream = many.stream(paths, routes, batch_size)
+        stream = many.stream(paths, routes, batch_size, options)
+        task_of = {name: predictor.method.task for name, predictor in many.predictors.items()}
     else:
         if route is not None:
             raise UserError("--route chooses among several runs; give at least two, or leave it out")
         predictor = _open(modality, runs[0], backbone, weights, allow_backbone_mismatch)
-        stream = predictor.stream(inputs, batch_size)
+        stream = predictor.stream(inputs, batch_size, options=options)
+        task_of = {"": predictor.method.task}
     rows = []
     for record in stream:
         if as_json:
             click.echo(json.dumps(record))
         else:
-            where = f"  [{record['run']}]" if "run" in record else ""
-            click.echo(f"{record['id']}\t{record.get('predicted', '')}\t{record.get('score', float('nan')):.4f}{where}")
+            name = record.get("run", "")
+            click.echo(task_of[name].line(record) + (f"  [{name}]" if name else ""))
         rows.append(record)
     if out is not None:
         write_table(out, rows)
@@ -405,8 +418,8 @@ def export(
     out: Path,
     format_: str,
     inference_only: bool,
-    backbone: str | None,
-    weights: str | None,
+    backbone: Sequence[str],
+    weights: Sequence[str],
     allow_backbone_mismatch: bool,
 ) -> None:
     from pt_core.artifact import save_artifact

@@ -19,7 +19,10 @@ Store = Callable[[str, Dataset, Callable[[Sequence[int]], Iterable[Tensor]]], Te
 
 
 class FeatureDataset:
-    """A dataset whose samples are rows of a feature tensor, handed to methods as `batch.extra["frozen"]`."""
+    """A dataset whose samples are rows of a feature tensor, handed to methods as `batch.extra["frozen"]`.
+
+    Targets are the class indices, or what the base's `target(rows)` gives where it has other ones.
+    """
 
     augmented = False
 
@@ -27,7 +30,7 @@ class FeatureDataset:
         self.base, self.features = base, features
         self.ids = base.ids
         self.labels = base.labels
-        self.targets = None if base.labels is None else torch.as_tensor(list(base.labels))
+        self.target: Callable[[Sequence[int]], Any] = getattr(base, "target", self._class)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -37,11 +40,13 @@ class FeatureDataset:
 
     def collate(self, index: Sequence[int], samples: Sequence[Any]) -> Batch:
         rows = torch.as_tensor(list(index))
-        target = None if self.targets is None else self.targets[rows]
-        return Batch(None, target, rows, [self.ids[i] for i in index], {"frozen": torch.stack(list(samples))})
+        return Batch(None, self.target(index), rows, [self.ids[i] for i in index], {"frozen": torch.stack(list(samples))})
 
     def identity(self) -> str:
         return self.base.identity()
+
+    def _class(self, index: Sequence[int]) -> Tensor | None:
+        return None if self.labels is None else torch.as_tensor([self.labels[i] for i in index])
 
 
 def compute_features(

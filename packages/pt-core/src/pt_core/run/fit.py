@@ -17,7 +17,7 @@ from torch import Tensor
 from pt_core.artifact import card_of, read_artifact, save_artifact
 from pt_core.backbone import Backbone
 from pt_core.data import Dataset
-from pt_core.errors import ConfigError, DataError, UserError
+from pt_core.errors import ConfigError, DataError, UserError, nearest
 from pt_core.method import Method
 from pt_core.run.evaluate import Evaluation, evaluate
 from pt_core.run.features import Store, with_features
@@ -41,11 +41,12 @@ class RunSpec:
     train: TrainOptions
     run: RunOptions
     data: Any
+    task: Any
 
     def flat(self) -> dict[str, Any]:
         """All options by name, as `config.yaml` holds them."""
-        parts = (to_plain(self.config), to_plain(self.train), to_plain(self.run), to_plain(self.data))
-        return {key: value for part in parts for key, value in part.items()}
+        parts = (self.config, self.train, self.run, self.data, self.task)
+        return {key: value for part in parts for key, value in to_plain(part).items()}
 
     def group(self) -> str:
         """Digest of everything but the seeds: runs that share it differ by seed only."""
@@ -55,7 +56,13 @@ class RunSpec:
 
 def option_classes(modality: Modality, config: type) -> dict[str, type]:
     """The dataclasses whose fields are flags of `fit`; their field names must not overlap."""
-    return {"config": config, "train": TrainOptions, "run": RunOptions, "data": modality.data_options}
+    return {
+        "config": config,
+        "train": TrainOptions,
+        "run": RunOptions,
+        "data": modality.data_options,
+        "task": modality.task_options,
+    }
 
 
 def resolve(modality: Modality, method: str, values: Mapping[str, Any], recipe: str | None = None) -> RunSpec:
@@ -67,7 +74,7 @@ def resolve(modality: Modality, method: str, values: Mapping[str, Any], recipe: 
     cls = modality.registry.load(method)
     layers = {**cls.recipe, **(read_recipe(modality, recipe) if recipe else {}), **values}
     built = build_all(option_classes(modality, cls.Config), layers)
-    return RunSpec(modality.registry.info(method).id, built["config"], built["train"], built["run"], built["data"])
+    return RunSpec(modality.registry.info(method).id, **built)
 
 
 def recipe_folder(modality: Modality) -> Path:
@@ -121,8 +128,46 @@ def parse_roles(sources: tuple[str, ...]) -> dict[str, str]:
     return roles
 
 
-def prepare(modality: Modality, spec: RunSpec, say: Say, backbone: Backbone | None = None) -> Prepared:
-    """Load data and backbone, split, sample, audit, and build the method with its seeded initial values.
+def by_role(flag: str, values: Sequence[str], roles: Sequence[str]) -> dict[str, str]:
+    """`("SPEC",)` or `("ROLE=SPEC", ...)` as role -> spec; an unnamed one belongs to the only role there is.
+
+    Raises:
+        ConfigError: an unknown role, one that is given twice, or no role where there are several.
+    """
+    chosen: dict[str, str] = {}
+    for value in values:
+        role, found, spec = value.partition("=")
+        if not (found and role.isidentifier()):
+            if len(roles) > 1:
+                raise ConfigError(f"{flag} {value!r}: this method has the backbones {', '.join(roles)}; give ROLE=...")
+            role, spec = roles[0], value
+        if role not in roles:
+            raise ConfigError(f"{flag} names role {role!r}{nearest(role, roles)}; this method has: {', '.join(roles)}")
+        if role in chosen:
+            raise ConfigError(f"{flag} gives role {role!r} twice")
+        chosen[role] = spec
+    return chosen
+
+
+def load_backbones(modality: Modality, spec: RunSpec, note: Say) -> dict[str, Backbone]:
+    """The backbones a run names, or the built-in ones."""
+    roles = list(modality.registry.info(spec.method).backbones)
+    sources = by_role("--backbone", spec.run.backbone, roles)
+    weights = by_role("--weights", spec.run.weights, roles)
+    loaded: dict[str, Backbone] = {}
+    for role in roles:
+        source = sources.get(role)
+        if source is None:
+            source = modality.default_backbone(role)
+            note(f"no --backbone: using the small built-in {source}; a real pretrained one will do much better")
+        loaded[role] = modality.load_backbone(source, weights.get(role), spec.data, role)
+    return loaded
+
+
+def prepare(modality: Modality, spec: RunSpec, say: Say, backbones: Mapping[str, Backbone] | None = None) -> Prepared:
+    """Load data and backbones, split, sample, audit, and build the method with its seeded initial values.
+
+    `backbones` are used instead of what the options name.
 
     Raises:
         DataError, ConfigError, ArtifactError: as their docs say; nothing has been written then.
@@ -156,35 +201,33 @@ def prepare(modality: Modality, spec: RunSpec, say: Say, backbone: Backbone | No
     for warning in report.warnings:
         note(warning)
     labels = raw["train"].labels if "train" in raw else None
-    task = modality.make_task(spec.run, raw)
+    task = modality.make_task(spec.task, raw)
     raw = {role: with_classes(dataset, task.class_names()) for role, dataset in raw.items()}
     for role, dataset in raw.items():
         task.check_dataset(dataset, role)
     # The test part goes first: it must not depend on how much validation data are asked for.
-    absent = [] if labels is None or "val" in raw else ["val"] if "test" in raw else ["test", "val"]
+    absent = [] if "train" not in raw or "val" in raw else ["val"] if "test" in raw else ["test", "val"]
+    how = "at random" if labels is None else "stratified"
     for role in absent:
         fraction = getattr(spec.data, f"{role}_fraction", 0.2 if role == "val" else 0.0)
         if fraction > 0:
             size = len(raw["train"])
             raw["train"], raw[role] = hold_out(raw["train"], fraction, seed, task.class_names())
-            note(f"no {role} part: {len(raw[role])} of {size} training samples split off (stratified, seed {seed})")
+            note(f"no {role} part: {len(raw[role])} of {size} training samples split off ({how}, seed {seed})")
     if spec.run.shots is not None:
         if raw["train"].labels is None:
             raise ConfigError("--shots needs labelled training data")
         chosen = few_shot(raw["train"].labels, spec.run.shots, seed, list(task.class_names()))
         raw["train"] = SubsetDataset(raw["train"], chosen)
-    if backbone is None:
-        source = spec.run.backbone or modality.default_backbone
-        if spec.run.backbone is None:
-            note(f"no --backbone: using the small built-in {source}; a real pretrained one will do much better")
-        backbone = modality.load_backbone(source, spec.run.weights, spec.data)
+    if backbones is None:
+        backbones = load_backbones(modality, spec, note)
     data = {
-        role: modality.bind(dataset, backbone, spec.data, training=role not in ("val", "test"))
+        role: modality.bind(dataset, backbones, task, spec.data, training=role not in ("val", "test"))
         for role, dataset in raw.items()
     }
     cls = modality.registry.load(spec.method)
     with seeded(spec.train.seed_of("init"), "init"):
-        method = cls(spec.config, {"backbone": backbone}, task)
+        method = cls(spec.config, backbones, task)
     if spec.run.init_from is not None:
         warm_start(
             method,
@@ -193,9 +236,21 @@ def prepare(modality: Modality, spec: RunSpec, say: Say, backbone: Backbone | No
             spec.run.allow_backbone_mismatch,
             note,
         )
-    tuned, frozen = method.parameter_count(), sum(tensor.numel() for tensor in backbone.frozen_tensors())
-    say(f"{spec.method} tunes {tuned:,} parameters on {backbone.source} ({frozen:,} frozen, {tuned / frozen:.2%})")
+    tuned, frozen = method.parameter_count(), frozen_values(method)
+    share = f", {tuned / frozen:.2%}" if frozen else ""
+    say(f"{spec.method} tunes {tuned:,} parameters on {sources_of(method)} ({frozen:,} frozen{share})")
     return Prepared(spec, method, task, data, notes, report.to_json())
+
+
+def frozen_values(method: Method) -> int:
+    """Number of values of the method's backbones; one that fills two roles counts once."""
+    backbones = {id(backbone): backbone for backbone in method.backbones.values()}
+    return sum(tensor.numel() for backbone in backbones.values() for tensor in backbone.frozen_tensors())
+
+
+def sources_of(method: Method) -> str:
+    """What the backbones are, for messages and run.json."""
+    return ", ".join(dict.fromkeys(backbone.source for backbone in method.backbones.values()))
 
 
 def warm_start(method: Method, method_id: str, source: Path, allow_mismatch: bool, note: Say) -> None:
@@ -281,7 +336,9 @@ def _work(
             "data": _counts(prepared),
             "notes": prepared.notes,
         }
-        save_artifact(run.path / "tuned", method, card_of(method, f"{modality.package}/{spec.method}", extra))
+        info = modality.registry.info(spec.method)
+        card = card_of(method, f"{modality.package}/{spec.method}", extra, info.backbones)
+        save_artifact(run.path / "tuned", method, card)
         run.update(
             {
                 "status": "finished",
@@ -298,13 +355,12 @@ def _work(
 
 def _header(modality: Modality, prepared: Prepared) -> dict[str, Any]:
     spec, method = prepared.spec, prepared.method
-    frozen = sum(tensor.numel() for backbone in method.backbones.values() for tensor in backbone.frozen_tensors())
-    tuned = method.parameter_count()
+    frozen, tuned = frozen_values(method), method.parameter_count()
     info = modality.registry.info(spec.method)
     return {
         "method": f"{modality.package}/{spec.method}",
         "title": info.title,
-        "backbone": {"source": method.backbone.source, "parameters": frozen},
+        "backbone": {"source": sources_of(method), "parameters": frozen},
         "parameters": {"tuned": tuned, "backbone": frozen, "share": tuned / frozen if frozen else None},
         "seeds": {"seed": spec.train.seed} | {kind: spec.train.seed_of(kind) for kind in ("init", "data", "sampling")},  # type: ignore[arg-type]
         "data": _counts(prepared),
@@ -330,11 +386,12 @@ def _feature_store(method: Method, spec: RunSpec, say: Say) -> Store:
     from pt_core.run.cache import FeatureCache, default_root
 
     cache = FeatureCache(default_root(), int(spec.run.cache_limit * 1e9))
+    backbones = [method.backbones[role] for role in sorted(method.backbones)]
 
     def store(key: str, dataset: Dataset, compute: Callable[[Sequence[int]], Iterable[Tensor]]) -> Tensor:
         parts = {
-            "backbone": method.backbone.fingerprint().exact,
-            "preprocessing": json.dumps(method.backbone.preprocessing, sort_keys=True),
+            "backbone": ",".join(backbone.fingerprint().exact for backbone in backbones),
+            "preprocessing": json.dumps([dict(backbone.preprocessing) for backbone in backbones], sort_keys=True),
             "data": dataset.identity(),
             "what": key,
             "view": "eval",

@@ -312,7 +312,7 @@ class StageLoop:
         self.log({**self._where("val"), **result.metrics})
         self.results = dict(result.metrics)
         name, direction = self.method.task.select
-        if not (self.stage.select and self.options.select):
+        if not (self.stage.select and self.options.select) or self.step < min(self.stage.select_from, self.steps):
             return
         value = result.metrics[name]
         better = self.best_metric is None or (

@@ -8,15 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt
 
 from pt_core.run.registry import Registry
 
 if TYPE_CHECKING:  # the command line's help must not wait for torch
+    import click
     from torch import Tensor
 
     from pt_core.backbone import Backbone
     from pt_core.data import Batch, Dataset
+    from pt_core.method import Method
+    from pt_core.run.evaluate import Evaluation
+    from pt_core.run.fit import RunSpec
+    from pt_core.run.report import Panel
     from pt_core.task import Task
 
 
@@ -26,20 +31,13 @@ class RunOptions:
 
     data: tuple[str, ...] = ()
     """Where the data are: a path or a `builtin:` name, or ROLE=PATH where a method needs several roles (repeatable)."""
-    backbone: str | None = None
-    """Pretrained network, such as `timm:vit_small_patch16_224` or `builtin:...` (default: the package's small built-in one)."""
-    weights: str | None = None
-    """Local weight file or folder for the backbone (safetensors, or .pth read without unpickling code)."""
-    task: str = "classification"
-    """What is predicted."""
+    backbone: tuple[str, ...] = ()
+    """Pretrained network, such as `timm:vit_small_patch16_224` or `builtin:...` (default: the package's small built-in one); ROLE=SPEC
+    where a method needs several."""
+    weights: tuple[str, ...] = ()
+    """Local weight file or folder for the backbone (safetensors, or .pth read without unpickling code); or ROLE=FILE."""
     shots: Annotated[int, Ge(1)] | None = None
     """Train on this many samples per class, drawn with the sampling seed."""
-    class_weights: bool = False
-    """Weight the loss by inverse class frequency."""
-    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Label smoothing of the cross-entropy."""
-    ordinal: bool = False
-    """The classes are ordered grades: report quadratic-weighted kappa."""
     cache_limit: Annotated[float, Gt(0)] = 4.0
     """Upper bound of the feature cache, in GB."""
     init_from: str | None = None
@@ -64,19 +62,27 @@ class Modality(ABC):
     Attributes:
         package: distribution and command name, such as `pt-vision`.
         registry: its methods.
-        default_backbone: spec used without --backbone.
         input_name: what `predict` reads, for the help.
     """
 
     package: str
     registry: Registry
-    default_backbone: str
     input_name: str = "INPUT"
 
     @property
     @abstractmethod
     def data_options(self) -> type:
         """Dataclass of the data flags."""
+
+    @property
+    @abstractmethod
+    def task_options(self) -> type:
+        """Dataclass of the task flags; its field `task` is a Literal of the tasks there are."""
+
+    @property
+    def predict_options(self) -> type | None:
+        """Dataclass of further flags of `predict`, or None. Read for the help: its module must not import torch."""
+        return None
 
     @abstractmethod
     def version(self) -> str: ...
@@ -86,18 +92,26 @@ class Modality(ABC):
         """(spec, one-line description) of what --backbone accepts."""
 
     @abstractmethod
-    def load_backbone(self, spec: str, weights: str | None, options: Any | None) -> Backbone: ...
+    def default_backbone(self, role: str) -> str:
+        """The spec used for a backbone role without --backbone."""
+
+    @abstractmethod
+    def load_backbone(self, spec: str, weights: str | None, options: Any | None, role: str) -> Backbone:
+        """The backbone behind a spec. `options` are the run's data options, or None where a tuned artifact is loaded."""
 
     @abstractmethod
     def load_data(self, spec: str, options: Any, seed: int) -> Mapping[str, Dataset]:
         """Roles found behind a path (train, val, test), not yet prepared for a backbone."""
 
     @abstractmethod
-    def bind(self, dataset: Dataset, backbone: Backbone, options: Any | None, training: bool) -> Dataset:
-        """The dataset with the backbone's preprocessing, and augmentation where `training`."""
+    def bind(
+        self, dataset: Dataset, backbones: Mapping[str, Backbone], task: Task, options: Any | None, training: bool
+    ) -> Dataset:
+        """The dataset with the backbones' preprocessing, and augmentation where `training`."""
 
     @abstractmethod
-    def make_task(self, run: RunOptions, data: Mapping[str, Dataset]) -> Task: ...
+    def make_task(self, options: Any, data: Mapping[str, Dataset]) -> Task:
+        """The task of a run; `options` is an instance of `task_options`."""
 
     @abstractmethod
     def task_from_json(self, spec: Mapping[str, Any]) -> Task:
@@ -108,11 +122,11 @@ class Modality(ABC):
         """
 
     @abstractmethod
-    def inputs(self, items: Sequence[Any], backbone: Backbone) -> Dataset:
-        """Unlabelled inputs for `predict`: paths, folders, or in-memory samples."""
+    def inputs(self, items: Sequence[Any], method: Method, options: Any | None) -> Dataset:
+        """Unlabelled inputs for `predict`: paths, folders, or in-memory samples; `options` is an instance of `predict_options`."""
 
-    def example(self, run: RunOptions, options: Any, classes: int, batch_size: int) -> tuple[Backbone, Task, Batch]:
-        """What `budget` counts with: the run's backbone without weights (built under `torch.device("meta")`), a task, and
+    def example(self, spec: RunSpec, classes: int, batch_size: int) -> tuple[Mapping[str, Backbone], Task, Batch]:
+        """What `budget` counts with: the run's backbones without weights (built under `torch.device("meta")`), a task, and
         a labelled batch of zeros. Reads no data and no weights."""
         raise TypeError(f"{self.package} has no budget")
 
@@ -123,6 +137,14 @@ class Modality(ABC):
     def thumbnail(self, dataset: Dataset, index: int) -> bytes | None:
         """PNG of a sample for the report, or None."""
         return None
+
+    def panels(self, method: Method, data: Mapping[str, Dataset], finals: Mapping[str, Evaluation]) -> Sequence[Panel]:
+        """Further panels of a run's report, from its data and its final evaluations (role -> evaluation)."""
+        return ()
+
+    def commands(self) -> Sequence[click.Command]:
+        """Commands that only this package has."""
+        return ()
 
     def demos(self) -> Sequence[Demo]:
         return ()

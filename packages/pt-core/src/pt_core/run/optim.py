@@ -25,8 +25,8 @@ class NamedOptimiser:
         self.scales = [group.pop("lr_scale", 1.0) for group in groups]
         self.lr = base
         kinds: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
-            "adamw": (torch.optim.AdamW, {}),
-            "adam": (torch.optim.Adam, {}),
+            "adamw": (torch.optim.AdamW, {"eps": options.adam_eps}),
+            "adam": (torch.optim.Adam, {"eps": options.adam_eps}),
             "sgd": (torch.optim.SGD, {"momentum": options.momentum}),
         }
         kind, extra = kinds[options.optimizer]
@@ -96,9 +96,10 @@ def build_optimisers(method: Method, stage: Stage, options: TrainOptions) -> dic
                 )
             built[key] = NamedOptimiser(key, [{"params": chosen}], names, overlay(options, spec.options))
     owners: dict[str, str] = {}
+    shared = {key for key, spec in (stage.optimisers or {}).items() if spec.shared}
     for key, optimiser in built.items():
         for name in optimiser.names:
-            if name in owners:
+            if name in owners and not {key, owners[name]} <= shared:
                 raise ConfigError(f"stage {stage.name!r}: {name!r} belongs to optimisers {owners[name]!r} and {key!r}")
             owners[name] = key
     return built

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 
 from pt_core.errors import ConfigError, nearest
 
@@ -40,6 +40,8 @@ class TrainOptions:
     """Scale the learning rate by batch_size / 256 (VPT's convention)."""
     weight_decay: Annotated[float, Ge(0)] = 1e-4
     """Weight decay."""
+    adam_eps: Annotated[float, Gt(0)] = 1e-8
+    """Term added to the denominator of Adam and AdamW."""
     momentum: Annotated[float, Ge(0), Le(1)] = 0.9
     """Momentum of SGD."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -80,6 +82,18 @@ class TrainOptions:
     def seed_of(self, kind: Literal["init", "data", "sampling"]) -> int:
         own: int | None = getattr(self, f"{kind}_seed")
         return self.seed if own is None else own
+
+
+@dataclass(frozen=True)
+class ClassificationOptions:
+    """Flags of a classification task, for a package's `task_options` to build on."""
+
+    class_weights: bool = False
+    """Weight the loss by inverse class frequency."""
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Label smoothing of the cross-entropy."""
+    ordinal: bool = False
+    """The classes are ordered grades: report quadratic-weighted kappa."""
 
 
 @cache

@@ -12,6 +12,7 @@ from pt_core.data import Dataset
 from pt_core.method import Method
 from pt_core.run.evaluate import Evaluation
 from pt_core.run.modality import Modality
+from pt_core.run.report import Panel
 from pt_core.sealed import write_text
 
 SAMPLES = 24
@@ -38,11 +39,26 @@ def write_panels(
         if final.records:
             write_table(run / "predictions" / f"{role}.parquet", final.records)
             panels.append(_samples(modality, data[role], final.records, role))
+    panels += [_stored(Panel(**panel)) for panel in method.panels()]
+    panels += [_stored(panel) for panel in modality.panels(method, data, finals)]
     norms = prompt_norms(method)
     if norms:
         note = "Mean Euclidean norm of a tensor's rows; a stack over layers has a bar per layer."
         panels.append({"kind": "bars", "title": "Norm of the tuned tensors", "note": note, "data": norms})
     write_text(run / "report.json", json.dumps({"panels": panels}))
+
+
+def _stored(panel: Panel) -> dict[str, Any]:
+    """A panel as JSON: pictures become base64 text."""
+    data = dict(panel.data)
+    if panel.kind == "images":
+        data["items"] = [
+            {**item, "picture": base64.b64encode(item["picture"]).decode()}
+            if isinstance(item.get("picture"), bytes)
+            else dict(item)
+            for item in data["items"]
+        ]
+    return {"kind": panel.kind, "title": panel.title, "note": panel.note, "data": data}
 
 
 def _samples(modality: Modality, dataset: Dataset, records: list[dict[str, Any]], role: str) -> dict[str, Any]:
@@ -51,12 +67,13 @@ def _samples(modality: Modality, dataset: Dataset, records: list[dict[str, Any]]
     wrong = [i for i in order if records[i].get("correct") is False]
     right = [i for i in order if records[i].get("correct") is not False]
     wrong = wrong[: max(SAMPLES - SAMPLES // 3, SAMPLES - len(right))]
-    items = []
-    for i in (wrong + right)[:SAMPLES]:
-        picture = modality.thumbnail(dataset, i)
-        encoded = base64.b64encode(picture).decode() if picture is not None else None
-        items.append({**records[i], "picture": encoded})
-    return {"kind": "images", "title": f"Sample predictions ({role}, wrong ones first)", "data": {"items": items}}
+    chosen = (wrong + right)[:SAMPLES]
+    title = f"Sample predictions ({role}, wrong ones first)"
+    pictures = [modality.thumbnail(dataset, i) for i in chosen]
+    if not any(pictures):
+        return _stored(Panel(title, "table", {"rows": [records[i] for i in chosen]}))
+    items = [{**records[i], "picture": picture} for i, picture in zip(chosen, pictures, strict=True)]
+    return _stored(Panel(title, "images", {"items": items}))
 
 
 def prompt_norms(method: Method) -> dict[str, float]:

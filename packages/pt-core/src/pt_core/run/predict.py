@@ -15,6 +15,7 @@ from pt_core.data import Batch
 from pt_core.errors import ArtifactError, UserError
 from pt_core.method import Method
 from pt_core.run.evaluate import predict_batch, predictions
+from pt_core.run.fit import by_role
 from pt_core.run.modality import Modality
 from pt_core.run.options import TrainOptions, build_all
 from pt_core.run.streams import Shard, ordered_batches
@@ -41,33 +42,67 @@ class Predictor:
         for backbone in method.backbones.values():
             backbone.to(self.world.device)
 
-    def stream(self, items: Sequence[Any], batch_size: int = 32, workers: int = 0) -> Iterator[dict[str, Any]]:
+    def stream(
+        self, items: Sequence[Any], batch_size: int = 32, workers: int = 0, options: Any | None = None
+    ) -> Iterator[dict[str, Any]]:
         """One record per input, in order, as soon as its batch is done.
+
+        Args:
+            options: the modality's options of prediction, as an instance or a mapping.
 
         Raises:
             DataError: an input cannot be read; names it.
         """
-        dataset = self.modality.inputs(items, self.method.backbone)
+        dataset = self.modality.inputs(items, self.method, predict_options(self.modality, options))
         for batch, predicted in predictions(self.method, dataset, self.world, batch_size, 0, workers):
             yield from self.method.task.records(predicted, batch)
 
-    def predict(self, items: Sequence[Any] | Any, batch_size: int = 32) -> list[dict[str, Any]]:
+    def predict(self, items: Sequence[Any] | Any, batch_size: int = 32, **options: Any) -> list[dict[str, Any]]:
         """Records (id, label, score ...) for a list of paths or in-memory samples, or for a single one."""
         many = items if isinstance(items, (list, tuple)) else [items]
-        return list(self.stream(many, batch_size))
+        return list(self.stream(many, batch_size, options=options))
+
+
+def predict_options(modality: Modality, options: Any | None) -> Any | None:
+    """An instance of the modality's `predict_options` from a mapping; None where it has none.
+
+    Raises:
+        ConfigError: unknown or invalid options.
+    """
+    cls = modality.predict_options
+    if options is not None and not isinstance(options, Mapping):
+        return options
+    built = build_all({"predict": cls} if cls is not None else {}, options or {})
+    return built.get("predict")
+
+
+Sources = str | Backbone | Sequence[str] | Mapping[str, Any] | None
+"""A backbone (or weight file) for the only role, role -> backbone, or texts such as `ROLE=SPEC`."""
+
+
+def _per_role(flag: str, given: Sources, roles: Sequence[str]) -> dict[str, Any]:
+    if given is None or isinstance(given, Mapping):
+        return dict(given or {})
+    if isinstance(given, Backbone):
+        if len(roles) > 1:
+            raise UserError(f"this method has the backbones {', '.join(roles)}; pass a mapping role -> backbone")
+        return {roles[0]: given}
+    return by_role(flag, (given,) if isinstance(given, str) else given, roles)
 
 
 def load(
     modality: Modality,
     run: Path,
     *,
-    backbone: str | Backbone | None = None,
-    weights: str | None = None,
+    backbone: Sources = None,
+    weights: Sources = None,
     allow_backbone_mismatch: bool = False,
     device: str = "auto",
     training: bool = False,
 ) -> Predictor:
     """Load a run folder or its `tuned/` for prediction (`training=True`: for further tuning as well).
+
+    `backbone` and `weights` replace the recorded sources: for the only role, or role -> value.
 
     Raises:
         ArtifactError: damaged, too new, or of another package.
@@ -80,10 +115,19 @@ def load(
     cls = modality.registry.load(name)
     config = build_all({"config": cls.Config}, artifact.card["config"], context="option in card.json")["config"]
     task = modality.task_from_json(artifact.card["task"])
-    source = backbone if backbone is not None else str(artifact.card["backbones"]["backbone"]["source"])
-    network = source if isinstance(source, Backbone) else modality.load_backbone(source, weights, None)
-    notes = artifact.check_backbone("backbone", network, allow_backbone_mismatch)
-    method = _build(cls, config, network, task, artifact)
+    recorded = artifact.card["backbones"]
+    roles = [role for role, entry in recorded.items() if training or "predict" in entry.get("needed_for", "predict")]
+    sources, files = _per_role("--backbone", backbone, roles), _per_role("--weights", weights, roles)
+    networks: dict[str, Backbone] = {}
+    notes: list[str] = []
+    for role in roles:
+        source = sources.get(role, recorded[role]["source"])
+        network = (
+            source if isinstance(source, Backbone) else modality.load_backbone(source, files.get(role), None, role)
+        )
+        notes += artifact.check_backbone(role, network, allow_backbone_mismatch)
+        networks[role] = network
+    method = _build(cls, config, networks, task, artifact)
     method.restore("predict", artifact.tensors)
     if training:
         if method.export("train") and not artifact.training:
@@ -92,18 +136,18 @@ def load(
     return Predictor(modality, method, artifact.card, notes, device)
 
 
-def _build(cls: type[Method], config: Any, network: Backbone, task: Task, artifact: Artifact) -> Method:
+def _build(cls: type[Method], config: Any, networks: Mapping[str, Backbone], task: Task, artifact: Artifact) -> Method:
     """The method with arbitrary values. A card is input from elsewhere: an absurd size in it must fail by name, not by memory."""
     try:
         with seeded(0, "load"):
             try:
                 with torch.device("meta"):
-                    shapes = cls(config, {"backbone": network}, task)
+                    shapes = cls(config, networks, task)
             except (NotImplementedError, RuntimeError):
                 shapes = None  # a method that reads values while it is built
             if shapes is not None:
                 shapes.restore("predict", artifact.tensors)
-            return cls(config, {"backbone": network}, task)
+            return cls(config, networks, task)
     except (RuntimeError, MemoryError, OverflowError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise ArtifactError(f"{artifact.folder}: its configuration cannot be built ({reason})") from error
@@ -120,7 +164,7 @@ class MixedPredictor:
             raise UserError("load_many needs at least one run")
         self.predictors = dict(predictors)
         first = next(iter(self.predictors.values()))
-        self.modality, self.world, self.backbone = first.modality, first.world, first.method.backbone
+        self.modality, self.world, self._first = first.modality, first.world, first.method
         methods = [predictor.method for predictor in self.predictors.values()]
         same = len({type(method) for method in methods}) == 1
         self._together = type(methods[0]).mixed(methods) if same else None
@@ -129,7 +173,14 @@ class MixedPredictor:
     def names(self) -> list[str]:
         return list(self.predictors)
 
-    def stream(self, items: Sequence[Any], routes: Sequence[str], batch_size: int = 32) -> Iterator[dict[str, Any]]:
+    @property
+    def backbones(self) -> Mapping[str, Backbone]:
+        """The shared backbone objects by role."""
+        return self._first.backbones
+
+    def stream(
+        self, items: Sequence[Any], routes: Sequence[str], batch_size: int = 32, options: Any | None = None
+    ) -> Iterator[dict[str, Any]]:
         """One record per input, by the run that `routes` names for it.
 
         Raises:
@@ -138,7 +189,7 @@ class MixedPredictor:
         unknown = sorted(set(routes) - set(self.predictors))
         if unknown:
             raise UserError(f"unknown run {', '.join(map(repr, unknown))}; loaded: {', '.join(self.names)}")
-        dataset = self.modality.inputs(items, self.backbone)
+        dataset = self.modality.inputs(items, self._first, predict_options(self.modality, options))
         if len(routes) != len(dataset):
             raise UserError(f"{len(routes)} routes for {len(dataset)} inputs; give one per input")
         position = {name: row for row, name in enumerate(self.names)}
@@ -153,8 +204,10 @@ class MixedPredictor:
                 for record in task.records(predicted, take(moved, [number])):
                     yield {**record, "run": name}
 
-    def predict(self, items: Sequence[Any], routes: Sequence[str], batch_size: int = 32) -> list[dict[str, Any]]:
-        return list(self.stream(items, routes, batch_size))
+    def predict(
+        self, items: Sequence[Any], routes: Sequence[str], batch_size: int = 32, **options: Any
+    ) -> list[dict[str, Any]]:
+        return list(self.stream(items, routes, batch_size, options))
 
     def _rows(self, batch: Batch, tenants: Tensor) -> Sequence[Predictions]:
         if self._together is not None:
@@ -171,15 +224,16 @@ class MixedPredictor:
 
 def take(batch: Batch, rows: Sequence[int]) -> Batch:
     """Some rows of a batch."""
-    from pt_core.data import map_tensors
+    from pt_core.data import Ragged, map_tensors
 
     index = torch.tensor(list(rows))
 
     def pick(tensor: Tensor) -> Tensor:
         return tensor[index.to(tensor.device)]
 
+    inputs = batch.inputs.select_rows(rows) if isinstance(batch.inputs, Ragged) else map_tensors(batch.inputs, pick)
     return Batch(
-        map_tensors(batch.inputs, pick),
+        inputs,
         map_tensors(batch.target, pick),
         pick(batch.index),
         [batch.ids[row] for row in rows],
@@ -191,8 +245,8 @@ def load_many(
     modality: Modality,
     runs: Sequence[Path] | Mapping[str, Path],
     *,
-    backbone: str | Backbone | None = None,
-    weights: str | None = None,
+    backbone: Sources = None,
+    weights: Sources = None,
     device: str = "auto",
 ) -> MixedPredictor:
     """Load several runs over ONE backbone object; names are the folders' names, or the keys of a mapping.
@@ -208,10 +262,10 @@ def load_many(
                 raise UserError(f"two runs are called {name!r}; pass a mapping name -> folder")
             named[name] = run
     loaded: dict[str, Predictor] = {}
-    shared: str | Backbone | None = backbone
+    shared: Sources = backbone
     for name, run in named.items():
         # Weights are read once; the later runs get the loaded object.
         own = None if loaded else weights
         loaded[name] = load(modality, Path(run), backbone=shared, weights=own, device=device)
-        shared = loaded[name].method.backbone
+        shared = loaded[name].method.backbones
     return MixedPredictor(loaded)

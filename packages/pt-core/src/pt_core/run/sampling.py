@@ -151,14 +151,13 @@ def _held_folds(target: Integers, groups: NDArray[np.str_], take: int, folds: in
 def hold_out(
     dataset: Dataset, fraction: float, seed: int, names: Sequence[str] = ()
 ) -> tuple[SubsetDataset, SubsetDataset]:
-    """(kept, held out) by `stratified_split`, by the dataset's `groups` where it has some.
+    """(kept, held out) by `stratified_split`, by the dataset's `groups` where it has some; at random where it has no classes.
 
     Raises:
-        DataError: the dataset has no labels, or as `stratified_split`.
+        DataError: as `stratified_split`.
     """
-    if dataset.labels is None:
-        raise DataError("unlabelled data cannot be split by class")
-    kept, held = stratified_split(dataset.labels, fraction, seed, getattr(dataset, "groups", None), names)
+    labels, names = (dataset.labels, names) if dataset.labels is not None else ([0] * len(dataset), ("sample",))
+    kept, held = stratified_split(labels, fraction, seed, getattr(dataset, "groups", None), names)
     return SubsetDataset(dataset, kept), SubsetDataset(dataset, held)
 
 
@@ -197,7 +196,7 @@ class SubsetDataset:
     """Some samples of a dataset, renumbered; a subset of a subset refers to the original.
 
     Augmentation is keyed by a sample's position in the base, so a sample looks the same whatever it is drawn with. What
-    a modality's dataset offers beyond the contract is passed on: `groups`, `digests()` and `picture(index)` follow the
+    a modality's dataset offers beyond the contract is passed on: `groups`, `digests()`, `target(rows)` and `picture(index)` follow the
     selection, `bind(...)` and `relabel(...)` give a subset of the changed base, anything else is the base's own.
     """
 
@@ -234,6 +233,8 @@ class SubsetDataset:
             return None if value is None else [value[i] for i in self.indices]
         if name == "digests":
             return lambda: [digests[i] for digests in (value(),) for i in self.indices]
+        if name == "target":
+            return lambda rows: value([self.indices[i] for i in rows])
         if name == "picture":
             return lambda index: value(self.indices[index])
         if name in ("bind", "relabel"):
