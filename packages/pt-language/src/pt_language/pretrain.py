@@ -1,0 +1,363 @@
+"""`pt-language pretrain`: a tiny causal language model that can learn in context.
+
+It reads the standard library's documentation as plain text, and *episodes*: labelled examples in one sequence, whose label words are
+drawn anew for every episode. Since a word means nothing but what its examples show, only reading the context lowers the loss, and the
+ability carries over to label sets and topics that were never seen (Min et al., MetaICL, arXiv 2110.15943). Three kinds of episodes, from
+easy to hard: repeated texts, texts that share a word, texts that come from one module of the library.
+
+Modules of `corpus.HELD_OUT` and one label word in eight are held out; the accuracy on them is measured and stored beside the weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import random
+import re
+import time
+from collections import Counter, defaultdict
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pt_core.errors import NonFiniteError, UserError
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from pt_language.corpus import HELD_OUT, docstrings, module_files, module_sentences, topics
+
+END = "<|end|>"
+TEMPLATES = (
+    ("input: {} output: {}", 4),
+    ("{} => {}", 1),
+    ("text: {} label: {}", 1),
+    ("{}\nanswer: {}", 1),
+    ("question: {} answer: {}", 1),
+    ("sentence: {} class: {}", 1),
+)
+"""(form of an example, how often it is drawn)."""
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Network and training of the built-in model."""
+
+    vocabulary: int = 2048
+    """V, tokens of the byte-level BPE."""
+    width: int = 128
+    """d."""
+    depth: int = 4
+    """Blocks."""
+    heads: int = 4
+    """Attention heads."""
+    inner: int = 384
+    """Width of the gated MLP."""
+    context: int = 2048
+    """Longest input, text and prompt together."""
+    steps: int = 3000
+    """Optimiser steps."""
+    tokens_per_step: int = 6144
+    """Tokens of a step; its sequences have the length of the current phase."""
+    lr: float = 3e-3
+    """Peak learning rate of AdamW."""
+    weight_decay: float = 0.05
+    """Weight decay."""
+    label_weight: float = 3.0
+    """Weight of label tokens in the loss; all other tokens weigh 1."""
+    seed: int = 0
+    """Seed."""
+
+
+PHASES = ((0.0, 128, (3, 8)), (0.25, 256, (3, 12)), (0.6, 384, (4, 20)), (0.9, 1024, (4, 20)))
+"""(from this share of the steps, sequence length, words per text): short sequences first, the full length last."""
+
+
+class Episodes:
+    """Draws token sequences; everything is a function of the given generator.
+
+    Args:
+        groups: class name -> token ids of its sentences, each a list of words' ids.
+        labels: token ids of the label words.
+        documents: one long list of token ids, for plain text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, groups: dict[str, list[str]], labels: list[str], documents: list[int]) -> None:
+        self.tokenizer = tokenizer
+        self.groups = {name: texts for name, texts in groups.items() if len(texts) >= 8}
+        self.names = sorted(self.groups)
+        self.labels, self.documents = labels, np.asarray(documents)
+        self.pool = [text for name in self.names for text in self.groups[name]]
+        holding: dict[str, list[str]] = defaultdict(list)
+        for text in self.pool:
+            for word in set(re.findall(r"[a-z]{4,}", text.lower())):
+                holding[word].append(text)
+        self.by_word = {word: texts for word, texts in sorted(holding.items()) if 8 <= len(texts) <= 400}
+        self.words = list(self.by_word)
+        self.template_ids: dict[str, list[int]] = {}
+
+    def texts(self, kind: str, classes: int, rng: random.Random) -> list[list[str]]:
+        """One list of texts per class."""
+        if kind == "module":
+            return [self.groups[name] for name in rng.sample(self.names, classes)]
+        if kind == "word":
+            return [self.by_word[word] for word in rng.sample(self.words, classes)]
+        return [[text] for text in rng.sample(self.pool, classes * 2)]
+
+    def episode(
+        self, length: int, words: tuple[int, int], rng: random.Random, kind: str | None = None, classes: int | None = None,
+        template: str | None = None,
+    ) -> tuple[list[int], list[int]]:  # fmt: skip
+        """(tokens, 1 where a token belongs to a label), at least `length` long."""
+        kind = kind or rng.choices(("copy", "word", "module"), (0.2, 0.4, 0.4))[0]
+        classes = classes or rng.choice((2, 2, 2, 3, 4, 5))
+        template = template or rng.choices([t for t, _ in TEMPLATES], [w for _, w in TEMPLATES])[0]
+        ends = rng.random() < 0.7
+        groups = self.texts(kind, classes, rng)
+        names = rng.sample(self.labels, classes)
+        tokens: list[int] = []
+        marks: list[int] = []
+        order: list[int] = []
+        before, between = template.split("{}")[:2]
+        while len(tokens) < length:
+            if not order:
+                order = list(range(len(groups)))
+                rng.shuffle(order)
+            group = order.pop()
+            text = crop(rng.choice(groups[group]), rng.randint(*words), rng, word=kind == "word")
+            body = self.encode(f"{before}{text}{between.rstrip(' ')}")
+            label = self.encode(f" {names[group % classes]}")
+            tail = [0] if ends else self.encode("\n")
+            tokens += body + label + tail
+            marks += [0] * len(body) + [1] * len(label) + [0] * len(tail)
+        return tokens, marks
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text).ids
+
+    def batch(self, rows: int, length: int, words: tuple[int, int], rng: random.Random, plain: float) -> tuple[Tensor, Tensor]:
+        """tokens (rows, length) and label marks (rows, length); a share `plain` of the rows is running text."""
+        tokens, marks = [], []
+        for row in range(rows):
+            if row < plain * rows:
+                start = rng.randrange(len(self.documents) - length)
+                tokens.append(self.documents[start : start + length].tolist())
+                marks.append([0] * length)
+            else:
+                one, mark = self.episode(length, words, rng)
+                tokens.append(one[:length])
+                marks.append(mark[:length])
+        return torch.tensor(tokens), torch.tensor(marks)
+
+
+def crop(text: str, count: int, rng: random.Random, word: bool) -> str:
+    """`count` neighbouring words of a text (all of it where a shared word could be cut off)."""
+    parts = text.split()
+    if len(parts) <= count or word:
+        return " ".join(parts[: max(count, 14)])
+    start = rng.randrange(len(parts) - count + 1)
+    return " ".join(parts[start : start + count])
+
+
+def train_tokenizer(texts: list[str], vocabulary: int) -> Tokenizer:
+    """Byte-level BPE: every text can be encoded, and decoding gives it back. Token 0 ends a text; there is no padding token."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def label_words(texts: list[str]) -> tuple[list[str], list[str]]:
+    """(words for training, held-out words): frequent lower-case words of the texts, every eighth held out."""
+    counts = Counter(word for text in texts for word in re.findall(r"\b[a-z]{4,10}\b", text))
+    words = [word for word, _ in sorted(counts.most_common(1200), key=lambda item: item[0])]
+    return [w for i, w in enumerate(words) if i % 8], words[::8]
+
+
+@dataclass
+class Material:
+    """What the model reads, and what it is tested on."""
+
+    tokenizer: Tokenizer
+    seen: Episodes
+    unseen: Episodes
+
+
+def read_material(vocabulary: int) -> Material:
+    """The standard library's texts, split into modules that are read and modules that are not."""
+    files = module_files()
+    known = [name for name in files if name not in HELD_OUT]
+    plain = [doc for name in known for path in files[name] for doc in docstrings(path)]
+    reference = topics()
+    tokenizer = train_tokenizer([*plain, *reference.values()], vocabulary)
+    documents: list[int] = []
+    for text in [*plain, *reference.values()]:
+        documents += [*tokenizer.encode(text).ids, 0]
+    labels, unseen_labels = label_words(plain)
+    seen = Episodes(tokenizer, module_sentences(known), labels, documents)
+    unseen = Episodes(tokenizer, module_sentences(HELD_OUT), unseen_labels, documents)
+    return Material(tokenizer, seen, unseen)
+
+
+def build(config: PretrainConfig) -> LlamaForCausalLM:
+    """A Llama with tied embeddings."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=config.vocabulary,
+            hidden_size=config.width,
+            intermediate_size=config.inner,
+            num_hidden_layers=config.depth,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.heads,
+            max_position_embeddings=config.context,
+            tie_word_embeddings=True,
+            bos_token_id=0,
+            eos_token_id=0,
+            pad_token_id=None,
+            attention_dropout=0.0,
+        )
+    )
+
+
+def phase(step: int, steps: int) -> tuple[int, tuple[int, int]]:
+    """(sequence length, words per text) at a step."""
+    reached = [(length, words) for start, length, words in PHASES if step >= start * steps]
+    return reached[-1]
+
+
+@torch.no_grad()
+def in_context_accuracy(model: Any, episodes: Episodes, classes: int, shots: int, rounds: int, seed: int = 0) -> float:
+    """Share of right labels at the end of episodes with `shots` examples of each class; the label's first token decides."""
+    rng = random.Random(seed)
+    right = 0
+    before, between = TEMPLATES[0][0].split("{}")[:2]
+    for _ in range(rounds):
+        groups = [rng.sample(texts, shots + 1) for texts in episodes.texts("module", classes, rng)]
+        names = rng.sample(episodes.labels, classes)
+        while len({episodes.encode(f" {name}")[0] for name in names}) < classes:
+            names = rng.sample(episodes.labels, classes)
+        shown = [(text, names[c]) for c, texts in enumerate(groups) for text in texts[:shots]]
+        rng.shuffle(shown)
+        gold = rng.randrange(classes)
+        parts = [f"{before}{crop(text, 20, rng, False)}{between} {name}".replace("  ", " ") for text, name in shown]
+        tokens: list[int] = []
+        for part in parts:
+            tokens += [*episodes.encode(part), 0]
+        tokens += episodes.encode(f"{before}{crop(groups[gold][shots], 20, rng, False)}{between}".rstrip())
+        logits = model(torch.tensor([tokens])).logits[0, -1]
+        firsts = [episodes.encode(f" {name}")[0] for name in names]
+        right += int(logits[firsts].argmax()) == gold
+    return right / rounds
+
+
+def train(config: PretrainConfig, material: Material, progress: bool = True) -> tuple[LlamaForCausalLM, float]:
+    """(model, mean loss of the last hundred steps).
+
+    Raises:
+        NonFiniteError: the loss became NaN or infinite.
+    """
+    torch.manual_seed(config.seed)
+    model = build(config).train()
+    decay = [p for p in model.parameters() if p.ndim > 1]
+    rest = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))
+    losses: list[float] = []
+    accuracies: list[float] = []
+    started = time.monotonic()
+    for step in tqdm(range(config.steps), desc="pretrain", unit="step", disable=None if progress else True):
+        length, words = phase(step, config.steps)
+        rng = random.Random(f"{config.seed}-{step}")
+        rows = max(2, config.tokens_per_step // length)
+        tokens, marks = material.seen.batch(rows, length, words, rng, plain=0.2)
+        warm = min(1.0, (step + 1) / 100)
+        rate = config.lr * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        logits = model(tokens).logits[:, :-1]
+        target, mark = tokens[:, 1:], marks[:, 1:]
+        each = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(target)
+        weight = 1 + (config.label_weight - 1) * mark
+        loss = (each * weight).sum() / weight.sum()
+        losses.append(float(loss))
+        if not math.isfinite(losses[-1]):
+            raise NonFiniteError(f"the loss became {losses[-1]} at step {step}; lower lr={config.lr:g}")
+        accuracies.append(float((logits.argmax(-1) == target)[mark.bool()].float().mean()))
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        if progress and (step % 100 == 99):
+            shown = {"loss": np.mean(losses[-100:]), "label accuracy": np.mean(accuracies[-100:])}
+            told = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
+            extra = ""
+            if step % 500 == 499:
+                model.eval()
+                extra = f", held out 2-way 4-shot {in_context_accuracy(model, material.unseen, 2, 4, 200):.3f}"
+                model.train()
+            tqdm.write(f"step {step + 1}: {told}{extra} ({time.monotonic() - started:.0f} s)")
+    return model.eval(), float(np.mean(losses[-100:]))
+
+
+def save(model: LlamaForCausalLM, tokenizer: Tokenizer, card: dict[str, Any], out: Path) -> None:
+    """A folder in the hub's layout with fp16 weights, and the recipe beside them."""
+    out.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        n: t.half().contiguous() for n, t in model.state_dict().items() if n != "lm_head.weight"
+    }
+    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads(model.config.to_json_string(use_diff=True))
+    config |= {"architectures": ["LlamaForCausalLM"], "dtype": "float16"}
+    (out / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    tokenizer.save(str(out / "tokenizer.json"))
+    special = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "model_max_length": model.config.max_position_embeddings}
+    (out / "tokenizer_config.json").write_text(json.dumps(special, indent=1) + "\n", encoding="utf-8")
+    (out / "recipe.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+
+
+def pretrain(config: PretrainConfig, out: Path, progress: bool = True) -> dict[str, Any]:
+    """Train the model and write it to the folder `out`; returns what recipe.json holds.
+
+    Raises:
+        UserError: `out` exists and is not a folder.
+        NonFiniteError: the loss became NaN or infinite.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; give the folder that the model is written to")
+    material = read_material(config.vocabulary)
+    started = time.monotonic()
+    model, loss = train(config, material, progress)
+    seconds = time.monotonic() - started
+    measured = {
+        f"held out, {classes} classes, {shots} shots each": in_context_accuracy(model, material.unseen, classes, shots, 500)
+        for classes, shots in ((2, 0), (2, 1), (2, 4), (4, 2), (4, 4))
+    }
+    card = {
+        "format_version": 1,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "data": "documentation strings and language reference of the Python standard library; labelled episodes made of them",
+        "held_out_modules": list(HELD_OUT),
+        "recipe": asdict(config),
+        "results": {"loss": round(loss, 4), **{k: round(v, 4) for k, v in measured.items()}},
+        "seconds": round(seconds),
+        "versions": {n: metadata.version(n) for n in ("torch", "transformers", "tokenizers")} | {"python": platform.python_version()},
+    }
+    save(model, material.tokenizer, card, out)
+    return card
+
+
+__all__ = ["PretrainConfig", "pretrain"]
