@@ -111,6 +111,20 @@ def test_balanced_draws_need_labels_and_streams_need_samples():
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 9])
+@pytest.mark.parametrize("balanced", [False, True])
+def test_a_stream_may_draw_from_some_rows_only(balanced):
+    rows = (1, 2, 4, 9, 13, 14)
+    stream = reader(20, 4, rows=rows, balanced=balanced)
+    assert stream.draws_per_epoch == 2
+    for epoch in range(3):
+        assert sorted(stream.order(epoch)) == sorted(rows) if not balanced else set(stream.order(epoch)) <= set(rows)
+    assert reader(20, rows=rows, shuffle=False).order(0) == list(rows)
+    stream.start(0)
+    assert set(stream.next()[0].index.tolist()) <= set(rows)  # positions in the role, not in the selection
+    with pytest.raises(DataError, match="empty"):
+        reader(20, rows=())
+
+
 @pytest.mark.parametrize("batch", [1, 4, 100])
 def test_evaluation_shards_cover_every_sample_once(world, batch):
     data = Vectors(7)

@@ -59,6 +59,7 @@ class Stream:
         shuffle: a new permutation every epoch, from a generator keyed by (seed, stream, epoch).
         balanced: draw classes evenly (with repetition) instead of samples.
         augment: True gives the training view of the samples, False the evaluation view.
+        rows: positions of the samples to draw from, such as those of one domain or class; None draws from all of them.
     """
 
     role: str
@@ -66,6 +67,7 @@ class Stream:
     shuffle: bool = True
     balanced: bool | None = None
     augment: bool = True
+    rows: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,7 @@ class StageLoop:
                     f"stage {stage.name!r} draws from data role {stream.role!r}; given: {', '.join(data) or 'none'}"
                 )
             if stream.balanced is None:
-                stream = type(stream)(stream.role, stream.batch_size, stream.shuffle, options.balanced, stream.augment)
+                stream = replace(stream, balanced=options.balanced)
             self.readers[name] = StreamReader(
                 name,
                 stream,

@@ -46,28 +46,32 @@ class StreamReader:
     def __init__(
         self, name: str, stream: Stream, dataset: Dataset, batch_size: int, seed: int, shard: Shard, workers: int = 0
     ) -> None:
-        if len(dataset) == 0:
+        self.rows: Sequence[int] = range(len(dataset)) if stream.rows is None else stream.rows
+        if len(self.rows) == 0:
             raise DataError(f"the data of role {stream.role!r} are empty")
         self.name, self.stream, self.dataset = name, stream, dataset
-        self.batch_size = min(batch_size, len(dataset))
+        self.batch_size = min(batch_size, len(self.rows))
         self.seed, self.shard, self.workers = seed, shard, workers
-        self.draws_per_epoch = math.ceil(len(dataset) / self.batch_size)
+        self.draws_per_epoch = math.ceil(len(self.rows) / self.batch_size)
         self._iterator: Iterator[Batch] | None = None
         self._draw = 0
 
     def order(self, epoch: int) -> list[int]:
         """The samples of an epoch in the order they are drawn."""
-        size = len(self.dataset)
         rng = generator(self.seed, "stream", self.name, epoch)
         if self.stream.balanced:
-            return self._balanced(rng)
-        return torch.randperm(size, generator=rng).tolist() if self.stream.shuffle else list(range(size))
+            places = self._balanced(rng)
+        elif self.stream.shuffle:
+            places = torch.randperm(len(self.rows), generator=rng).tolist()
+        else:
+            return list(self.rows)
+        return [self.rows[place] for place in places]
 
     def _balanced(self, rng: torch.Generator) -> list[int]:
         labels = self.dataset.labels
         if labels is None:
             raise DataError(f"balanced sampling needs labels, role {self.stream.role!r} has none")
-        values = torch.as_tensor(labels)
+        values = torch.as_tensor([labels[row] for row in self.rows])
         classes = values.unique()
         per_class = math.ceil(len(values) / len(classes))
         columns = []
