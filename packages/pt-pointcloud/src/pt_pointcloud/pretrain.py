@@ -1,0 +1,240 @@
+"""`pt-pointcloud pretrain`: a Point-MAE on generated shapes (the recipe of the built-in backbone) or on a user's meshes and clouds.
+
+The built-in backbone was made by `pt-pointcloud pretrain --out point_mae_shapes.safetensors`; the JSON beside the file has the recipe.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from pt_core.data import generator
+from pt_core.errors import DataError, NonFiniteError, UserError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from pt_pointcloud.augment import scale_translate
+from pt_pointcloud.mae import PointMAE
+from pt_pointcloud.options import PretrainOptions
+from pt_pointcloud.shapes import pretraining_shape
+from pt_pointcloud.transformer import PointConfig, PointTransformer
+
+FORMAT_VERSION = 1
+BUILTIN = "point_mae_shapes"
+HELD_OUT = 10**9
+"""Numbers from here on are generated shapes that training never draws."""
+
+
+class Source(Protocol):
+    name: str
+
+    def batch(self, rows: int, rng: torch.Generator, first: int) -> Tensor:
+        """(rows, N, 3); `first` numbers the samples drawn so far."""
+        ...
+
+
+class Generated:
+    """Fresh generated shapes in every batch; none of the families of `builtin:shapes`."""
+
+    name = "generated shapes: random assemblies and families that are not among the classes of builtin:shapes"
+
+    def __init__(self, points: int, seed: int) -> None:
+        self.points, self.seed = points, seed
+
+    def batch(self, rows: int, rng: torch.Generator, first: int) -> Tensor:
+        clouds = [pretraining_shape(first + row, self.points, self.seed) for row in range(rows)]
+        return torch.from_numpy(np.stack(clouds))
+
+
+class Clouds:
+    """A user's clouds (sample, point, 3): N of their points at random for every draw."""
+
+    name = "user data"
+
+    def __init__(self, clouds: list[Tensor], points: int) -> None:
+        short = [len(cloud) for cloud in clouds if len(cloud) < points]
+        if short:
+            raise DataError(f"{len(short)} clouds have fewer than points={points} points (the smallest has {min(short)})")
+        self.clouds, self.points = clouds, points
+
+    def batch(self, rows: int, rng: torch.Generator, first: int) -> Tensor:
+        chosen = torch.randint(len(self.clouds), (rows,), generator=rng).tolist()
+        clouds = [self.clouds[row] for row in chosen]
+        return torch.stack([c[torch.randperm(len(c), generator=rng)[: self.points]] for c in clouds])
+
+
+@dataclass(frozen=True)
+class PretrainReport:
+    """What came out: file, weights in it, mean loss of the last tenth of the steps, loss on shapes never drawn, seconds."""
+
+    out: Path
+    parameters: int
+    train_loss: float
+    held_out_loss: float | None
+    seconds: float
+
+
+def point_config(options: PretrainOptions) -> PointConfig:
+    return PointConfig(**{f.name: getattr(options, f.name) for f in fields(PointConfig) if hasattr(options, f.name)})
+
+
+def rate(step: int, steps: int, warmup: float) -> float:
+    """Linear warm-up over a share of the steps, then half a cosine to 0."""
+    warm = int(warmup * steps)
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def train(options: PretrainOptions, source: Source, device: torch.device, progress: bool) -> tuple[PointMAE, list[float]]:
+    """AdamW on the Chamfer loss of the masked patches; step k depends on (seed, k) and the weights only."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        model = PointMAE(point_config(options), options.decoder_depth, options.mask_ratio)
+    model.to(device).train()
+    kept = [p for n, p in model.named_parameters() if not n.startswith("net.cls_")]
+    decay, plain = [p for p in kept if p.ndim > 1], [p for p in kept if p.ndim < 2]
+    groups = [{"params": decay, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=options.lr)
+    losses: list[float] = []
+    with tqdm(total=options.steps, desc="pretrain", unit="step", disable=None if progress else True) as bar, torch.random.fork_rng():
+        for step in range(options.steps):
+            rng = generator(options.seed, "pretrain", step)
+            torch.manual_seed(options.seed + step)  # drop-path
+            points = scale_translate(source.batch(options.batch_size, rng, step * options.batch_size), rng)
+            for group in optimiser.param_groups:
+                group["lr"] = options.lr * rate(step, options.steps, options.warmup)
+            loss = model(points.to(device), rng)[0]
+            losses.append(loss.item())
+            if not math.isfinite(losses[-1]):
+                raise NonFiniteError(f"the loss became {losses[-1]} at step {step}; lower --lr {options.lr:g}")
+            optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(kept, 10.0)
+            optimiser.step()
+            bar.update()
+            if step % 20 == 19:
+                bar.set_postfix(chamfer=f"{1e3 * np.mean(losses[-20:]):.3f}e-3")
+    return model, losses
+
+
+@torch.no_grad()
+def held_out_loss(model: PointMAE, options: PretrainOptions, source: Source, device: torch.device) -> float | None:
+    if not isinstance(source, Generated):
+        return None
+    model.eval()
+    found = []
+    for part in range(4):
+        points = source.batch(64, generator(0), HELD_OUT + 64 * part).to(device)
+        found.append(float(model(points, generator(options.seed, "held out", part))[0]))
+    return float(np.mean(found))
+
+
+def save_backbone(net: PointTransformer, card: dict[str, Any], out: Path) -> None:
+    """fp16 weights with the card as metadata, and the card as JSON beside them; both complete under their names or absent."""
+    half = {n: (t.half() if t.is_floating_point() else t).detach().cpu().contiguous() for n, t in net.state_dict().items()}
+    tensors = {name: tensor for name, tensor in half.items() if not name.startswith("cls_")}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = out.with_suffix(".json")
+    parts = [path.with_name(f".{path.name}.part") for path in (out, beside)]
+    save_file(tensors, parts[0], metadata={"format": "pt", "pt_pointcloud": json.dumps(card, sort_keys=True)})
+    parts[1].write_text(json.dumps(card, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    for part, path in zip(parts, (out, beside), strict=True):
+        os.replace(part, path)
+
+
+def load_backbone(path: Path) -> tuple[PointTransformer, dict[str, Any]]:
+    """A file written by `pretrain`: the network in float32, and its card.
+
+    Raises:
+        UserError: missing, damaged, not one of ours, or of a newer format.
+    """
+    from pt_core.run.options import build_all
+
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; make it with: pt-pointcloud pretrain --data DIR --out {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            card = json.loads((file.metadata() or {}).get("pt_pointcloud", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise UserError(f"{path} is not a readable safetensors file ({error}); make or fetch it again") from None
+    if not isinstance(card, dict) or not isinstance(card.get("model"), dict):
+        raise UserError(f"{path} has no pt_pointcloud metadata; use pointmae: --weights FILE for other weights")
+    if card.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"{path} has format {card.get('format_version')}, this version reads {FORMAT_VERSION}; update pt-pointcloud"
+        )
+    config = build_all({"model": PointConfig}, card["model"], context=f"option of {path}")["model"]
+    try:
+        with torch.device("meta"):  # the card is untrusted: an absurd size must fail by name, not by memory
+            net = PointTransformer(config)
+        tokens = {name: torch.zeros(1, 1, config.dim) for name in ("cls_token", "cls_pos")}
+        values = {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
+        net.load_state_dict({**tokens, **values}, strict=True, assign=True)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path}: weights and metadata do not fit ({str(error).splitlines()[0]}); make it again") from None
+    return net, card
+
+
+def pretrain(
+    options: PretrainOptions,
+    out: Path,
+    clouds: list[Tensor] | None = None,
+    *,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> PretrainReport:
+    """Train a Point-MAE and write its encoder to `out` (and a JSON beside it).
+
+    Args:
+        clouds: (point, 3) each, normalised; None generates shapes.
+        device: default: CUDA where there is one, else the CPU.
+
+    Raises:
+        UserError: `out` is not a .safetensors name.
+        DataError: a cloud has too few points.
+        NonFiniteError: the loss became NaN or infinite.
+    """
+    if out.suffix != ".safetensors":
+        raise UserError(f"{out} must end in .safetensors")
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    source: Source = Generated(options.points, options.seed) if clouds is None else Clouds(clouds, options.points)
+    begin = time.monotonic()
+    model, losses = train(options, source, where, progress)
+    seconds = time.monotonic() - begin
+    tail = float(np.mean(losses[-max(1, len(losses) // 10) :]))
+    unseen = held_out_loss(model, options, source, where)
+    parameters = sum(p.numel() for n, p in model.net.named_parameters() if not n.startswith("cls_"))
+    recipe = {f.name: getattr(options, f.name) for f in fields(options) if not hasattr(PointConfig, f.name)}
+    card = {
+        "format_version": FORMAT_VERSION,
+        "model": asdict(model.config),
+        "preprocessing": {"normalise": "unit_sphere", "points": options.points},
+        "parameters": parameters,
+        "data": source.name,
+        "recipe": {k: v for k, v in recipe.items() if k != "data"},
+        "results": {"train_chamfer": round(tail, 6), "held_out_chamfer": None if unseen is None else round(unseen, 6)},
+        "versions": {name: metadata.version(name) for name in ("torch", "numpy")},
+    }
+    save_backbone(model.net, card, out)
+    return PretrainReport(out, parameters, tail, unseen, seconds)
+
+
+def builtin_path(name: str) -> Path:
+    return Path(__file__).parent / "assets" / f"{name}.safetensors"
+
+
+def builtin_names() -> Iterator[str]:
+    return (path.stem for path in sorted((Path(__file__).parent / "assets").glob("*.safetensors")))
