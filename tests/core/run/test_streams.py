@@ -110,7 +110,6 @@ def test_balanced_draws_need_labels_and_streams_need_samples():
         StreamReader("train", Stream("train"), Vectors(0), 2, 0, Shard())
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 9])
 @pytest.mark.parametrize("balanced", [False, True])
 def test_a_stream_may_draw_from_some_rows_only(balanced):
     rows = (1, 2, 4, 9, 13, 14)
@@ -126,6 +125,7 @@ def test_a_stream_may_draw_from_some_rows_only(balanced):
 
 
 @pytest.mark.parametrize("batch", [1, 4, 100])
+@pytest.mark.parametrize("world", [1, 2, 3, 9])
 def test_evaluation_shards_cover_every_sample_once(world, batch):
     data = Vectors(7)
     seen = [i for r in range(world) for b in ordered_batches(data, batch, 0, Shard(r, world)) for i in b.index.tolist()]
