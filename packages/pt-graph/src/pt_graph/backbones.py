@@ -1,0 +1,94 @@
+"""Backbones by name: `builtin:NAME`, `file:FILE`, `chem:KIND` and `pyg:MODEL` with local weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pt_core.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import torch
+
+    from pt_graph.backbone import GraphBackbone
+
+ASSETS = Path(__file__).parent / "assets"
+KIND_NAMES = ("gin", "gcn", "graphsage", "gat")
+
+
+def builtin_names() -> list[str]:
+    return sorted(path.stem for path in ASSETS.glob("*.safetensors"))
+
+
+def list_backbones() -> list[tuple[str, str]]:
+    """(spec, what it is)."""
+    return [
+        *(
+            (f"builtin:{name}", "small GIN shipped with the package, pretrained on generated molecules")
+            for name in builtin_names()
+        ),
+        *(
+            (
+                f"chem:{kind} --weights FILE",
+                f"molecular {kind}, published layout (Hu et al. 2020): .safetensors, .pth (tensors only)",
+            )
+            for kind in KIND_NAMES
+        ),
+        (
+            "pyg:MODEL --weights FILE",
+            "state dict of PyG's GCN, GIN, GraphSAGE or GAT; pyg:MODEL:ACTIVATION where it is not relu",
+        ),
+        ("file:FILE", "a file written by `pt-graph pretrain`"),
+    ]
+
+
+def load_backbone(spec: str, weights: str | Path | None = None, device: torch.device | str = "cpu") -> GraphBackbone:
+    """Load a frozen backbone in float32.
+
+    Args:
+        spec: see `list_backbones`.
+        weights: weight file of `chem:` and `pyg:`.
+        device: where to put it; `meta` builds `chem:KIND` in its published size without weights.
+
+    Raises:
+        UserError: unknown spec or kind (the nearest is named), or weights that are missing or do not fit.
+    """
+    import torch
+
+    from pt_graph.backbone import GraphBackbone
+    from pt_graph.networks.molecular import MolecularGNN
+    from pt_graph.weights import load_network, molecular, pyg
+
+    kind, _, name = spec.partition(":")
+    if kind not in ("builtin", "file", "chem", "pyg") or not name:
+        raise UserError(f"backbone {spec!r} is of no known kind; use builtin:NAME, file:FILE, chem:KIND or pyg:MODEL")
+    path = None if weights is None else Path(weights)
+    if kind in ("builtin", "file"):
+        if path is not None:
+            raise UserError(
+                f"backbone {spec!r} brings its own weights; leave out --weights, or use chem: or pyg: with them"
+            )
+        if kind == "builtin" and name not in builtin_names():
+            raise UserError(
+                f"no built-in backbone {name!r}{nearest(name, builtin_names())}; known: {', '.join(builtin_names())}"
+            )
+        net: torch.nn.Module = load_network(ASSETS / f"{name}.safetensors" if kind == "builtin" else Path(name))
+    elif kind == "chem":
+        if name not in KIND_NAMES:
+            raise UserError(f"no molecular network {name!r}{nearest(name, KIND_NAMES)}; known: {', '.join(KIND_NAMES)}")
+        if str(device) == "meta" and path is None:
+            with torch.device("meta"):
+                net = MolecularGNN(name)  # type: ignore[arg-type]
+        elif path is None:
+            raise UserError(f"backbone {spec!r} needs its pretrained weights: give --weights FILE")
+        else:
+            net = molecular(name, path)
+    else:
+        model, _, activation = name.partition(":")
+        if path is None:
+            raise UserError(f"backbone {spec!r} needs its pretrained weights: give --weights FILE")
+        net = pyg(model, activation or "relu", path)
+    inputs = "atoms and bonds" if kind == "chem" or getattr(net, "needs_bonds", False) else "float features"
+    backbone = GraphBackbone(net, spec, {"inputs": inputs})
+    backbone.to(device)
+    return backbone

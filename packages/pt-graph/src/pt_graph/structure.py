@@ -1,0 +1,146 @@
+"""Message passing over a fixed batch of graphs: sums over incoming edges as one sparse product.
+
+What depends on the edges alone (sparse matrices, degrees, counts of bond types) is computed once and serves every layer and every
+forward on that batch: an episode of RELIEF runs the same graphs n times.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from pt_core.kernels._mode import fast_paths_enabled
+from torch import Tensor
+
+SELF_LOOP = 4
+"""Bond type of the self-loops of the molecular family."""
+BOND_TYPES, BOND_DIRECTIONS = 6, 3
+
+
+class Structure:
+    """Edges of a batch as a receiver-by-sender matrix.
+
+    Args:
+        edge_index: (2, edge) source, target.
+        edge_attr: (edge, 2) bond type and direction, or None.
+        nodes: number of nodes.
+    """
+
+    def __init__(self, edge_index: Tensor, edge_attr: Tensor | None, nodes: int) -> None:
+        self.edge_index, self.edge_attr, self.nodes = edge_index, edge_attr, nodes
+        self._views: dict[bool, View] = {}
+
+    def view(self, loops: bool) -> View:
+        """With one self-loop per node, or without."""
+        if loops not in self._views:
+            self._views[loops] = View(self.edge_index, self.edge_attr, self.nodes, loops)
+        return self._views[loops]
+
+    def prefix(self, nodes: int, edges: int) -> Structure:
+        attributes = None if self.edge_attr is None else self.edge_attr[:edges]
+        cut = Structure(self.edge_index[:, :edges], attributes, nodes)
+        cut._views = {loops: view.prefix(nodes, edges) for loops, view in self._views.items()}
+        return cut
+
+
+class View:
+    """One way to see the edges.
+
+    Attributes:
+        source, target: (edge,) node numbers, self-loops behind the graph's own edges.
+        bond, direction: (edge,) categories, self-loops of type 4 and direction 0; None without edge attributes.
+    """
+
+    def __init__(self, edge_index: Tensor, edge_attr: Tensor | None, nodes: int, loops: bool) -> None:
+        own = torch.arange(nodes, device=edge_index.device) if loops else edge_index.new_empty(0)
+        self.nodes, self.loops = nodes, loops
+        self.source, self.target = torch.cat([edge_index[0], own]), torch.cat([edge_index[1], own])
+        self.bond = self.direction = None
+        if edge_attr is not None:
+            self.bond = torch.cat([edge_attr[:, 0], torch.full_like(own, SELF_LOOP)])
+            self.direction = torch.cat([edge_attr[:, 1], torch.zeros_like(own)])
+        self._weights: dict[str, Tensor] = {}
+        self._sparse: dict[str, Tensor] = {}
+        self._counts: dict[str, Tensor] = {}
+
+    def weights(self, kind: str) -> Tensor:
+        """(edge,) factor of each message: `sum` 1, `mean` 1 / in-degree, `symmetric` (out-degree of source * of target)^-1/2."""
+        if kind not in self._weights:
+            one = torch.ones(len(self.source), device=self.source.device)
+            if kind == "sum":
+                value = one
+            elif kind == "mean":
+                value = 1 / self._degree(self.target, one).clamp(min=1)[self.target]
+            else:
+                scale = self._degree(self.source, one).clamp(min=1).rsqrt()
+                value = scale[self.source] * scale[self.target]
+            self._weights[kind] = value
+        return self._weights[kind]
+
+    def _degree(self, ends: Tensor, one: Tensor) -> Tensor:
+        return torch.zeros(self.nodes, device=ends.device).index_add(0, ends, one)
+
+    def gather(self, hidden: Tensor, kind: str) -> Tensor:
+        """(node, dim): sum over incoming edges of weight * hidden[source]."""
+        if fast_paths_enabled() and type(self.source) is Tensor and hidden.dtype in (torch.float32, torch.float64):
+            return self._matrix(kind, hidden.dtype) @ hidden
+        messages = hidden[self.source] * self.weights(kind).to(hidden.dtype)[:, None]
+        return hidden.new_zeros(self.nodes, hidden.shape[1]).index_add(0, self.target, messages)
+
+    def gather_bonds(self, bonds: Tensor, directions: Tensor, kind: str) -> Tensor:
+        """(node, dim): sum over incoming edges of weight * (bonds[type] + directions[direction]).
+
+        A node's edges have at most 6 types and 3 directions, so their weighted counts times the tables give the sum without a row
+        per edge.
+        """
+        assert self.bond is not None
+        assert self.direction is not None
+        if not fast_paths_enabled():
+            edges = (bonds[self.bond] + directions[self.direction]) * self.weights(kind).to(bonds.dtype)[:, None]
+            return bonds.new_zeros(self.nodes, bonds.shape[1]).index_add(0, self.target, edges)
+        if kind not in self._counts:
+            counts = torch.zeros(self.nodes * (BOND_TYPES + BOND_DIRECTIONS), device=self.source.device)
+            row = self.target * (BOND_TYPES + BOND_DIRECTIONS)
+            counts = counts.index_add(0, row + self.bond, self.weights(kind))
+            counts = counts.index_add(0, row + BOND_TYPES + self.direction, self.weights(kind))
+            self._counts[kind] = counts.view(self.nodes, -1)
+        return self._counts[kind].to(bonds.dtype) @ torch.cat([bonds, directions])
+
+    def _matrix(self, kind: str, dtype: torch.dtype) -> Tensor:
+        key = f"{kind}/{dtype}"
+        if key not in self._sparse:
+            order = torch.argsort(self.target, stable=True)
+            index = torch.int32 if self.source.device.type == "cpu" else torch.int64
+            counts = self._degree(self.target, torch.ones(len(order), device=order.device))
+            rows = torch.cat([counts.new_zeros(1), counts.double().cumsum(0)]).to(index)
+            self._sparse[key] = _csr(
+                rows, self.source[order].to(index), self.weights(kind)[order].to(dtype), self.nodes
+            )
+        return self._sparse[key]
+
+    def prefix(self, nodes: int, edges: int) -> View:
+        """The view of the first `nodes` nodes, which send and receive `edges` edges among themselves."""
+        cut = object.__new__(View)
+        cut.nodes, cut.loops = nodes, self.loops
+        own = len(self.source) - (self.nodes if self.loops else 0)
+
+        def pick(values: Tensor) -> Tensor:
+            return torch.cat([values[:edges], values[own : own + nodes]]) if self.loops else values[:edges]
+
+        cut.source, cut.target = pick(self.source), pick(self.target)
+        cut.bond = None if self.bond is None else pick(self.bond)
+        cut.direction = None if self.direction is None else pick(self.direction)
+        cut._weights = {kind: pick(value) for kind, value in self._weights.items()}
+        cut._counts = {kind: value[:nodes] for kind, value in self._counts.items()}
+        cut._sparse = {}
+        for key, matrix in self._sparse.items():
+            rows = matrix.crow_indices()[: nodes + 1]
+            last = int(rows[-1])
+            cut._sparse[key] = _csr(rows, matrix.col_indices()[:last], matrix.values()[:last], nodes)
+        return cut
+
+
+def _csr(rows: Tensor, columns: Tensor, values: Tensor, nodes: int) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse", category=UserWarning)
+        return torch.sparse_csr_tensor(rows, columns, values, (nodes, nodes), check_invariants=False)
