@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -18,6 +19,7 @@ from pt_core.run.trainer import seeded
 from pt_core.testing import CHECKS, SLOW_CHECKS, MethodCase
 from pt_vision.adapters._common import VisionBackbone
 from pt_vision.backbones import load_backbone
+from pt_vision.modality import Vision
 from torch import Tensor
 
 from tests.vision.nets import network
@@ -69,15 +71,16 @@ def task(classes: int = 3) -> Classification:
     return Classification(LABELS if classes == 3 else [f"class {n}" for n in range(classes)])
 
 
-def make(cls: type[Method], name: str = "class", **options: Any) -> Method:
-    """A method on a tiny network; options are validated as the command line does."""
+def make(method: type[Method] | str, name: str = "class", **options: Any) -> Method:
+    """A method, given as a class or by its id, on a tiny network; options are validated as the command line does."""
+    cls = Vision.registry.load(method) if isinstance(method, str) else method
     config = build_all({"config": cls.Config}, options)["config"]
     return cls(config, {"backbone": tiny(name)}, task())
 
 
-def seeded_make(cls: type[Method], name: str = "class", seed: int = 0, **options: Any) -> Method:
+def seeded_make(method: type[Method] | str, name: str = "class", seed: int = 0, **options: Any) -> Method:
     with seeded(seed, "init"):
-        return make(cls, name, **options)
+        return make(method, name, **options)
 
 
 def double(cls: type[Method], name: str = "class", seed: int = 0, **options: Any) -> Method:
@@ -91,15 +94,14 @@ def double(cls: type[Method], name: str = "class", seed: int = 0, **options: Any
     return method
 
 
-def case(cls: type[Method], name: str, parameters: int, **options: Any) -> MethodCase:
-    import sys
-
+def case(method: type[Method] | str, name: str, parameters: int, **options: Any) -> MethodCase:
+    """A method, given as a class or (for files in PT_METHOD_PATH, which other processes cannot import by name) by its id."""
     return MethodCase(
-        make=partial(make, cls, name, **options),
+        make=partial(make, method, name, **options),
         data=DATA,
         options=OPTIONS,
         parameters=parameters,
-        method_id=f"pt-vision/{sys.modules[cls.__module__].ID}",
+        method_id=f"pt-vision/{method if isinstance(method, str) else sys.modules[method.__module__].ID}",
         other_backbone=partial(tiny, name, 5),
     )
 
