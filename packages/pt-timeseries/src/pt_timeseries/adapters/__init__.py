@@ -1,0 +1,1 @@
+"""Encoders behind the Backbone contract, one module per family."""

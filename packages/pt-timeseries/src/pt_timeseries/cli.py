@@ -1,0 +1,12 @@
+"""`pt-timeseries`: see `pt_core.run.cli`."""
+
+from __future__ import annotations
+
+from pt_core.run import cli
+
+
+def main() -> None:
+    """Console entry point."""
+    from pt_timeseries.modality import TimeSeries
+
+    cli.main(TimeSeries)

@@ -1,0 +1,142 @@
+"""The patch Transformer that POND's card describes: channel-mixing patches, learned position codes, pre-norm blocks.
+
+A series (n channels x L steps) becomes ceil(L / s) patches of p steps: it is extended at its end by repeating the last value (as PatchTST
+does), so every stride starts one patch. A prompt of m steps is cut the same way by itself, so prompt and data never share a patch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from annotated_types import Ge, Gt, Lt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    channels: Annotated[int, Ge(1)] = 6
+    """n, channels of the series."""
+    length: Annotated[int, Ge(2)] = 128
+    """L, steps of a window."""
+    patch: Annotated[int, Ge(1)] = 16
+    """p, steps of a patch."""
+    stride: Annotated[int, Ge(1)] = 8
+    """s, steps between patches."""
+    dim: Annotated[int, Ge(1)] = 64
+    """d, width."""
+    depth: Annotated[int, Ge(1)] = 3
+    """Blocks."""
+    heads: Annotated[int, Ge(1)] = 4
+    """Attention heads."""
+    hidden: Annotated[int, Ge(1)] = 128
+    """Width of the feed-forward layer."""
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.2
+    """Dropout while the encoder itself is trained."""
+    experts: Annotated[int, Ge(0)] = 0
+    """E, experts per feed-forward layer with top-1 routing; 0 is one plain layer."""
+    balance: Annotated[float, Gt(0)] = 0.01
+    """Weight of the load-balancing loss of the experts in pre-training."""
+
+    def __post_init__(self) -> None:
+        if self.dim % self.heads:
+            raise ValueError(f"dim={self.dim} is not a multiple of heads={self.heads}")
+        if self.stride > self.patch:
+            raise ValueError(f"stride={self.stride} is larger than patch={self.patch}: steps in between would be lost")
+        if self.patch > self.length:
+            raise ValueError(f"patch={self.patch} is longer than length={self.length}")
+
+    def tokens(self, length: int) -> int:
+        """Patches of a series of `length` steps."""
+        return math.ceil(length / self.stride)
+
+
+def cut(series: Tensor, patch: int, stride: int) -> Tensor:
+    """(batch, channel, step) -> (batch, ceil(step / stride), channel * patch); the end is extended by the last value."""
+    missing = (math.ceil(series.shape[-1] / stride) - 1) * stride + patch - series.shape[-1]
+    padded = F.pad(series, (0, missing), mode="replicate") if missing > 0 else series
+    return padded.unfold(-1, patch, stride).transpose(1, 2).flatten(2)
+
+
+class Experts(nn.Module):
+    """E feed-forward layers of which every token takes the one its router prefers, scaled by the router's probability."""
+
+    def __init__(self, dim: int, hidden: int, experts: int, dropout: float) -> None:
+        super().__init__()
+        self.router = nn.Linear(dim, experts)
+        self.layers = nn.ModuleList(feed_forward(dim, hidden, dropout) for _ in range(experts))
+        self.load = torch.zeros(())
+        """Balancing loss of the last call: E * sum_e (share of tokens at e) * (mean probability of e); 1 when even."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(batch, token, dim) -> the same shape."""
+        flat = tokens.flatten(0, -2)
+        weights = self.router(flat).softmax(-1)
+        best, chosen = weights.max(-1)
+        share = F.one_hot(chosen, len(self.layers)).to(weights).mean(0)
+        self.load = len(self.layers) * (share * weights.mean(0)).sum()
+        out = torch.zeros_like(flat)
+        for number, layer in enumerate(self.layers):
+            rows = (chosen == number).nonzero().flatten()
+            if len(rows):
+                out = out.index_add(0, rows, (layer(flat[rows]) * best[rows, None]).to(out.dtype))
+        return out.view_as(tokens)
+
+
+def feed_forward(dim: int, hidden: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim))
+
+
+class Block(nn.Module):
+    """h + attention(norm(h)), then h + feed_forward(norm(h))."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.norm1, self.norm2 = nn.LayerNorm(config.dim), nn.LayerNorm(config.dim)
+        self.qkv, self.proj = nn.Linear(config.dim, 3 * config.dim), nn.Linear(config.dim, config.dim)
+        self.mlp: nn.Module = (
+            Experts(config.dim, config.hidden, config.experts, config.dropout)
+            if config.experts
+            else feed_forward(config.dim, config.hidden, config.dropout)
+        )
+        self.dropout = nn.Dropout(config.dropout)
+
+    def attend(self, tokens: Tensor) -> Tensor:
+        """(batch, token, dim): what the attention adds to the residual stream."""
+        batch, count, dim = tokens.shape
+        qkv = self.qkv(self.norm1(tokens)).view(batch, count, 3, self.heads, dim // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.dropout(self.proj(mixed.transpose(1, 2).flatten(2)))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = tokens + self.attend(tokens)
+        return tokens + self.dropout(self.mlp(self.norm2(tokens)))
+
+
+class PatchEncoder(nn.Module):
+    """f: (batch, n, L) -> (batch, ceil(L / s), d)."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Linear(config.channels * config.patch, config.dim)
+        self.position = nn.Parameter(0.02 * torch.randn(config.tokens(config.length), config.dim))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.dim)
+
+    def patches(self, series: Tensor) -> Tensor:
+        """(batch, n, steps) -> (batch, ceil(steps / s), d): embedded patches without position codes."""
+        tokens: Tensor = self.embed(cut(series.to(self.embed.weight.dtype), self.config.patch, self.config.stride))
+        return tokens
+
+    def forward(self, series: Tensor) -> Tensor:
+        tokens = self.patches(series)
+        tokens = tokens + self.position[: tokens.shape[1]]
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.norm(tokens)

@@ -1,0 +1,1 @@
+"""Methods, one per file; see docs/adding-a-method.md."""

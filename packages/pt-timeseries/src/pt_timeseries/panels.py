@@ -1,0 +1,98 @@
+"""What POND's report shows: which source was chosen and why, and the prompts over time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pt_core.data import Dataset
+from pt_core.run.report import Panel
+from torch import Tensor
+
+from pt_timeseries.data import domains_of
+
+CHANNELS = 3
+"""Channels whose prompts are drawn."""
+
+
+def source_panels(
+    sources: Sequence[str], chosen: int, mix: float, common: Tensor, evidence: Mapping[str, Tensor]
+) -> list[dict[str, Any]]:
+    """Panels of a finished selection.
+
+    Args:
+        sources: names; `chosen` is the index of the one adapted from, `mix` its share w.
+        common: (n, m) the common prompt.
+        evidence: deltas (source + 1, n, m), fidelity (source,), distinction (source, source), similarity (source,).
+    """
+    count = len(sources)
+    average = [float(row.sum()) / max(1, count - 1) for row in evidence["distinction"]]
+    columns = ["similarity", "fidelity", "distinction"]
+    values = [[float(evidence["similarity"][i]), float(evidence["fidelity"][i]), average[i]] for i in range(count)]
+    rows = [f"{name} (chosen)" if i == chosen else name for i, name in enumerate(sources)]
+    why = (
+        f"Chosen: {sources[chosen]}, with w = {mix:g}. Similarity: cosine of the mean dP of source and target; the highest wins "
+        "among sources whose fidelity reaches the median. Fidelity: InfoNCE estimate of I(dP ; (X, Y)) on held-out windows, in nats. "
+        "Distinction: mean leave-one-out estimate of I(dP ; dP') to the other sources; low is distinct."
+    )
+    found: list[dict[str, Any]] = [
+        {
+            "title": "Choice of the source",
+            "kind": "heatmap",
+            "note": why,
+            "data": {"values": values, "rows": rows, "columns": columns},
+        }
+    ]
+    if count > 1:
+        pairs = [[float(value) for value in row] for row in evidence["distinction"]]
+        found.append(
+            {
+                "title": "Distinction of every pair of sources",
+                "kind": "heatmap",
+                "note": "Leave-one-out estimate of I(dP of the row ; dP of the column), in nats; low is distinct.",
+                "data": {"values": pairs, "rows": list(sources), "columns": list(sources)},
+            }
+        )
+    names = [*sources, "target"]
+    for channel in range(min(CHANNELS, common.shape[0])):
+        drawn = {"common": common[channel]} | {
+            name: common[channel] + evidence["deltas"][i, channel].to(common.device) for i, name in enumerate(names)
+        }
+        series = {name: [(step, float(value)) for step, value in enumerate(line)] for name, line in drawn.items()}
+        found.append(
+            {
+                "title": f"Prompts over time, channel {channel + 1}",
+                "kind": "lines",
+                "note": "Common prompt P, and P + mean dP of every domain.",
+                "data": {"series": series, "x_label": "step", "y_label": "value"},
+            }
+        )
+    return found
+
+
+def domain_panel(dataset: Dataset, records: Sequence[Mapping[str, Any]]) -> Panel:
+    """Macro F1 and accuracy per target domain, from the records of the test part."""
+    rows = []
+    names = domains_of(dataset)
+    for name in dict.fromkeys(names):
+        own = [record for record, owner in zip(records, names, strict=True) if owner == name]
+        right = sum(bool(record.get("correct")) for record in own)
+        rows.append(
+            {
+                "domain": name,
+                "windows": len(own),
+                "macro F1": round(_macro_f1(own), 4),
+                "accuracy": round(right / len(own), 4),
+            }
+        )
+    return Panel("Target domains (test)", "table", {"rows": rows})
+
+
+def _macro_f1(records: Sequence[Mapping[str, Any]]) -> float:
+    """Mean over the classes that occur in the records, as labels or predictions."""
+    pairs = [(record["label"], record["predicted"]) for record in records]
+    scores = []
+    for label in {name for pair in pairs for name in pair}:
+        hits = sum(true == label and found == label for true, found in pairs)
+        scores.append(2 * hits / sum((true == label) + (found == label) for true, found in pairs))
+    return sum(scores) / len(scores)

@@ -1,0 +1,277 @@
+"""Step 1 of POND: encoder and classifier are trained on the pooled sources, domains in equal shares; then the encoder is frozen.
+
+Optionally preceded by masked-patch reconstruction (patch Transformer only): a share of the patches is replaced by a learned token and
+reconstructed by a linear layer that is thrown away.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from annotated_types import Ge, Gt, Lt
+from pt_core.data import generator, stable_seed
+from pt_core.errors import ConfigError, NonFiniteError, UserError
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from tqdm import tqdm
+
+from pt_timeseries.adapters._common import PretrainedHead, SeriesBackbone
+from pt_timeseries.backbones import build, write_backbone
+from pt_timeseries.data import DataOptions, WindowDataset
+from pt_timeseries.encoder import EncoderConfig, Experts, PatchEncoder, cut
+
+BUILTIN_SUBJECTS = 40
+"""Generated subjects of the built-in backbone's recipe; none of them is in the built-in data."""
+
+
+@dataclass(frozen=True)
+class PretrainOptions(DataOptions):
+    """Flags of `pt-timeseries pretrain`."""
+
+    data: str | None = None
+    """Labelled multi-domain series, as in `fit` (default: generated sensor data, the recipe of the built-in backbone)."""
+    architecture: Literal["patch", "tsai:TST", "tsai:PatchTST", "tsai:InceptionTime"] = "patch"
+    """Encoder: the card's patch Transformer, or one of tsai's architectures (extra `tsai`)."""
+    patch: Annotated[int, Ge(1)] = 16
+    """p, steps of a patch."""
+    patch_stride: Annotated[int, Ge(1)] = 8
+    """s, steps between patches."""
+    dim: Annotated[int, Ge(1)] = 64
+    """d, width."""
+    depth: Annotated[int, Ge(1)] = 3
+    """Blocks."""
+    heads: Annotated[int, Ge(1)] = 4
+    """Attention heads."""
+    hidden: Annotated[int, Ge(1)] = 128
+    """Width of the feed-forward layers."""
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.2
+    """Dropout."""
+    experts: Annotated[int, Ge(0)] = 0
+    """E, experts per feed-forward layer (Mixture-of-Experts variant); 0 is one plain layer."""
+    epochs: Annotated[float, Gt(0)] = 40
+    """Passes over the sources, supervised."""
+    masked_epochs: Annotated[float, Ge(0)] = 0
+    """Passes of masked-patch reconstruction before that."""
+    mask_ratio: Annotated[float, Gt(0), Lt(1)] = 0.4
+    """Share of masked patches."""
+    batch_size: Annotated[int, Ge(2)] = 32
+    """Windows per step."""
+    lr: Annotated[float, Gt(0)] = 1e-3
+    """Peak learning rate of AdamW (cosine schedule)."""
+    weight_decay: Annotated[float, Ge(0)] = 1e-4
+    """Weight decay."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Seed."""
+
+
+@dataclass(frozen=True)
+class PretrainReport:
+    """What came out: the backbone with its classifier, and macro F1 on the sources' validation windows (None without them)."""
+
+    backbone: SeriesBackbone
+    config: EncoderConfig
+    train_loss: float
+    val_macro_f1: float | None
+    seconds: float
+
+
+def pretrain(
+    options: PretrainOptions, train: WindowDataset, val: WindowDataset | None, progress: bool = True
+) -> PretrainReport:
+    """Train a new encoder on normalised windows.
+
+    Raises:
+        ConfigError: sizes that do not fit each other or the data.
+        NonFiniteError: the loss became NaN or infinite.
+    """
+    if train.labels is None or train.target is None:
+        raise UserError("pre-training needs labelled sources")
+    channels, length = train.values.shape[1:]
+    try:
+        config = EncoderConfig(
+            channels=channels,
+            length=length,
+            patch=options.patch,
+            stride=options.patch_stride,
+            dim=options.dim,
+            depth=options.depth,
+            heads=options.heads,
+            hidden=options.hidden,
+            dropout=options.dropout,
+            experts=options.experts,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    began = time.perf_counter()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stable_seed(options.seed, "pretrain"))
+        backbone = build(options.architecture, config, "pretrain")
+        head = nn.Linear(backbone.feature_dim, len(train.classes))
+        backbone.module.requires_grad_(True).train()
+        if options.masked_epochs:
+            _reconstruct(backbone, options, train, progress)
+        losses = _supervise(backbone, head, options, train, progress)
+    backbone.module.requires_grad_(False).eval()
+    backbone.head = PretrainedHead(head.weight.detach(), head.bias.detach(), tuple(train.classes))
+    score = None if val is None else macro_f1(backbone, head, val)
+    loss = sum(losses[-10:]) / len(losses[-10:])
+    return PretrainReport(backbone, config, loss, score, time.perf_counter() - began)
+
+
+def _batches(train: WindowDataset, steps: int, size: int, *key: int | str) -> list[list[int]]:
+    """Rows of every step: a domain is drawn first, then a window of it, so that domains weigh the same."""
+    members: dict[str, list[int]] = {}
+    for row, name in enumerate(train.domains):
+        members.setdefault(name, []).append(row)
+    rng = generator(*key)
+    rows = list(members.values())
+    picked = torch.randint(len(rows), (steps, size), generator=rng).tolist()
+    place = torch.rand(steps, size, generator=rng).tolist()
+    return [
+        [rows[d][int(at * len(rows[d]))] for d, at in zip(ds, places, strict=True)]
+        for ds, places in zip(picked, place, strict=True)
+    ]
+
+
+def _optimiser(parameters: Sequence[Tensor], options: PretrainOptions, steps: int) -> tuple[AdamW, LambdaLR]:
+    optimiser = AdamW(parameters, options.lr, weight_decay=options.weight_decay)
+    warm = max(1, steps // 20)
+    schedule = LambdaLR(optimiser, lambda k: min((k + 1) / warm, 0.5 * (1 + math.cos(math.pi * k / steps))))
+    return optimiser, schedule
+
+
+def _supervise(
+    backbone: SeriesBackbone, head: nn.Linear, options: PretrainOptions, train: WindowDataset, progress: bool
+) -> list[float]:
+    steps = math.ceil(options.epochs * len(train) / options.batch_size)
+    optimiser, schedule = _optimiser([*backbone.module.parameters(), *head.parameters()], options, steps)
+    experts = [module for module in backbone.module.modules() if isinstance(module, Experts)]
+    losses: list[float] = []
+    assert train.target is not None
+    order = _batches(train, steps, options.batch_size, options.seed, "supervise")
+    for step, rows in enumerate(tqdm(order, desc="pretrain", unit="step", disable=not progress, leave=False, delay=2)):
+        pooled = backbone.pool(backbone.encode(train.values[rows], {}, None))
+        loss = F.cross_entropy(head(pooled), train.target[rows])
+        total = loss + sum(0.01 * layer.load for layer in experts)
+        _step(total, optimiser, schedule, step)
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def _step(loss: Tensor, optimiser: AdamW, schedule: LambdaLR, step: int) -> None:
+    if not bool(torch.isfinite(loss.detach())):
+        raise NonFiniteError(f"the loss is {float(loss.detach())} at step {step} of pre-training; lower --lr")
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], 1.0)
+    optimiser.step()
+    schedule.step()
+
+
+def _reconstruct(backbone: SeriesBackbone, options: PretrainOptions, train: WindowDataset, progress: bool) -> None:
+    net = backbone.module
+    if not isinstance(net, PatchEncoder):
+        raise ConfigError(
+            "masked_epochs needs architecture='patch': tsai's networks are pre-trained by their labels only"
+        )
+    config = net.config
+    token = nn.Parameter(torch.zeros(config.dim))
+    restore = nn.Linear(config.dim, config.channels * config.patch)
+    steps = math.ceil(options.masked_epochs * len(train) / options.batch_size)
+    optimiser, schedule = _optimiser([*net.parameters(), token, *restore.parameters()], options, steps)
+    order = _batches(train, steps, options.batch_size, options.seed, "mask")
+    for step, rows in enumerate(
+        tqdm(order, desc="masked patches", unit="step", disable=not progress, leave=False, delay=2)
+    ):
+        series = train.values[rows]
+        rng = generator(options.seed, "mask", step)
+        hidden = torch.rand(len(rows), config.tokens(series.shape[-1]), generator=rng) < options.mask_ratio
+        tokens = torch.where(hidden[..., None], token, net.patches(series)) + net.position[: hidden.shape[1]]
+        for block in net.blocks:
+            tokens = block(tokens)
+        wanted = cut(series, config.patch, config.stride)
+        errors = (restore(net.norm(tokens)) - wanted).square().mean(-1)
+        _step((errors * hidden).sum() / hidden.sum().clamp(min=1), optimiser, schedule, step)
+
+
+@torch.no_grad()
+def macro_f1(backbone: SeriesBackbone, head: nn.Module, data: WindowDataset, batch_size: int = 256) -> float:
+    """Mean over the classes that occur in the data or are predicted; a class without a hit counts 0."""
+    assert data.target is not None
+    blocks = data.values.split(batch_size)
+    found = torch.cat([head(backbone.pool(backbone(block))).argmax(-1) for block in blocks])
+    scores = []
+    for label in set(data.target.tolist()) | set(found.tolist()):
+        hits = int(((found == label) & (data.target == label)).sum())
+        size = int((found == label).sum()) + int((data.target == label).sum())
+        scores.append(2 * hits / size)
+    return sum(scores) / len(scores)
+
+
+def builtin_windows(options: PretrainOptions) -> tuple[WindowDataset, WindowDataset]:
+    """(train, val) of the built-in backbone: many generated subjects, the last windows of each for validation."""
+    from pt_timeseries.data import _dataset, divide, take
+    from pt_timeseries.generate import sensor_data
+
+    found = sensor_data([f"p{n}" for n in range(BUILTIN_SUBJECTS)], per_class=24, shift=0.7, seed=1 + options.seed)
+    parts = [divide(domain, options.val_fraction, options.seed) for domain in found.items]
+    train = _dataset([take(d, kept) for d, (kept, _) in zip(found.items, parts, strict=True)], found.classes, "train")
+    val = _dataset([take(d, held) for d, (_, held) in zip(found.items, parts, strict=True)], found.classes, "train")
+    statistics = train.statistics()
+    return train.scaled(*statistics), val.scaled(*statistics)
+
+
+def source_windows(options: PretrainOptions) -> tuple[WindowDataset, WindowDataset]:
+    """(train, val) of the sources of a scenario, normalised as its runs are."""
+    from pt_core.run.options import ClassificationOptions
+
+    from pt_timeseries.data import load_windows
+    from pt_timeseries.task import DomainClassification
+
+    assert options.data is not None
+    parts = load_windows(options.data, options, options.seed)
+    task = DomainClassification.of(ClassificationOptions(), parts["train"])
+    return parts["train"].bind(task), parts["val"].bind(task)
+
+
+def run(options: PretrainOptions, out: Path, progress: bool = True) -> PretrainReport:
+    """Pre-train and write the backbone to `out` (.safetensors) with its recipe beside it.
+
+    Raises:
+        UserError: `out` has another ending.
+        DataError: see `load_windows`.
+    """
+    if out.suffix != ".safetensors":
+        raise UserError(f"--out {out} must end in .safetensors")
+    train, val = builtin_windows(options) if options.data is None else source_windows(options)
+    report = pretrain(options, train, val, progress)
+    card = {
+        "data": "generated sensor data" if options.data is None else Path(options.data).name,
+        "domains": list(dict.fromkeys(train.domains)),
+        "recipe": {key: value for key, value in asdict(options).items() if key != "data"},
+        "results": {
+            "train_loss": round(report.train_loss, 4),
+            "val_macro_f1": None if report.val_macro_f1 is None else round(report.val_macro_f1, 4),
+        },
+        "parameters": sum(tensor.numel() for tensor in report.backbone.module.parameters()),
+        "versions": {name: metadata.version(name) for name in ("torch", "numpy")},
+    }
+    write_backbone(report.backbone, options.architecture, report.config, card, out)
+    return report
+
+
+def options_of(values: dict[str, Any]) -> PretrainOptions:
+    """Validated options; all problems are reported at once."""
+    from pt_core.run.options import build_all
+
+    built: PretrainOptions = build_all({"pretrain": PretrainOptions}, values)["pretrain"]
+    return built
