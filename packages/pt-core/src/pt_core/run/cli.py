@@ -25,7 +25,9 @@ def main(modality: Callable[[], Modality], args: Sequence[str] | None = None) ->
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        status = build(modality())(args=arguments, standalone_mode=False)
+        group = build(modality())
+        # The command's own name, however it was started.
+        status = group(args=arguments, prog_name=group.name, standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except ConfigError as error:
         _stop(debug, [f"error: {problem}" for problem in error.problems])
@@ -33,6 +35,9 @@ def main(modality: Callable[[], Modality], args: Sequence[str] | None = None) ->
         _stop(debug, [f"error: {error}"])
     except click.exceptions.Abort:
         sys.exit(130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(2)
     except click.ClickException as error:
         hint = f"; see `{error.ctx.command_path} --help`" if isinstance(error, click.UsageError) and error.ctx else ""
         _stop(debug, [f"error: {error.format_message().rstrip('.')}{hint}"])
@@ -67,6 +72,7 @@ def build(modality: Modality) -> click.Group:
     command = modality.package
     group = click.Group(
         command,
+        no_args_is_help=True,
         help=f"{command}: prompt tuning of frozen pretrained backbones. Start with `{command} demo`.",
         context_settings={"help_option_names": ["-h", "--help"]},
     )
