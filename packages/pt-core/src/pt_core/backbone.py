@@ -162,7 +162,7 @@ class _Call(nn.Module):
         super().__init__()
         self.module = module
 
-    def forward(self, fn: Callable[[], Features]) -> Features:
+    def forward(self, fn: Callable[[], Any]) -> Any:
         return fn()
 
 
@@ -177,6 +177,7 @@ class Backbone(ABC):
         source: what the user asked for, such as `timm:vit_small_patch16_224` (recorded, not compared).
         preprocessing: JSON-able description of how inputs are prepared (mean, std, size ...; compared when an artifact is loaded).
         sites: the names of the sites this adapter serves; `[l]` stands for every block index below `depth`.
+        inserts: the sites that take `Insert`.
         dim: width of the tokens; `dims` gives it per block where it varies.
         depth: number of blocks.
     """
@@ -185,6 +186,7 @@ class Backbone(ABC):
     source: str
     preprocessing: Mapping[str, Any]
     sites: frozenset[str]
+    inserts: frozenset[str] = frozenset({"tokens[l]"})
     dim: int
     depth: int
 
@@ -220,18 +222,19 @@ class Backbone(ABC):
         """
         checked = self.check_edits(edits or {})
         wanted = None if read is None else frozenset(read)
+        result: Features = self.with_weights(weights, lambda: self.encode(inputs, checked, wanted))
+        return result
+
+    def with_weights(self, weights: Claim | None, fn: Callable[[], Any]) -> Any:
+        """Run fn() while claimed weights stand in for the frozen ones."""
         if weights is None:
-            return self.encode(inputs, checked, wanted)
+            return fn()
         swapped = {f"module.{name}": tensor for name, tensor in weights.tensors().items()}
-        train = weights.stochastic and weights.training
-        self.module.train(train)
+        self.module.train(weights.stochastic and weights.training)
         try:
-            result: Features = torch.func.functional_call(
-                self._call, swapped, (lambda: self.encode(inputs, checked, wanted),), tie_weights=True, strict=False
-            )
+            return torch.func.functional_call(self._call, swapped, (fn,), tie_weights=True, strict=False)
         finally:
             self.module.eval()
-        return result
 
     def width(self, layer: int) -> int:
         """Token width inside block `layer`; adapters with stages of different width override it."""
@@ -251,9 +254,9 @@ class Backbone(ABC):
                     f"it has {known} with l below {self.depth}"
                 )
             for edit in items:
-                expected = {"kv[l]": (KeyValue,), "tokens[l]": (Insert, Add, Replace)}.get(family, (Add, Replace))
-                if family == "mlp_in[l]":
-                    expected = (Add,)
+                expected: tuple[type, ...] = {"kv[l]": (KeyValue,), "mlp_in[l]": (Add,)}.get(family, (Add, Replace))
+                if family in self.inserts:
+                    expected = (Insert, *expected)
                 if not isinstance(edit, expected):
                     names = " or ".join(kind.__name__ for kind in expected)
                     raise UserError(f"site {site!r} takes {names}, not {type(edit).__name__}")

@@ -228,6 +228,7 @@ def prepare(modality: Modality, spec: RunSpec, say: Say, backbones: Mapping[str,
     cls = modality.registry.load(spec.method)
     with seeded(spec.train.seed_of("init"), "init"):
         method = cls(spec.config, backbones, task)
+        method.adopt(data)
     if spec.run.init_from is not None:
         warm_start(
             method,

@@ -1,0 +1,117 @@
+"""Backbones by name: `builtin:NAME`, `local:FOLDER` and `hf:ID` (a hub model, optionally `hf:ID@REVISION`)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pt_core.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from pt_language.adapters import LanguageBackbone
+
+ASSETS = Path(__file__).parent / "assets"
+
+
+def builtin_names() -> list[str]:
+    return sorted(path.parent.name for path in ASSETS.glob("*/config.json"))
+
+
+def list_backbones() -> list[tuple[str, str]]:
+    """(spec, what it is) of what `load_backbone` accepts."""
+    return [
+        *(
+            (f"builtin:{name}", "tiny causal language model shipped with the package, trained to learn in context")
+            for name in builtin_names()
+        ),
+        ("hf:ID", "a hub model: causal (GPT-2, Llama, Qwen, Mistral ...), encoder-decoder (T5 ...) or encoder (BERT ...)"),
+        ("hf:ID@REVISION", "the same at a fixed revision"),
+        ("local:FOLDER", "a folder in the hub's layout: config.json, model.safetensors, tokenizer.json"),
+    ]
+
+
+def load_backbone(spec: str, weights: str | None = None, device: str = "cpu") -> LanguageBackbone:
+    """Load a frozen language model in float32, from safetensors only and without code from elsewhere.
+
+    Args:
+        spec: see `list_backbones`.
+        weights: a folder in the hub's layout that replaces the hub for `hf:ID`.
+        device: where to put it; `meta` builds it without weights.
+
+    Raises:
+        UserError: an unknown spec, files that are missing, or a network of no supported kind.
+    """
+    kind, _, name = spec.partition(":")
+    if kind == "builtin":
+        if name not in builtin_names():
+            raise UserError(f"no built-in backbone {name!r}{nearest(name, builtin_names())}; known: {', '.join(builtin_names())}")
+        return _load(spec, ASSETS / name, None, device)
+    if kind == "local" and name:
+        folder = Path(name)
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{folder} has no config.json; expected the hub's layout (config.json, model.safetensors, tokenizer.json)")
+        return _load(spec, folder, None, device)
+    if kind == "hf" and name:
+        if weights is not None:
+            return load_backbone(f"local:{weights}", None, device)
+        identifier, _, revision = name.partition("@")
+        return _load(spec, identifier, revision or None, device)
+    raise UserError(f"backbone {spec!r} is of no known kind; use builtin:NAME, hf:ID or local:FOLDER")
+
+
+def _load(spec: str, where: str | Path, revision: str | None, device: str) -> LanguageBackbone:
+    import torch
+    from transformers import AutoConfig, AutoTokenizer
+
+    options: dict[str, Any] = {"revision": revision} if revision else {}
+    if isinstance(where, Path):
+        options["local_files_only"] = True
+    try:
+        config = AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
+        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
+        auto = _auto_class(config, spec)
+        if device == "meta":
+            with torch.device("meta"):
+                model = auto.from_config(config)
+        else:
+            model = auto.from_pretrained(
+                where, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **options
+            )
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, json.JSONDecodeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        what = f"{where} cannot be loaded" if isinstance(where, Path) else f"hub model {where!r} cannot be loaded"
+        raise UserError(f"{what} ({type(error).__name__}: {reason}); check the name, the network and the files") from None
+    backbone = adapt(model, tokenizer, spec)
+    if device != "meta":
+        backbone.to(device)
+    return backbone
+
+
+def _auto_class(config: Any, spec: str) -> Any:
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    if config.is_encoder_decoder:
+        return AutoModelForSeq2SeqLM
+    names = getattr(config, "architectures", None) or []
+    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names):
+        return AutoModelForCausalLM
+    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return AutoModel
+    if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return AutoModelForCausalLM
+    raise UserError(f"backbone {spec!r} ({config.model_type}) is neither a causal LM, nor an encoder-decoder, nor an encoder")
+
+
+def adapt(model: Any, tokenizer: Any, source: str) -> LanguageBackbone:
+    """The adapter for a loaded transformers model."""
+    from pt_language.adapters import DecoderBackbone, EncoderBackbone, EncoderDecoderBackbone
+
+    if model.config.is_encoder_decoder:
+        return EncoderDecoderBackbone(model, tokenizer, source)
+    if type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")):
+        return DecoderBackbone(model, tokenizer, source)
+    return EncoderBackbone(model, tokenizer, source)
