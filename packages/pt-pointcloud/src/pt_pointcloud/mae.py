@@ -30,7 +30,9 @@ class PointMAE(nn.Module):
         super().__init__()
         self.config, self.masked = config, int(mask_ratio * config.groups)
         if not 0 < self.masked < config.groups:
-            raise ValueError(f"mask_ratio={mask_ratio} masks {self.masked} of {config.groups} patches; both kinds are needed")
+            raise ValueError(
+                f"mask_ratio={mask_ratio} masks {self.masked} of {config.groups} patches; both kinds are needed"
+            )
         self.net = PointTransformer(config)
         init_weights(self.net)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.dim))

@@ -9,7 +9,6 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
@@ -31,7 +30,6 @@ from pt_pointcloud.shapes import pretraining_shape
 from pt_pointcloud.transformer import PointConfig, PointTransformer
 
 FORMAT_VERSION = 1
-BUILTIN = "point_mae_shapes"
 HELD_OUT = 10**9
 """Numbers from here on are generated shapes that training never draws."""
 
@@ -65,7 +63,9 @@ class Clouds:
     def __init__(self, clouds: list[Tensor], points: int) -> None:
         short = [len(cloud) for cloud in clouds if len(cloud) < points]
         if short:
-            raise DataError(f"{len(short)} clouds have fewer than points={points} points (the smallest has {min(short)})")
+            raise DataError(
+                f"{len(short)} clouds have fewer than points={points} points (the smallest has {min(short)})"
+            )
         self.clouds, self.points = clouds, points
 
     def batch(self, rows: int, rng: torch.Generator, first: int) -> Tensor:
@@ -97,7 +97,9 @@ def rate(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-def train(options: PretrainOptions, source: Source, device: torch.device, progress: bool) -> tuple[PointMAE, list[float]]:
+def train(
+    options: PretrainOptions, source: Source, device: torch.device, progress: bool
+) -> tuple[PointMAE, list[float]]:
     """AdamW on the Chamfer loss of the masked patches; step k depends on (seed, k) and the weights only."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
@@ -108,7 +110,10 @@ def train(options: PretrainOptions, source: Source, device: torch.device, progre
     groups = [{"params": decay, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=options.lr)
     losses: list[float] = []
-    with tqdm(total=options.steps, desc="pretrain", unit="step", disable=None if progress else True) as bar, torch.random.fork_rng():
+    with (
+        tqdm(total=options.steps, desc="pretrain", unit="step", disable=None if progress else True) as bar,
+        torch.random.fork_rng(),
+    ):
         for step in range(options.steps):
             rng = generator(options.seed, "pretrain", step)
             torch.manual_seed(options.seed + step)  # drop-path
@@ -143,7 +148,9 @@ def held_out_loss(model: PointMAE, options: PretrainOptions, source: Source, dev
 
 def save_backbone(net: PointTransformer, card: dict[str, Any], out: Path) -> None:
     """fp16 weights with the card as metadata, and the card as JSON beside them; both complete under their names or absent."""
-    half = {n: (t.half() if t.is_floating_point() else t).detach().cpu().contiguous() for n, t in net.state_dict().items()}
+    half = {
+        n: (t.half() if t.is_floating_point() else t).detach().cpu().contiguous() for n, t in net.state_dict().items()
+    }
     tensors = {name: tensor for name, tensor in half.items() if not name.startswith("cls_")}
     out.parent.mkdir(parents=True, exist_ok=True)
     beside = out.with_suffix(".json")
@@ -184,7 +191,9 @@ def load_backbone(path: Path) -> tuple[PointTransformer, dict[str, Any]]:
         values = {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
         net.load_state_dict({**tokens, **values}, strict=True, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path}: weights and metadata do not fit ({str(error).splitlines()[0]}); make it again") from None
+        raise UserError(
+            f"{path}: weights and metadata do not fit ({str(error).splitlines()[0]}); make it again"
+        ) from None
     return net, card
 
 
@@ -232,9 +241,10 @@ def pretrain(
     return PretrainReport(out, parameters, tail, unseen, seconds)
 
 
-def builtin_path(name: str) -> Path:
-    return Path(__file__).parent / "assets" / f"{name}.safetensors"
+def user_clouds(spec: str) -> list[Tensor]:
+    """Normalised clouds of all training data behind a path; labels are not read."""
+    from pt_pointcloud.data import load_clouds
+    from pt_pointcloud.normalise import normalise
 
-
-def builtin_names() -> Iterator[str]:
-    return (path.stem for path in sorted((Path(__file__).parent / "assets").glob("*.safetensors")))
+    train = next(iter(load_clouds(spec).values()))
+    return [torch.from_numpy(normalise(cloud, "unit_sphere")) for cloud in train.clouds]

@@ -3,6 +3,7 @@ few Python threads (as many as torch may use) share the batch. Distances are dif
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +39,7 @@ def spread(run: Callable[[int, int], None], total: int, work: int) -> None:
     key = (os.getpid(), count)  # a forked process has no threads of its parent's pool
     pool = _pools.setdefault(key, ThreadPoolExecutor(count))
     edges = np.linspace(0, total, count + 1).astype(int).tolist()
-    for job in [pool.submit(run, low, high) for low, high in zip(edges, edges[1:], strict=False)]:
+    for job in [pool.submit(run, low, high) for low, high in itertools.pairwise(edges)]:
         job.result()
 
 

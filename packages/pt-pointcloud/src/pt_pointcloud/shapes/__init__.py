@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pt_core.data import stable_seed
-
 import numpy as np
 from numpy.typing import NDArray
+from pt_core.data import stable_seed
 
 from pt_pointcloud.shapes.families import OTHERS, TARGETS, assembly
 from pt_pointcloud.shapes.primitives import sample_parts, turn

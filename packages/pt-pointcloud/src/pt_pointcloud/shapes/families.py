@@ -94,7 +94,9 @@ def lamp(rng: Rng) -> Shape:
     height, top = rng.uniform(0.7, 1.4), rng.uniform(0.12, 0.25)
     base = Primitive("frustum", (rng.uniform(0.2, 0.35), rng.uniform(0.1, 0.2), 0.08), "base")
     if rng.random() < 0.5:
-        shade = Primitive("frustum", (top + rng.uniform(0.1, 0.25), top, rng.uniform(0.25, 0.4)), "shade", (0, height, 0))
+        shade = Primitive(
+            "frustum", (top + rng.uniform(0.1, 0.25), top, rng.uniform(0.25, 0.4)), "shade", (0, height, 0)
+        )
         return [base, Primitive("frustum", (0.03, 0.03, height), "pole", (0, height / 2, 0)), shade]
     bend, reach = rng.uniform(20, 60), rng.uniform(0.3, 0.5)
     arm = turn("z", -bend) @ np.array([0, reach, 0])
@@ -111,7 +113,9 @@ def mug(rng: Rng) -> Shape:
     low, height = rng.uniform(0.25, 0.4), rng.uniform(0.5, 0.9)
     high = low * rng.uniform(0.9, 1.3)
     ring = rng.uniform(0.15, 0.28) * height / 0.7
-    handle = Primitive("torus", (ring, rng.uniform(0.03, 0.06), 180), "handle", ((low + high) / 2, 0, 0), turn("z", -90))
+    handle = Primitive(
+        "torus", (ring, rng.uniform(0.03, 0.06), 180), "handle", ((low + high) / 2, 0, 0), turn("z", -90)
+    )
     return [Primitive("frustum", (low, high, height), "body"), handle]
 
 

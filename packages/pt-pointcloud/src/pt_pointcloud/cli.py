@@ -1,0 +1,12 @@
+"""`pt-pointcloud`: see `pt_core.run.cli`."""
+
+from __future__ import annotations
+
+from pt_core.run import cli
+
+
+def main() -> None:
+    """Console entry point."""
+    from pt_pointcloud.modality import PointClouds
+
+    cli.main(PointClouds)

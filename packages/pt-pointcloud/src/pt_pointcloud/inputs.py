@@ -1,0 +1,58 @@
+"""Unlabelled clouds for prediction: files, folders, patterns, or arrays and tensors in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pt_core.errors import DataError, nearest
+from pt_core.method import Method
+
+from pt_pointcloud.data import PointDataset
+from pt_pointcloud.normalise import check_cloud
+from pt_pointcloud.options import PredictOptions
+from pt_pointcloud.sources import input_files
+from pt_pointcloud.sources.files import read_cloud
+
+
+def input_clouds(items: Sequence[Any], method: Method, options: PredictOptions) -> PointDataset:
+    """Clouds in the order given, bound to the method's backbone. Part segmentation needs the category of every cloud: `category`, or
+    the name of the folder a file lies in.
+
+    Raises:
+        DataError: nothing there, clouds that cannot be read, or an unknown category.
+    """
+    clouds, ids, folders = [], [], []
+    for number, item in enumerate(items):
+        if isinstance(item, (str, Path)):
+            for file in input_files(item):
+                clouds.append(read_cloud(file, options.mesh_points, options.mesh_seed, str(file))[0])
+                ids.append(str(file))
+                folders.append(file.resolve().parent.name)
+            continue
+        array = np.asarray(item.detach().cpu() if hasattr(item, "detach") else item)
+        many = array[None] if array.ndim == 2 else array
+        if many.ndim != 3:
+            raise DataError(f"cloud {number} has shape {array.shape}; give (point, 3)")
+        for row, cloud in enumerate(many):
+            name = f"cloud-{number}" if array.ndim == 2 else f"cloud-{number}-{row}"
+            clouds.append(check_cloud(cloud, name))
+            ids.append(name)
+            folders.append("")
+    if not ids:
+        raise DataError("no input clouds are given")
+    labels: list[int] | None = None
+    categories = list(getattr(method.task, "categories", ()))
+    if categories:
+        names = [options.category or folder for folder in folders]
+        unknown = next((n for n, name in enumerate(names) if name not in categories), None)
+        if unknown is not None:
+            raise DataError(
+                f"cloud {ids[unknown]!r}: category {names[unknown]!r}{nearest(names[unknown], categories)} is unknown; give --category, "
+                f"one of {', '.join(categories)}"
+            )
+        labels = [categories.index(name) for name in names]
+    dataset = PointDataset(clouds, ids, labels, categories)
+    return dataset.bind(method.backbone.preprocessing, votes=options.votes, parts=bool(categories))

@@ -1,0 +1,196 @@
+"""pt-pointcloud's side of the shared commands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from pt_core.errors import ArtifactError, ConfigError
+from pt_core.run.modality import Demo, Modality
+from pt_core.run.registry import Registry
+
+from pt_pointcloud import __version__
+from pt_pointcloud.options import DataOptions, PredictOptions, PretrainOptions, TaskOptions
+
+if TYPE_CHECKING:  # the command line's help must not wait for torch
+    import click
+    from pt_core.backbone import Backbone
+    from pt_core.data import Batch, Dataset
+    from pt_core.method import Method
+    from pt_core.run.evaluate import Evaluation
+    from pt_core.run.fit import RunSpec
+    from pt_core.run.report import Panel
+    from pt_core.task import Task
+    from torch import Tensor
+
+    from pt_pointcloud.backbone import PointBackbone
+    from pt_pointcloud.data import PointDataset
+
+
+class PointClouds(Modality):
+    """Point clouds: classification and part segmentation on Point-MAE and Point-BERT backbones."""
+
+    package = "pt-pointcloud"
+    registry = Registry("pt_pointcloud", Path(__file__).parent / "methods")
+    input_name = "CLOUD"
+
+    @property
+    def data_options(self) -> type:
+        return DataOptions
+
+    @property
+    def task_options(self) -> type:
+        return TaskOptions
+
+    @property
+    def predict_options(self) -> type:
+        return PredictOptions
+
+    def version(self) -> str:
+        return __version__
+
+    def backbones(self) -> Sequence[tuple[str, str]]:
+        from pt_pointcloud.backbones import list_backbones
+
+        return list_backbones()
+
+    def default_backbone(self, role: str) -> str:
+        from pt_pointcloud.backbones import DEFAULT
+
+        return DEFAULT
+
+    def load_backbone(self, spec: str, weights: str | None, options: Any | None, role: str) -> Backbone:
+        from pt_pointcloud.backbones import load_backbone
+
+        return load_backbone(spec, weights, getattr(options, "normalise", None))
+
+    def load_data(self, spec: str, options: DataOptions, seed: int) -> Mapping[str, Dataset]:
+        from pt_pointcloud.data import load_clouds
+
+        return load_clouds(spec, options, seed)
+
+    def bind(
+        self, dataset: Dataset, backbones: Mapping[str, Backbone], task: Task, options: Any | None, training: bool
+    ) -> Dataset:
+        preprocessing, changes = (
+            backbones["backbone"].preprocessing,
+            {"parts": getattr(task, "unit", "cloud") == "point"},
+        )
+        if options is not None:
+            if options.normalise not in (None, preprocessing["normalise"]):
+                raise ConfigError(
+                    f"normalise={options.normalise!r}, but backbone {backbones['backbone'].source!r} was loaded with "
+                    f"{preprocessing['normalise']!r}; load it with ,normalise={options.normalise}"
+                )
+            corrupted = options.corrupt_roles in ("all", "train" if training else "eval")
+            changes |= {
+                "augment": options.augment if training else "none",
+                "corrupt": options.corrupt if corrupted else (),
+                "severity": options.severity,
+                "corrupt_seed": options.corrupt_seed,
+                "votes": 0 if training else options.votes,
+            }
+        bound: Dataset = dataset.bind(preprocessing, **changes)  # type: ignore[attr-defined]
+        return bound
+
+    def make_task(self, options: TaskOptions, data: Mapping[str, Dataset]) -> Task:
+        if options.task == "parts":
+            from pt_pointcloud.tasks.parts import PartSegmentation
+
+            return PartSegmentation.from_data(data["train"])
+        from pt_core.run.classification import Classification
+
+        return Classification.from_options(options, data["train"])
+
+    def task_from_json(self, spec: Mapping[str, Any]) -> Task:
+        from pt_core.run.classification import Classification
+
+        from pt_pointcloud.tasks.parts import PartSegmentation
+
+        known: dict[str, Any] = {kind.name: kind for kind in (Classification, PartSegmentation)}
+        kind = known.get(str(spec.get("name")))
+        if kind is None:
+            raise ArtifactError(
+                f"the artifact's task {spec.get('name')!r} is unknown to this pt-pointcloud; known: {', '.join(known)}"
+            )
+        task: Task = kind.from_json(spec)
+        return task
+
+    def inputs(self, items: Sequence[Any], method: Method, options: Any | None) -> Dataset:
+        from pt_pointcloud.inputs import input_clouds
+
+        return input_clouds(list(items), method, options or PredictOptions())
+
+    def example(self, spec: RunSpec, classes: int, batch_size: int) -> tuple[Mapping[str, Backbone], Task, Batch]:
+        import torch
+        from pt_core.data import Batch
+        from pt_core.run.classification import Classification
+        from pt_core.run.fit import by_role
+
+        from pt_pointcloud.backbones import load_backbone
+        from pt_pointcloud.tasks.parts import PartSegmentation
+
+        chosen = by_role("--backbone", spec.run.backbone, ["backbone"]).get(
+            "backbone", self.default_backbone("backbone")
+        )
+        backbone = load_backbone(chosen, None, spec.data.normalise, device="meta")
+        config, rows = backbone.config, torch.arange(batch_size)
+        inputs = {
+            "points": torch.zeros(batch_size, config.points, 3, device="meta"),
+            "centres": torch.zeros(batch_size, config.groups, dtype=torch.int32),
+            "neighbours": torch.zeros(batch_size, config.groups, config.group_size, dtype=torch.int32),
+        }
+        ids = [str(row) for row in range(batch_size)]
+        labels = torch.zeros(batch_size, dtype=torch.long)
+        names = [f"class {i}" for i in range(classes)]
+        if spec.task.task == "parts":
+            task: Task = PartSegmentation(
+                names, [f"part {i}" for i in range(classes)], {name: [i] for i, name in enumerate(names)}
+            )
+            target = torch.zeros(batch_size, config.points, dtype=torch.long)
+            return {"backbone": backbone}, task, Batch({**inputs, "category": labels}, target, rows, ids)
+        return {"backbone": backbone}, Classification(names), Batch(inputs, labels, rows, ids)
+
+    def blank_inputs(self, backbone: Backbone, batch_size: int) -> Tensor:
+        import torch
+
+        return torch.rand(
+            batch_size, cast("PointBackbone", backbone).config.points, 3, generator=torch.Generator().manual_seed(0)
+        )
+
+    def thumbnail(self, dataset: Dataset, index: int) -> bytes | None:
+        from pt_pointcloud.panels import thumbnail
+
+        return thumbnail(cast("PointDataset", dataset), index)
+
+    def panels(self, method: Method, data: Mapping[str, Dataset], finals: Mapping[str, Evaluation]) -> Sequence[Panel]:
+        from pt_pointcloud.panels import cloud_panels
+
+        return cloud_panels(method, data, finals)
+
+    def commands(self) -> Sequence[click.Command]:
+        from pt_pointcloud.episodes import episodes_command
+
+        return (episodes_command(self),)
+
+    def demos(self) -> Sequence[Demo]:
+        from pt_pointcloud.demo import parts, shapes
+
+        return (
+            Demo(
+                "shapes",
+                "generated shapes with and without missing parts: linear, VPT, IDPT and full fine-tuning",
+                shapes,
+            ),
+            Demo("parts", "part segmentation of generated shapes", parts),
+        )
+
+    def pretrain_options(self) -> type:
+        return PretrainOptions
+
+    def pretrain(self, options: PretrainOptions, out: Path) -> str:
+        from pt_pointcloud.pretrain import pretrain, user_clouds
+
+        pretrain(options, out, None if options.data is None else user_clouds(options.data))
+        return f"file:{out}"

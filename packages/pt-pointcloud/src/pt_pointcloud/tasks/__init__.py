@@ -1,0 +1,1 @@
+"""Tasks of this package; classification is pt-core's."""
