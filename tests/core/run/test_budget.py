@@ -239,9 +239,10 @@ def test_method_budget_asks_the_modality_for_an_example_of_one_micro_batch():
     class Modality:
         registry = SimpleNamespace(load=lambda name: {"tiny": TinyMethod}[name])
 
-        def example(self, run, options, classes, size):
+        def example(self, spec, classes, size):
             asked.append((classes, size))
-            return TinyBackbone(0, TOKENS, DIM, DEPTH).to("meta"), ToyTask(classes), batch(size, device="meta")
+            backbones = {"backbone": TinyBackbone(0, TOKENS, DIM, DEPTH).to("meta")}
+            return backbones, ToyTask(classes), batch(size, device="meta")
 
     train = SimpleNamespace(batch_size=10, accumulate=2, precision="fp32")
     spec = SimpleNamespace(method="tiny", config=None, train=train, run=None, data=None)

@@ -77,7 +77,8 @@ def compare(runs: Sequence[Path], out: Path) -> pd.DataFrame:
 
     Returns:
         One row per setting: run (its short name), method, backbone, split (the results' part), runs, tuned, share, then per metric
-        `<metric>` (mean) and `<metric>_std` (sample standard deviation, NaN for one run), fit_seconds. Best first.
+        `<metric>` (mean) and `<metric>_std` (sample standard deviation, NaN for one run), fit_seconds. Best first by the metric
+        that the runs selected by.
 
     Raises:
         ArtifactError: a folder has no readable run.json.
@@ -94,11 +95,10 @@ def compare(runs: Sequence[Path], out: Path) -> pd.DataFrame:
         groups.setdefault(run.group, []).append(run)
     names = _names([members[0] for members in groups.values()])
     rows = [_row(name, members, split) for name, members in zip(names, groups.values(), strict=True)]
-    metric = _first_metric(rows)
-    order = sorted(
-        range(len(rows)), key=lambda i: -rows[i].get(metric, math.nan) if finite(rows[i].get(metric)) else math.inf
-    )
-    rows = [rows[i] for i in order]
+    metric, mode = _leading(rows, kept)
+    sign = -1 if mode == "max" else 1
+    order = sorted(range(len(rows)), key=lambda i: sign * rows[i][metric] if finite(rows[i].get(metric)) else math.inf)
+    rows = [_leading_first(rows[i], metric) for i in order]
     members = [list(groups.values())[i] for i in order]
     frame = pd.DataFrame(rows)
     skipped = [(str(folder), reason) for folder, reason in left_out.items() if reason]
@@ -176,14 +176,29 @@ def _number(value: Any) -> float:
 
 def _metrics(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Metric names in the order they are shown."""
-    names = dict.fromkeys(key.removesuffix("_std") for row in rows for key in row if str(key).endswith("_std"))
-    return sorted(names, key=lambda name: name != "accuracy")
+    return list(dict.fromkeys(key.removesuffix("_std") for row in rows for key in row if str(key).endswith("_std")))
 
 
-def _first_metric(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The metric that is plotted: accuracy, or the first that every row has."""
+def _leading(rows: Sequence[Mapping[str, Any]], runs: Sequence[_Run]) -> tuple[str, str]:
+    """The metric that rows are sorted by and that is plotted, with its direction: of those that every row has, the one
+    the runs selected by, else accuracy, else the first."""
     names = _metrics(rows)
-    return next((name for name in names if all(name in row for row in rows)), names[0] if names else "accuracy")
+    shared = [name for name in names if all(name in row for row in rows)]
+    modes = {"accuracy": "max"}
+    for run in runs:
+        match run.status.get("select"):
+            case [str(name), "max" | "min" as mode]:
+                modes = {name: mode} | modes
+    leading = next((name for name in [*modes, *shared] if name in shared), next(iter(names), "accuracy"))
+    return leading, modes.get(leading, "max")
+
+
+def _leading_first(row: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    results = [key for key in row if str(key).endswith("_std") or f"{key}_std" in row]
+    own = [key for key in results if key in (metric, f"{metric}_std")]
+    rest = [key for key in results if key not in own]
+    order = [key for key in row if key not in results and key != "fit_seconds"]
+    return {key: row[key] for key in (*order, *own, *rest, "fit_seconds")}
 
 
 def _names(firsts: Sequence[_Run]) -> list[str]:

@@ -26,8 +26,9 @@ class Curve:
     """Shown at once; the others are folded away."""
 
 
-def curves(metrics: Sequence[Mapping[str, Any]]) -> list[Curve]:
-    """Training loss, validation metrics, learning rates; then everything else that was logged. Steps count on over stages."""
+def curves(metrics: Sequence[Mapping[str, Any]], first: str = "accuracy") -> list[Curve]:
+    """Training loss, validation metrics (`first` shown at once), learning rates; then everything else that was logged. Steps count
+    on over stages."""
     lines, starts = _over_stages(metrics)
     marks = starts if 1 < len(starts) <= MAX_MARKS else []
     series = {split: _series(lines, split) for split in ("train", "val")}
@@ -51,7 +52,7 @@ def curves(metrics: Sequence[Mapping[str, Any]]) -> list[Curve]:
     for key in losses:
         both = {"training": train[key], "validation": val.get(key, [])}
         add(_title(key), both, key == losses[0])
-    scores = sorted((key for key in val if key not in losses), key=lambda key: (key != "accuracy", "accuracy" in key))
+    scores = sorted((key for key in val if key not in losses), key=lambda key: (key != first, first in key))
     for place, key in enumerate(scores):
         both = (
             {"training (batches)": train.get(key, []), "validation": val[key]}

@@ -97,12 +97,12 @@ def read_run(run: Path) -> ReportData:
 def headline(run: Mapping[str, Any]) -> dict[str, float | str]:
     """The numbers that matter most, as far as run.json has them: results, tuned parameters, time."""
     shown: dict[str, float | str] = {}
-    results = mapping(run.get("results"))
+    results, first = mapping(run.get("results")), selected_by(run)
     for part in ("test", "val"):
         values = {key: value for key, value in mapping(results.get(part)).items() if is_number(value)}
         if values:
-            first = "accuracy" if "accuracy" in values else next(iter(values))
-            shown[f"{'test' if part == 'test' else 'validation'} {first}"] = values[first]
+            name = first if first in values else next(iter(values))
+            shown[f"{'test' if part == 'test' else 'validation'} {name}"] = values[name]
     parameters = mapping(run.get("parameters"))
     if is_number(parameters.get("tuned")):
         shown["tuned_parameters"] = parameters["tuned"]
@@ -112,6 +112,12 @@ def headline(run: Mapping[str, Any]) -> dict[str, float | str]:
     if finite(seconds):
         shown["training_seconds"] = seconds
     return shown
+
+
+def selected_by(run: Mapping[str, Any]) -> str:
+    """The metric that the run's weights were selected by."""
+    select = run.get("select")
+    return str(select[0]) if isinstance(select, (list, tuple)) and select else "accuracy"
 
 
 def _subtitle(name: str, run: Mapping[str, Any]) -> str:

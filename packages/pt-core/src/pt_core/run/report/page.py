@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from markupsafe import Markup
 from pt_core.errors import UserError
 from pt_core.run.report import plots
 from pt_core.run.report.curves import curves, step_seconds
-from pt_core.run.report.data import Panel, ReportData
+from pt_core.run.report.data import Panel, ReportData, selected_by
 from pt_core.run.report.values import column, finite, flatten, is_number, label, mapping, named, number, percent, texts
 from pt_core.sealed import write_text
 
@@ -75,14 +76,17 @@ def _view(data: ReportData) -> dict[str, Any]:
     run = data.run
     environment = flatten(mapping(run.get("environment")))
     panels = [view for index, panel in enumerate(data.panels) for view in panel_views(panel, f"panel{index}")]
+    # A wide panel is a group of its own; plots between two of them share a row.
+    numbered = enumerate(panels)
+    grouped = [list(group) for _, group in groupby(numbered, lambda pair: pair[0] if pair[1]["wide"] else -1)]
     return {
         "title": data.title,
         "subtitle": data.subtitle,
         "banner": _banner(run),
         "headline": [(label(key), named(key, value)) for key, value in data.headline.items()],
-        "curves": curves(data.metrics),
+        "curves": curves(data.metrics, selected_by(run)),
         "results": _results(mapping(run.get("results"))),
-        "panels": panels,
+        "panels": [[view for _, view in group] for group in grouped],
         "budget": _budget(data),
         "facts_rows": _facts(run),
         "audit": _audit(run),

@@ -11,7 +11,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from markupsafe import Markup, escape
 
@@ -34,6 +34,8 @@ LONGEST_NAME = 26
 WIDEST = 1.45
 """A plot is shown at up to so many CSS pixels per point, at which its text has the size of small text on the page."""
 MAX_BARS = 60
+CHARACTER = 5.2
+"""Width of a character in points, at the size of a plot's text; browsers differ a little."""
 
 
 def short(name: str, limit: int = LONGEST_NAME) -> str:
@@ -43,7 +45,13 @@ def short(name: str, limit: int = LONGEST_NAME) -> str:
     return f"{name[: limit // 2]}…{name[len(name) - (limit - limit // 2 - 1) :]}"
 
 
-def draw(key: str, title: str, size: tuple[float, float], paint: Callable[[Any, Any], None]) -> Markup:
+def draw(
+    key: str,
+    title: str,
+    size: tuple[float, float],
+    paint: Callable[[Any, Any], None],
+    layout: Literal["constrained"] | None = "constrained",
+) -> Markup:
     """An SVG of one pair of axes.
 
     Args:
@@ -51,6 +59,7 @@ def draw(key: str, title: str, size: tuple[float, float], paint: Callable[[Any, 
         title: read out by screen readers.
         size: width and height in inches; on the page the SVG scales with its box.
         paint: draws into (figure, axes).
+        layout: matplotlib's layout engine; None where `paint` places the axes itself, which halves the time.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -78,7 +87,7 @@ def draw(key: str, title: str, size: tuple[float, float], paint: Callable[[Any, 
     with matplotlib.rc_context(style), warnings.catch_warnings():
         # Class names may hold characters that the font used for measuring lacks; the browser has its own fonts.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=size, layout=layout)
         paint(figure, figure.add_subplot())
         nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
@@ -119,7 +128,7 @@ def lines(
     """Lines over a shared x axis.
 
     Args:
-        marks: (x, name) of vertical lines, such as the start of a stage.
+        marks: (x, name) of vertical lines, such as the start of a stage, from left to right.
         tick: value -> text on the y axis.
         log: logarithmic y axis; decided from the values where None.
     """
@@ -141,17 +150,43 @@ def lines(
         whole = all(x == int(x) for points in finite.values() for x, _ in points)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
-        for x, name in marks:
+        for x, _ in marks:
             axes.axvline(x, color=SOFT, linewidth=0.7, linestyle=(0, (3, 3)))
-            where = (x, 1.0)
-            text = {"textcoords": "offset points", "fontsize": 7.5, "color": SOFT, "rotation": 90, "va": "top"}
-            axes.annotate(short(name, 16), where, (3, -2), xycoords=("data", "axes fraction"), **text)
         if not values:
             axes.text(0.5, 0.5, "no finite values", transform=axes.transAxes, ha="center", color=SOFT)
+        rows = 0
         if len(finite) > 1:
-            figure.legend(loc="outside upper left", ncols=2 if len(finite) <= 4 else 3, handlelength=1.6)
+            columns = 2 if len(finite) <= 4 else 3
+            rows = math.ceil(len(finite) / columns)
+            figure.legend(loc="upper left", ncols=columns, handlelength=1.6, borderaxespad=0.1, borderpad=0.2)
+        _place(axes, top=8 + 14.0 * rows + (6 if marks else 0))
+        _name_marks(axes, marks)
 
-    return draw(key, title, (4.2, 2.6 if len(series) <= 6 else 3.2), paint)
+    return draw(key, title, (4.2, 2.6 if len(series) <= 6 else 3.2), paint, None)
+
+
+def _place(axes: Any, top: float) -> None:
+    """Give the axes the room that their labels leave, by the number of characters. `top` in points."""
+    width, height = (72 * inches for inches in axes.figure.get_size_inches())
+    low, high = axes.get_ylim()
+    axis = axes.yaxis
+    ticks = [tick for tick in axis.get_majorticklocs() if min(low, high) <= tick <= max(low, high)]
+    longest = max(map(len, axis.get_major_formatter().format_ticks(ticks)), default=0)
+    left = 8 + CHARACTER * longest + (14 if axes.get_ylabel() else 0)
+    bottom = 17 + (13 if axes.get_xlabel() else 0)
+    axes.set_position((left / width, bottom / height, 1 - (left + 10) / width, 1 - (bottom + top) / height))
+
+
+def _name_marks(axes: Any, marks: Sequence[tuple[float, str]]) -> None:
+    """Above the axes, each name cut to the room up to the next mark."""
+    low, high = axes.get_xlim()
+    width = 72 * axes.figure.get_size_inches()[0] * axes.get_position().width
+    ends = [*(x for x, _ in marks[1:]), high]
+    for (x, name), end in zip(marks, ends, strict=False):
+        room = int((end - x) / (high - low) * width / CHARACTER)
+        if room >= 2:
+            text = {"textcoords": "offset points", "fontsize": 7.5, "color": SOFT, "va": "bottom"}
+            axes.annotate(short(name, room), (x, 1.0), (0, 2), xycoords=("data", "axes fraction"), **text)
 
 
 def _line(axes: Any, points: Points, name: str, colour: str, dash: str) -> None:
@@ -175,6 +210,8 @@ def bars(key: str, title: str, values: Mapping[str, float], x_label: str = "") -
         values = {name: value for name, value in values.items() if name in shown}
 
     def paint(figure: Any, axes: Any) -> None:
+        from matplotlib.ticker import FuncFormatter, MaxNLocator
+
         lengths = [value if math.isfinite(value) else 0.0 for value in values.values()]
         axes.barh(range(len(lengths)), lengths, color=SERIES[0], height=0.68)
         axes.set_yticks(range(len(lengths)), [short(name) for name in values])
@@ -188,8 +225,11 @@ def bars(key: str, title: str, values: Mapping[str, float], x_label: str = "") -
         _axes(axes, x_label, "", None)
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", labelcolor=INK)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
+        _place(axes, top=4)
 
-    return draw(key, title, (5.2, 0.22 * len(values) + 0.6), paint)
+    return draw(key, title, (5.2, 0.22 * len(values) + 0.6), paint, None)
 
 
 def heatmap(key: str, title: str, data: Mapping[str, Any]) -> Markup:

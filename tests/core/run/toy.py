@@ -1,0 +1,159 @@
+"""A modality of small vectors: the shared commands end to end, without a package. `python -m tests.core.run.toy fit prompt ...`."""
+
+import csv
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge, Lt
+from pt_core.data import Batch
+from pt_core.errors import ArtifactError, DataError
+from pt_core.run import cli
+from pt_core.run.classification import Classification
+from pt_core.run.modality import Modality
+from pt_core.run.options import ClassificationOptions
+from pt_core.run.registry import Registry
+from pt_core.testing.tiny import TinyBackbone, Vectors
+
+CLASSES = ("ant", "bee", "cat")
+EYE = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
+    "1f15c4890000000d49444154789c6360606060000000050001a5f645400000000049454e44ae426082"
+)
+"""PNG of one pixel."""
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    val_fraction: Annotated[float, Ge(0), Lt(1)] = 0.25
+    """Share split off for validation."""
+    test_fraction: Annotated[float, Ge(0), Lt(1)] = 0.25
+    """Share split off for the test."""
+    group_column: str | None = None
+    """Column of the table whose groups stay together."""
+
+
+@dataclass(frozen=True)
+class TaskOptions(ClassificationOptions):
+    task: Literal["classification"] = "classification"
+    """What is predicted."""
+
+
+class Rows:
+    """Vectors with names, class names and (where there are some) groups."""
+
+    def __init__(self, values, labels, ids, classes=CLASSES, groups=None):
+        self.values, self.ids, self.classes, self.groups = values, list(ids), list(classes), groups
+        self.labels = None if labels is None else list(labels)
+
+    def __len__(self):
+        return len(self.ids)
+
+    def sample(self, index, *, epoch, seed):
+        return self.values[index]
+
+    def collate(self, index, samples):
+        target = None if self.labels is None else torch.tensor([self.labels[i] for i in index])
+        return Batch(torch.stack(list(samples)), target, torch.tensor(index), [self.ids[i] for i in index])
+
+    def identity(self):
+        return hashlib.sha256(self.values.numpy().tobytes() + repr(self.labels).encode()).hexdigest()
+
+    def digests(self):
+        return [hashlib.sha256(row.numpy().tobytes()).hexdigest() for row in self.values]
+
+    def relabel(self, names):
+        unknown = sorted(set(self.classes) - set(names))
+        if unknown:
+            raise DataError(f"class {unknown[0]!r} of the data is not one of the task's: {', '.join(names)}")
+        place = [list(names).index(name) for name in self.classes]
+        return Rows(self.values, [place[label] for label in self.labels], self.ids, names, self.groups)
+
+
+def vectors(size, seed=1):
+    made = Vectors(size, seed=seed)
+    return Rows(made.values, made.labels, made.ids)
+
+
+def read_table(path, group_column=None):
+    """A CSV with the columns id, label, x0 .. x3."""
+    with path.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    values = torch.tensor([[float(line[f"x{i}"]) for i in range(4)] for line in lines])
+    classes = sorted({line["label"] for line in lines})
+    groups = None if group_column is None else [line[group_column] for line in lines]
+    labels = [classes.index(line["label"]) for line in lines]
+    return Rows(values, labels, [line["id"] for line in lines], classes, groups)
+
+
+def write_table(path, rows, **columns):
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "label", *(f"x{i}" for i in range(4)), *columns])
+        for i, name in enumerate(rows.ids):
+            line = [name, rows.classes[rows.labels[i]], *rows.values[i].tolist()]
+            writer.writerow([*line, *(values[i] for values in columns.values())])
+
+
+class Toy(Modality):
+    package = "pt-toy"
+    registry = Registry("tests.core.run", Path(__file__).parent / "methods")
+    input_name = "VECTOR"
+    data_options = DataOptions
+    task_options = TaskOptions
+
+    def version(self):
+        return "0.0.0"
+
+    def backbones(self):
+        return [("tiny:SEED", "random weights of that seed")]
+
+    def default_backbone(self, role):
+        return "tiny:0"
+
+    def load_backbone(self, spec, weights, options, role):
+        return TinyBackbone(int(spec.removeprefix("tiny:")))
+
+    def load_data(self, spec, options, seed):
+        if spec.startswith("vectors:"):
+            size = int(spec.removeprefix("vectors:"))
+            return {"train": vectors(size), "test": vectors(11, seed=2)}
+        if not Path(spec).is_file():
+            raise DataError(f"--data {spec} is not a file")
+        return {"train": read_table(Path(spec), options.group_column)}
+
+    def bind(self, dataset, backbones, task, options, training):
+        return dataset
+
+    def make_task(self, options, data):
+        return Classification.from_options(options, data["train"])
+
+    def task_from_json(self, spec):
+        if spec.get("name") != "classification":
+            raise ArtifactError(f"task {spec.get('name')!r} is unknown")
+        return Classification.from_json(spec)
+
+    def inputs(self, items, method, options):
+        """Vectors, or texts such as `1,0,2,1`."""
+        read = [
+            item if isinstance(item, torch.Tensor) else torch.tensor(list(map(float, item.split(","))))
+            for item in items
+        ]
+        return Rows(torch.stack(read), None, [f"row {number}" for number in range(len(read))])
+
+    def blank_inputs(self, backbone, batch_size):
+        return torch.zeros(batch_size, backbone.count)
+
+    def thumbnail(self, dataset, index):
+        return EYE
+
+
+def main(args=None):
+    cli.main(Toy, args)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
