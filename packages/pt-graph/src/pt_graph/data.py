@@ -54,7 +54,7 @@ class DataOptions:
     """Node tasks: which of the file's own divisions, where it has several."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class GraphDataset:
     """Graphs with class indices, with binary targets, or without labels.
 

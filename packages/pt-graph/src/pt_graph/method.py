@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, cast
 
-from pt_core import Backbone, Batch, Claim, Edits, Method, Stage, Task
+from pt_core import Backbone, Batch, Claim, Edits, Layout, Method, Stage, Task
 from torch import Tensor
 
 from pt_graph.backbone import GraphBackbone
 from pt_graph.graphs import Graphs
 
 FrozenMode = Literal["eval", "dropout", "train"]
-"""How the frozen network runs in a training forward. `eval`: as in evaluation. `dropout`: its dropout is on, BatchNorm keeps its statistics.
+"""How the frozen network runs in a training forward. `eval`: as in evaluation. `dropout`: dropout is on, BatchNorm keeps its statistics.
 `train`: the published code's model.train(): dropout on, BatchNorm normalises by the batch, and copies of its running statistics drift
 with the training data (they are saved with the tuned tensors; the backbone itself stays as it was)."""
 
@@ -52,3 +52,8 @@ class GraphMethod(Method):
     def node_prompts(self, graphs: Graphs, batch: Batch) -> Tensor | None:
         """(node, D) what is added to the features of each node, for the report; None where nothing is."""
         return None
+
+
+def constant(prompts: Tensor) -> Callable[[Tensor, Layout], Tensor]:
+    """The function of an `Add` edit that gives `prompts`, whatever the features are."""
+    return lambda hidden, layout: prompts

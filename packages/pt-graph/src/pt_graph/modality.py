@@ -118,7 +118,7 @@ class Graph(Modality):
     def load_data(self, spec: str, options: Any, seed: int) -> Mapping[str, Dataset]:
         from pt_graph.data import load_graphs
 
-        return load_graphs(spec, options, seed)
+        return dict(load_graphs(spec, options, seed))
 
     def bind(
         self, dataset: Dataset, backbones: Mapping[str, Backbone], task: Task, options: Any | None, training: bool

@@ -5,8 +5,8 @@ contrastive_edge s_v = sum over v and its neighbours; -log( e^{cos(s_v, s_a)/tau
                  linked to v, b not, tau 0.2 (RELIEF (b), GraphPrompt)
 attribute_masking 15 % of the atoms become the mask token (and their bonds the mask bond); a linear layer predicts the atom, cross-entropy
                  (Hu et al. 2020; molecules only)
-context_prediction does the K-hop neighbourhood of an atom belong to this surrounding? Dot product of the main network's embedding of the
-                 atom with the mean embedding, by a second network, of the atoms in the ring of K-1 to K+2 hops; BCE against a surrounding of
+context_prediction does an atom's K-hop neighbourhood belong to this surrounding? Dot product of the main network's embedding of the
+                 atom with the mean embedding, by a second network, of the atoms in the ring of K-1 to K+2 hops; BCE against the ring of
                  another molecule of the batch (Hu et al. 2020; molecules only)
 """
 
@@ -169,11 +169,11 @@ def contrastive_edge(config: PretrainConfig, net: Any) -> tuple[LossOf, list[nn.
 
 def unlinked(batch: Graphs, anchors: Tensor, rng: torch.Generator) -> Tensor:
     """(anchor,) a random node of the anchor's graph that is not its neighbour, where a few tries find one."""
-    linked = set((batch.edge_index[0] * batch.nodes + batch.edge_index[1]).tolist())
+    linked = batch.edge_index[0] * batch.nodes + batch.edge_index[1]
     first, size = batch.starts[batch.graph[anchors]], batch.sizes[batch.graph[anchors]]
     chosen = first + (torch.rand(len(anchors), generator=rng) * size).long().clamp(max=size - 1)
     for _ in range(4):
-        bad = torch.tensor([key in linked for key in (anchors * batch.nodes + chosen).tolist()]) | (chosen == anchors)
+        bad = torch.isin(anchors * batch.nodes + chosen, linked) | (chosen == anchors)
         redrawn = first + (torch.rand(len(anchors), generator=rng) * size).long().clamp(max=size - 1)
         chosen = torch.where(bad, redrawn, chosen)
     return chosen

@@ -74,9 +74,14 @@ def molecular(kind: str, path: Path) -> MolecularGNN:
             f"{path} is no checkpoint of the molecular family (no x_embedding1, gnns.0.edge_embedding1); for plain "
             "GNNs use pyg:GCN and the like"
         )
-    marks = {"gin": "mlp.0.weight", "gcn": "linear.weight", "graphsage": "linear.weight", "gat": "weight_linear.weight"}
+    marks: dict[str, str] = {
+        "gin": "mlp.0.weight",
+        "gcn": "linear.weight",
+        "graphsage": "linear.weight",
+        "gat": "weight_linear.weight",
+    }
     if f"gnns.0.{marks[kind]}" not in state:
-        fits = [k for k in KINDS if f"gnns.0.{marks[k]}" in state] or ["no kind of the family"]
+        fits: list[str] = [k for k in KINDS if f"gnns.0.{marks[k]}" in state] or ["no kind of the family"]
         raise UserError(f"{path} does not hold chem:{kind} weights; its tensors are those of {' or '.join(fits)}")
     depth = 1 + max(int(m[1]) for name in state if (m := re.match(r"gnns\.(\d+)\.", name)))
     net = MolecularGNN(cast(Kind, kind), state["x_embedding1.weight"].shape[1], depth)
@@ -111,7 +116,10 @@ def pyg(kind: str, activation: str, path: Path) -> PlainGNN:
         "gat": {"lin.weight": "lin.weight", "bias": "bias.value", "att_src": "source.value", "att_dst": "target.value"},
     }[PYG[kind]]
     first = next(iter(rename))
-    renamed, widths, heads, eps = {}, [], [], 0.0
+    renamed: dict[str, Tensor] = {}
+    widths: list[int] = []
+    heads: list[int] = []
+    eps = 0.0
     for layer in range(depth):
         own = {name.split(".", 2)[2]: value for name, value in state.items() if name.startswith(f"convs.{layer}.")}
         eps = float(own.pop("eps", torch.tensor(eps)).reshape(-1)[0])

@@ -1,4 +1,4 @@
-"""RELIEF: a policy decides which nodes of a graph get a feature prompt, and which; the pretrained GNN is frozen (KDD 2025, arXiv 2408.03195).
+"""RELIEF: a policy decides which nodes of a graph get a feature prompt, and which prompt (KDD 2025, arXiv 2408.03195).
 
 A graph with n nodes is prompted in n steps: choose a node (discrete actor), add a vector to its prompt (continuous actor). The reward of
 a step is the drop of the downstream loss. An ensemble of E policies, each trained by PPO on its own share of the few shots and held to
@@ -8,7 +8,6 @@ the joint policy, alternates with a small head. Nothing is trained through the G
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, cast
@@ -23,11 +22,11 @@ from torch import Tensor, nn
 
 from pt_graph.graphs import Graphs
 from pt_graph.heads import build_head
-from pt_graph.method import FrozenMode, GraphMethod
-from pt_graph.relief.episodes import Episodes, Noise, joint_policy, member_policy, play
+from pt_graph.method import FrozenMode, GraphMethod, constant
+from pt_graph.relief.episodes import Episodes, Noise, joint_policy, play
+from pt_graph.relief.epoch import improve_members
 from pt_graph.relief.policy import FlatCritic, Policy, PooledCritic
-from pt_graph.relief.update import RunningScale, Weights, advantages, objective, transitions
-from pt_graph.tasks import GraphTask
+from pt_graph.relief.shares import Averages, member_shares
 
 ID = "relief"
 TITLE = "RELIEF: Reinforcement Learning Empowered Graph Feature Prompt Tuning"
@@ -36,6 +35,7 @@ NEEDS = {"train": "labelled graphs"}
 
 FLAT_LIMIT = 40_000
 """Largest N d for which the published critic is built by default."""
+HEAD_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,10 @@ class RELIEFConfig:
     """Layers of the head (published: 1 to 3)."""
     head_passes: Annotated[int, Ge(1)] = 1
     """Passes of the head over the training graphs per epoch (published: 1 to 5)."""
+    head_steps: Annotated[int, Ge(1)] = 1
+    """Optimiser steps per pass and batch on the same prompts (published: 1); more train the head with fewer episodes."""
+    warmup: Annotated[int, Ge(0)] = 0
+    """Passes of the head over unprompted graphs before the first epoch (published: 100 and 50 for Photo, else 0)."""
     head_lr: Annotated[float, Gt(0)] = 1e-3
     """Learning rate of the head."""
     head_decay: bool = False
@@ -91,7 +95,7 @@ class RELIEFConfig:
     head_weight_decay: Annotated[float, Ge(0)] = 0.0
     """Weight decay of the head (published: 5e-4 for node tasks)."""
     frozen_mode: FrozenMode = "dropout"
-    """The GNN in the head's step: dropout on and BatchNorm kept (dropout), as in evaluation (eval), or published: BatchNorm drifts (train)."""
+    """The GNN in the head's step: dropout on, BatchNorm kept (dropout), as in evaluation (eval), or published: BatchNorm drifts (train)."""
     clamp_actions: bool = False
     """Clamp sampled contents to +-z_max (published for node tasks; molecules are not clamped)."""
     reward_clip: Annotated[float, Gt(0)] | None = None
@@ -189,34 +193,33 @@ class RELIEF(GraphMethod):
         size = len(ctx.data["train"])
         if size < c.ensemble:
             raise DataError(f"{size} training graphs cannot be shared by {c.ensemble} policies; lower --ensemble")
-        if (
-            torch.distributed.is_available()
-            and torch.distributed.is_initialized()
-            and torch.distributed.get_world_size() > 1
-        ):
+        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
             raise ConfigError("relief trains in one process: its policy updates follow each other")
-        common = {
-            "lr": c.policy_lr,
-            "clip_norm": 0.5,
-            "adam_eps": 1e-5,
-            "schedule": "linear" if c.policy_decay else "constant",
-        }
+        policy = {"lr": c.policy_lr, "clip_norm": 0.5, "adam_eps": 1e-5, "schedule": falling(c.policy_decay)}
+        head = {"lr": c.head_lr, "weight_decay": c.head_weight_decay, "schedule": falling(c.head_decay)}
         optimisers = {
-            f"member{e}": Optimiser((f"members.{e}.*", "critic.*"), common, shared=True) for e in range(c.ensemble)
-        }
-        head = {
-            "lr": c.head_lr,
-            "weight_decay": c.head_weight_decay,
-            "schedule": "linear" if c.head_decay else "constant",
+            f"member{e}": Optimiser((f"members.{e}.*", "critic.*"), policy, shared=True) for e in range(c.ensemble)
         }
         optimisers["head"] = Optimiser(("head.*",), head)
+        streams = {"train": Stream("train", batch_size=size, shuffle=False)}
+        if c.warmup:
+            yield Stage(
+                "warmup",
+                trains=("head.*",),
+                tracks=self.tracked(),
+                streams=streams,
+                options={"steps": c.warmup, "eval_every": c.warmup},
+                optimisers={"head": Optimiser(("head.*",), {**head, "schedule": "constant"})},
+                select=False,
+                step=lambda step, batches: self.warm_up(step, batches["train"]),
+            )
         order = torch.randperm(size, generator=generator(ctx.options.seed_of("data"), "members")).tolist()
         shares = member_shares(order, c.ensemble, c.small_overlap == "whole")
         steps = ctx.options.steps or math.ceil(ctx.options.epochs)
         yield Stage(
             "relief",
             tracks=self.tracked(),
-            streams={"train": Stream("train", batch_size=size, shuffle=False)},
+            streams=streams,
             options={"steps": steps},
             optimisers=optimisers,
             select_from=c.select_from,
@@ -225,160 +228,37 @@ class RELIEF(GraphMethod):
 
     def epoch(self, ctx: Any, batch: Batch, shares: list[list[int]]) -> dict[str, float]:
         """Rollouts and updates of every member on its share, then the head on all graphs."""
-        progress = ctx.step / ctx.steps
         with torch.autocast(self.backbone.device.type, enabled=False):
-            scale, logs = RunningScale(), Averages()
-            labelled = self.graph_task.labelled(batch.target).tolist()
-            if not all(labelled):
-                warnings.warn(f"{labelled.count(False)} training graphs have no label and give no reward", stacklevel=2)
-            embedded = list(self.backbone.embed(batch.inputs).split())
-            for member, share in enumerate(shares):
-                rows = [share[i] for i in torch.randperm(len(share), generator=ctx.rng("share", member))]
-                rows = [row for row in rows if labelled[row]]
-                for number in range(0, len(rows), self.config.rollout_graphs):
-                    self.improve(
-                        ctx,
-                        member,
-                        rows[number : number + self.config.rollout_graphs],
-                        batch,
-                        embedded,
-                        scale,
-                        progress,
-                        logs,
-                    )
-            if not logs.sums.get("policy_updates"):
-                warnings.warn(
-                    f"no policy was updated: every rollout batch has at most minibatch={self.config.minibatch} transitions; lower "
-                    "--minibatch or raise --rollout-graphs",
-                    stacklevel=2,
-                )
-            self.fit_head(ctx, batch, logs)
+            logs = improve_members(ctx, self, batch, shares)
+            for number in range(self.config.head_passes):
+                self.fit_head(ctx, batch, f"head {number}", logs)
         return logs.means()
 
-    def improve(
-        self,
-        ctx: Any,
-        member: int,
-        rows: list[int],
-        batch: Batch,
-        embedded: list[Graphs],
-        scale: RunningScale,
-        progress: float,
-        logs: Averages,
-    ) -> None:
-        """One rollout batch of a member and its policy updates."""
-        from pt_graph.graphs import collate
-
-        c, policies = self.config, self.policies
-        graphs, target = collate([embedded[row] for row in rows]), batch.target[rows]
-        std = math.exp(c.log_std_start + (c.log_std_end - c.log_std_start) * progress)
-        keys = [ctx.rng("episode", member, batch.ids[row]) for row in rows]
-        noise = Noise.draw(graphs.sizes.tolist(), keys, self.backbone.prompt_dim)
-        clamp = c.z_max if c.clamp_actions else None
-        task = self.graph_task
-
-        def loss(pooled: Tensor, at: Tensor) -> Tensor:
-            return task.sample_losses(self.head(pooled), target[at], c.mask_rewards)
-
-        self.eval()
-        played = play(
-            self.frozen,
-            graphs,
-            self.backbone.prompt_dim,
-            lambda n: member_policy(policies[member], std, clamp, n),
-            noise,
-            loss,
-            record=True,
-        )
-        self.train()
-        steps = transitions(played, graphs.sizes, c.reward_clip)
-        returns = played.losses[:, 0] - played.losses.gather(1, graphs.sizes[:, None])[:, 0]  # type: ignore[index]
-        logs.add({"return": float(returns.mean())}, len(rows))
-        if isinstance(self.critic, FlatCritic) and int(graphs.sizes.max()) > self.critic.most:
-            raise DataError(f"a graph has {int(graphs.sizes.max())} nodes, more than state_nodes={self.critic.most}")
-        reward = torch.tensor(scale.normalise(steps.reward.tolist()), device=steps.reward.device)
-        with torch.no_grad():
-            everything = torch.arange(len(steps), device=reward.device)
-            value = torch.cat([self.critic(steps.nodes(part)[0], steps.sizes[part]) for part in everything.split(256)])
-        advantage, target_value = advantages(reward.to(value), value, steps.ends, c.gamma, c.gae_lambda)
-        if len(steps) <= c.minibatch:
-            return
-        weights = Weights(c.clip_d, c.clip_c, c.entropy * (1 - progress), c.alpha_d, c.alpha_c, std)
-        rng = ctx.rng("passes", member, rows[0])
-        for _ in range(c.passes):
-            order = torch.randperm(len(steps), generator=rng).to(reward.device)
-            moved: list[tuple[float, float]] = []
-            for chosen in order[: len(order) // c.minibatch * c.minibatch].split(c.minibatch):
-                found = objective(policies, member, steps, chosen, advantage, weights)
-                predicted = self.critic(steps.nodes(chosen)[0], steps.sizes[chosen])
-                fit = ((predicted - target_value[chosen]) ** 2).mean()
-                ctx.backward(found.loss + 0.5 * fit, len(chosen))
-                ctx.update(f"member{member}")
-                moved.append((found.kl_node, found.kl_content))
-                logs.add({**found.logs, "critic_loss": float(fit)}, len(chosen))
-                logs.count("policy_updates")
-            if any(
-                sum(column) / len(moved) > stop
-                for column, stop in zip(zip(*moved, strict=True), (c.kl_stop_d, c.kl_stop_c), strict=True)
-            ):
-                break
-
-    def fit_head(self, ctx: Any, batch: Batch, logs: Averages) -> None:
-        """Passes of the head over all graphs, prompted by the joint policy exactly as at evaluation."""
-        size = min(len(batch), 128)
-        for number in range(self.config.head_passes):
-            order = torch.randperm(len(batch), generator=ctx.rng("head", number)).tolist()
-            for start in range(0, len(order), size):
-                rows = order[start : start + size]
-                graphs = self.backbone.embed(batch.inputs.select_rows(rows))
-                self.eval()
-                prompts = self.prompt(graphs, [ctx.rng("head", number, batch.ids[row]) for row in rows]).prompts
-                self.train()
+    def fit_head(self, ctx: Any, batch: Batch, key: str, logs: Averages, prompted: bool = True) -> None:
+        """One pass of the head over all graphs, prompted by the joint policy exactly as at evaluation."""
+        size = min(len(batch), HEAD_BATCH)
+        order = torch.randperm(len(batch), generator=ctx.rng(key)).tolist()
+        for rows in (order[start : start + size] for start in range(0, len(order), size)):
+            graphs = self.backbone.embed(batch.inputs.select_rows(rows))
+            self.eval()
+            prompts = self.prompt(graphs, [ctx.rng(key, batch.ids[row]) for row in rows]).prompts if prompted else None
+            self.train()
+            edits: Edits = {} if prompts is None else {"input": Add(constant(prompts))}
+            part = Batch(None, batch.target[rows], batch.index[rows], [batch.ids[row] for row in rows])
+            for _ in range(self.config.head_steps if prompted else 1):
                 with torch.no_grad():
-                    nodes = self.nodes(graphs, {"input": Add(lambda x, _, prompts=prompts: prompts)}, noisy=True)
-                part = Batch(None, batch.target[rows], batch.index[rows], [batch.ids[row] for row in rows])
-                loss, count = self.task.loss(self.head(graphs.mean(nodes)), part)
+                    pooled = graphs.mean(self.nodes(graphs, edits, noisy=True))
+                loss, count = self.task.loss(self.head(pooled), part)
                 ctx.backward(loss, count)
                 ctx.update("head")
                 logs.add({"loss": float(loss.detach())}, max(count, 1))
 
-    @property
-    def graph_task(self) -> GraphTask:
-        return cast(GraphTask, self.task)
+    def warm_up(self, ctx: Any, batch: Batch) -> dict[str, float]:
+        logs = Averages()
+        self.fit_head(ctx, batch, "warm-up", logs, prompted=False)
+        return logs.means()
 
 
-def member_shares(order: list[int], members: int, whole: bool) -> list[list[int]]:
-    """Rows of every member: its consecutive part of `order` (the last takes the rest) and the last fifth of every other part.
-
-    A part of fewer than 5 has a fifth of 0 rows; `whole` then takes all of it, as the published slice does.
-    """
-    size = len(order) // members
-    parts = [order[e * size : (e + 1) * size if e < members - 1 else len(order)] for e in range(members)]
-
-    def tail(part: list[int]) -> list[int]:
-        fifth = int(0.2 * len(part))
-        return part[-fifth:] if fifth else (list(part) if whole else [])
-
-    return [
-        [*part, *(row for other in range(members) if other != e for row in tail(parts[other]))]
-        for e, part in enumerate(parts)
-    ]
-
-
-class Averages:
-    """Weighted means of what an epoch logs."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, list[float]] = {}
-
-    def add(self, values: Mapping[str, float], weight: int) -> None:
-        for name, value in values.items():
-            total = self.sums.setdefault(name, [0.0, 0.0])
-            total[0] += value * weight
-            total[1] += weight
-
-    def count(self, name: str) -> None:
-        self.sums.setdefault(name, [0.0, 1.0])[0] += 1
-
-    def means(self) -> dict[str, float]:
-        return {name: total / weight for name, (total, weight) in self.sums.items()}
+def falling(decay: bool) -> str:
+    """Schedule of a learning rate; `linear` is the published (1 - (ep - 1) / Ep)."""
+    return "linear" if decay else "constant"

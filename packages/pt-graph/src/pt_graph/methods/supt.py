@@ -93,6 +93,6 @@ def best_nodes(scores: Tensor, graphs: Graphs, ratio: float) -> Tensor:
     chosen = torch.zeros_like(scores)
     for first, size in zip(graphs.starts.tolist(), graphs.sizes.tolist(), strict=True):
         own = scores[first : first + size]
-        rows = torch.argsort(own, 0, descending=True, stable=True)[: math.ceil(ratio * size)]
+        rows = torch.argsort(own, stable=True, dim=0, descending=True)[: math.ceil(ratio * size)]
         chosen[first : first + size].scatter_(0, rows, 1.0)
     return chosen

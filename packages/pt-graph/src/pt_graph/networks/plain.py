@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import itertools
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pt_graph.networks.molecular import edge_softmax
-from pt_graph.structure import Structure
+from pt_graph.structure import Structure, View
 
 Activation = Literal["relu", "leaky_relu", "elu", "tanh", "identity"]
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Any] = {
     "relu": F.relu,
     "leaky_relu": F.leaky_relu,  # slope 0.01
     "elu": F.elu,
@@ -48,7 +49,7 @@ class PlainGNN(nn.Module):
         self.prompt_dim, self.dim, self.depth, self.eps = widths[0], widths[-1], len(widths) - 1, eps
         self.active_dropout = 0.0
         self.loops = kind in ("gcn", "gat")
-        pairs = list(zip(widths, widths[1:], strict=False))
+        pairs = list(itertools.pairwise(widths))
         self.heads = heads or [1] * len(pairs)
         self.layers = nn.ModuleList(_layer(kind, i, o, h) for (i, o), h in zip(pairs, self.heads, strict=True))
 
@@ -58,7 +59,8 @@ class PlainGNN(nn.Module):
 
     def forward(self, hidden: Tensor, structure: Structure) -> Tensor:
         edges = structure.view(self.loops)
-        for number, layer in enumerate(self.layers):
+        layers: Any = self.layers
+        for number, layer in enumerate(layers):
             match self.kind:
                 case "gin":
                     hidden = layer["mlp"](edges.gather(hidden, "sum") + (1 + self.eps) * hidden)
@@ -79,6 +81,8 @@ class PlainGNN(nn.Module):
 class Vector(nn.Module):
     """A parameter inside a ModuleDict."""
 
+    value: Tensor
+
     def __init__(self, *shape: int) -> None:
         super().__init__()
         self.value = nn.Parameter(torch.zeros(*shape))
@@ -91,7 +95,7 @@ def _layer(kind: str, width: int, out: int, heads: int) -> nn.ModuleDict:
         return nn.ModuleDict({"lin": nn.Linear(width, out, bias=False), "bias": Vector(out)})
     if kind == "sage":
         return nn.ModuleDict({"lin_l": nn.Linear(width, out), "lin_r": nn.Linear(width, out, bias=False)})
-    layer = nn.ModuleDict(
+    layer: Any = nn.ModuleDict(
         {
             "lin": nn.Linear(width, out, bias=False),
             "bias": Vector(out),
@@ -100,18 +104,15 @@ def _layer(kind: str, width: int, out: int, heads: int) -> nn.ModuleDict:
         }
     )
     for name in ("source", "target"):
-        nn.init.xavier_uniform_(layer[name].value)  # type: ignore[arg-type]
+        nn.init.xavier_uniform_(layer[name].value)
     return layer
 
 
-def _attend(layer: nn.Module, hidden: Tensor, edges: object, heads: int) -> Tensor:
-    from pt_graph.structure import View
-
-    assert isinstance(edges, View)
-    assert isinstance(layer, nn.ModuleDict)
+def _attend(layer: Any, hidden: Tensor, edges: View, heads: int) -> Tensor:
     z = layer["lin"](hidden).view(edges.nodes, heads, -1)
-    sender, receiver = ((z * layer[name].value).sum(-1) for name in ("source", "target"))  # type: ignore[operator]
+    sender, receiver = ((z * layer[name].value).sum(-1) for name in ("source", "target"))
     score = F.leaky_relu(sender[edges.source] + receiver[edges.target], 0.2)
     weight = edge_softmax(score, edges.target, edges.nodes)
     total = z.new_zeros(z.shape).index_add(0, edges.target, z[edges.source] * weight[..., None].to(z.dtype))
-    return total.flatten(1) + layer["bias"].value  # type: ignore[operator]
+    result: Tensor = total.flatten(1) + layer["bias"].value
+    return result

@@ -16,6 +16,7 @@ from pt_core import Add, Edits
 from torch import Tensor
 
 from pt_graph.graphs import Graphs
+from pt_graph.method import constant
 from pt_graph.relief.policy import Policy
 
 Nodes = Callable[[Graphs, Edits], Tensor]
@@ -158,7 +159,7 @@ def play(
     sizes = ordered.sizes
     steps = int(sizes[0])
     prompts = graphs.x.new_zeros(len(ordered.x), prompt_dim)
-    nodes = hidden = network(ordered, {"input": Add(lambda x, _: prompts)})
+    nodes = hidden = network(ordered, {"input": Add(constant(prompts))})
     final = hidden.clone()
     losses = None
     if loss is not None:
@@ -178,8 +179,7 @@ def play(
             going.append(order[:count])
             actions.append(action)
         prompts[layout.first + action.node] += action.content
-        added = prompts[: current.nodes]
-        nodes = network(current, {"input": Add(lambda x, _, added=added: added)})
+        nodes = network(current, {"input": Add(constant(prompts[: current.nodes]))})
         final[: len(nodes)] = nodes
         if losses is not None and loss is not None:
             losses[order[:count], step + 1] = loss(current.mean(nodes), order[:count])
@@ -224,7 +224,7 @@ def joint_policy(policies: Sequence[Policy], noise: Noise) -> Choose:
     return act
 
 
-def random_policy(z_max: float, prompt_dim: int, noise: Noise) -> Choose:
+def random_policy(z_max: float, noise: Noise) -> Choose:
     """A uniform node and a content uniform in +-z_max: what a trained policy has to beat."""
     assert noise.content is not None
     content = noise.content

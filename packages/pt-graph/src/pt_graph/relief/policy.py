@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 def actor(widths: tuple[int, ...]) -> nn.Sequential:
     """Linear layers with Tanh between; orthogonal with gain sqrt(2), 0.01 for the last one, biases 0."""
     layers: list[nn.Module] = []
-    for number, (width, out) in enumerate(zip(widths, widths[1:], strict=False)):
+    for number, (width, out) in enumerate(itertools.pairwise(widths)):
         linear = nn.Linear(width, out)
         last = number == len(widths) - 2
         if not linear.weight.is_meta:

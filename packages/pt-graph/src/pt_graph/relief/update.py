@@ -164,7 +164,8 @@ def objective(
             shared = torch.stack([own.detach() if n == member else p.mean(at) for n, p in enumerate(policies)]).mean(0)
         penalty_c = content_penalty(own, shared, w.std).mean()
     total = loss_d - w.entropy * entropy.mean() + w.alpha_d * penalty_d + loss_c + w.alpha_c * penalty_c
-    logs = {"entropy": float(entropy.mean()), "penalty_d": float(penalty_d), "penalty_c": float(penalty_c)}
+    parts = {"entropy": entropy.mean(), "penalty_d": penalty_d, "penalty_c": penalty_c}
+    logs = {name: float(value.detach()) for name, value in parts.items()}
     return Objective(total, kl_d, kl_c, logs)
 
 

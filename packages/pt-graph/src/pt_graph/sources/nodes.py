@@ -44,7 +44,8 @@ def read_nodes(arrays: Mapping[str, Any], path: Path, options: DataOptions, seed
     rows = [int(node) for node in labelled if ball[int(node)] is not None and len(ball[int(node)]) >= options.min_nodes]
     if not rows:
         raise DataError(
-            f"{path}: no node has a {options.hops}-hop graph of {options.min_nodes} to {options.max_nodes} nodes; change --hops, --min-nodes or --max-nodes"
+            f"{path}: no node has a {options.hops}-hop graph of {options.min_nodes} to {options.max_nodes} nodes; change --hops, "
+            "--min-nodes or --max-nodes"
         )
     incident = _incident(edges, nodes)
     graphs = [induced(x, edges, incident, ball[node]) for node in rows]
