@@ -93,7 +93,7 @@ class WindowDataset:
     def __post_init__(self) -> None:
         position = {name: index for index, name in enumerate(self.known or ())}
         self.domain_index = torch.tensor([position.get(name, -1) for name in self.domains], dtype=torch.long)
-        self.target = None if self.labels is None else torch.tensor(list(self.labels), dtype=torch.long)
+        self.targets = None if self.labels is None else torch.tensor(list(self.labels), dtype=torch.long)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -105,7 +105,7 @@ class WindowDataset:
     def collate(self, index: Sequence[int], samples: Sequence[Any]) -> Batch:
         """inputs (batch, channel, step), target (batch,) or None, extra: domain (batch,)."""
         rows = torch.as_tensor(list(index), dtype=torch.long)
-        target = None if self.target is None else self.target[rows]
+        target = None if self.targets is None else self.targets[rows]
         extra = {"domain": self.domain_index[rows]}
         return Batch(torch.stack(list(samples)), target, rows, [self.ids[i] for i in index], extra)
 

@@ -49,6 +49,10 @@ def domain_rows(dataset: Dataset, names: Sequence[str]) -> list[tuple[int, ...]]
     return [tuple(found[name]) for name in names]
 
 
-def stage_steps(ctx: Any, epochs: float, samples: int, batch_size: int) -> dict[str, Any]:
-    """Options of a stage that passes `epochs` times over `samples`; `--steps` holds for every stage instead, where it is given."""
-    return {"steps": ctx.options.steps or max(1, math.ceil(epochs * samples / max(1, batch_size)))}
+def stage_steps(ctx: Any, epochs: float, samples: int, batch_size: int, evaluations: int = 4) -> dict[str, Any]:
+    """Options of a stage that passes `epochs` times over `samples`; `--steps` holds for every stage instead, where it is given.
+
+    A stage is evaluated (and checkpointed) `evaluations` times, unless the run says how often.
+    """
+    steps = ctx.options.steps or max(1, math.ceil(epochs * math.ceil(samples / max(1, min(batch_size, samples)))))
+    return {"steps": steps, "eval_every": ctx.options.eval_every or max(1, math.ceil(steps / evaluations))}

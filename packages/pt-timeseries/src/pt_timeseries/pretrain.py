@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -93,7 +93,7 @@ def pretrain(
         ConfigError: sizes that do not fit each other or the data.
         NonFiniteError: the loss became NaN or infinite.
     """
-    if train.labels is None or train.target is None:
+    if train.labels is None or train.targets is None:
         raise UserError("pre-training needs labelled sources")
     channels, length = train.values.shape[1:]
     try:
@@ -156,11 +156,11 @@ def _supervise(
     optimiser, schedule = _optimiser([*backbone.module.parameters(), *head.parameters()], options, steps)
     experts = [module for module in backbone.module.modules() if isinstance(module, Experts)]
     losses: list[float] = []
-    assert train.target is not None
+    assert train.targets is not None
     order = _batches(train, steps, options.batch_size, options.seed, "supervise")
     for step, rows in enumerate(tqdm(order, desc="pretrain", unit="step", disable=not progress, leave=False, delay=2)):
         pooled = backbone.pool(backbone.encode(train.values[rows], {}, None))
-        loss = F.cross_entropy(head(pooled), train.target[rows])
+        loss = F.cross_entropy(head(pooled), train.targets[rows])
         total = loss + sum(0.01 * layer.load for layer in experts)
         _step(total, optimiser, schedule, step)
         losses.append(float(loss.detach()))
@@ -206,13 +206,13 @@ def _reconstruct(backbone: SeriesBackbone, options: PretrainOptions, train: Wind
 @torch.no_grad()
 def macro_f1(backbone: SeriesBackbone, head: nn.Module, data: WindowDataset, batch_size: int = 256) -> float:
     """Mean over the classes that occur in the data or are predicted; a class without a hit counts 0."""
-    assert data.target is not None
+    assert data.targets is not None
     blocks = data.values.split(batch_size)
     found = torch.cat([head(backbone.pool(backbone(block))).argmax(-1) for block in blocks])
     scores = []
-    for label in set(data.target.tolist()) | set(found.tolist()):
-        hits = int(((found == label) & (data.target == label)).sum())
-        size = int((found == label).sum()) + int((data.target == label).sum())
+    for label in set(data.targets.tolist()) | set(found.tolist()):
+        hits = int(((found == label) & (data.targets == label)).sum())
+        size = int((found == label).sum()) + int((data.targets == label).sum())
         scores.append(2 * hits / size)
     return sum(scores) / len(scores)
 
@@ -238,7 +238,7 @@ def source_windows(options: PretrainOptions) -> tuple[WindowDataset, WindowDatas
     from pt_timeseries.task import DomainClassification
 
     assert options.data is not None
-    parts = load_windows(options.data, options, options.seed)
+    parts = load_windows(options.data, replace(options, target_shots=0), options.seed)  # sources only
     task = DomainClassification.of(ClassificationOptions(), parts["train"])
     return parts["train"].bind(task), parts["val"].bind(task)
 

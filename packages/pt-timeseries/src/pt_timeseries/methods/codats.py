@@ -17,7 +17,7 @@ from pt_core import Backbone, Batch, Stage, Stream, Task
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pt_timeseries.method import SeriesMethod
+from pt_timeseries.method import SeriesMethod, stage_steps
 
 ID = "codats"
 TITLE = "CoDATS: Multi-Source Deep Domain Adaptation for Time-Series Sensor Data (baseline)"
@@ -100,7 +100,8 @@ class Codats(SeriesMethod):
         if "shots" in ctx.data and self.config.use_shots:
             streams["shots"] = Stream("shots")
         tracks = ("claimed.*",) if self.config.stochastic else ()
-        yield Stage("train", tracks=tracks, streams=streams, step=self.adversarial_step)
+        steps = stage_steps(ctx, ctx.options.epochs, len(ctx.data["train"]), ctx.options.batch_size)
+        yield Stage("train", tracks=tracks, streams=streams, options=steps, step=self.adversarial_step)
 
     def adversarial_step(self, ctx: Any, batches: Mapping[str, Batch]) -> Mapping[str, float | Tensor]:
         logs: dict[str, float | Tensor] = {}
@@ -115,4 +116,4 @@ class Codats(SeriesMethod):
                 loss = loss + logs[f"{name}/ce"]
             ctx.backward(loss, len(batch))
         ctx.update()
-        return {name: float(value) for name, value in logs.items()}
+        return {name: float(torch.as_tensor(value).detach()) for name, value in logs.items()}

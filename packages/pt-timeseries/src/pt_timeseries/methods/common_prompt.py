@@ -63,9 +63,10 @@ class CommonPrompt(SeriesMethod):
         return self.head(self.backbone.pool(self.backbone(batch.inputs, edits), self.config.pool).float())
 
     def stages(self, ctx: Any) -> Iterator[Stage]:
-        yield Stage("train")
+        samples = len(ctx.data["train"])
+        yield Stage("train", options=stage_steps(ctx, ctx.options.epochs, samples, ctx.options.batch_size))
         if "shots" in ctx.data and self.config.use_shots:
-            steps = stage_steps(ctx, self.config.adapt_epochs, len(ctx.data["train"]), ctx.options.batch_size)
+            steps = stage_steps(ctx, self.config.adapt_epochs, samples, ctx.options.batch_size, 1)
             streams = {"source": Stream("train"), "shots": Stream("shots")}
             yield Stage("adapt", trains=("head.*",), streams=streams, options=steps, select=False)
 

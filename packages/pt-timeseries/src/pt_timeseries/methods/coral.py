@@ -15,7 +15,7 @@ from annotated_types import Ge
 from pt_core import Backbone, Batch, Stage, Stream, Task
 from torch import Tensor, nn
 
-from pt_timeseries.method import SeriesMethod
+from pt_timeseries.method import SeriesMethod, stage_steps
 
 ID = "coral"
 TITLE = "Deep CORAL: Correlation Alignment for Deep Domain Adaptation (baseline)"
@@ -91,7 +91,8 @@ class DeepCoral(SeriesMethod):
         if "shots" in ctx.data and self.config.use_shots:
             streams["shots"] = Stream("shots")
         tracks = ("claimed.*",) if self.config.stochastic else ()
-        yield Stage("train", tracks=tracks, streams=streams, step=self.align_step)
+        steps = stage_steps(ctx, ctx.options.epochs, len(ctx.data["train"]), ctx.options.batch_size)
+        yield Stage("train", tracks=tracks, streams=streams, options=steps, step=self.align_step)
 
     def align_step(self, ctx: Any, batches: Mapping[str, Batch]) -> Mapping[str, float | Tensor]:
         if not {"source", "target"} <= set(batches):

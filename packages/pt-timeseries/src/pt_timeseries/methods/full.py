@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from pt_core import Backbone, Batch, Stage, Stream, Task
 from torch import Tensor
 
-from pt_timeseries.method import SeriesMethod
+from pt_timeseries.method import SeriesMethod, stage_steps
 
 ID = "full"
 TITLE = "Full fine-tuning of the pre-trained encoder on the target shots (baseline)"
@@ -54,4 +54,5 @@ class FullOnShots(SeriesMethod):
 
     def stages(self, ctx: Any) -> Iterator[Stage]:
         tracks = ("claimed.*",) if self.config.stochastic else ()
-        yield Stage("train", tracks=tracks, streams={"shots": Stream("shots")}, select=False)
+        steps = stage_steps(ctx, ctx.options.epochs, len(ctx.data["shots"]), ctx.options.batch_size, 1)
+        yield Stage("train", tracks=tracks, streams={"shots": Stream("shots")}, options=steps, select=False)

@@ -66,7 +66,7 @@ class PONDConfig:
     """Sources drawn per step; fewer than all for many sources. [D]"""
     target_epochs: Annotated[float, Gt(0)] = 60
     """Passes over the target shots (or the unlabelled target windows) for g_T. [D]"""
-    adapt_epochs: Annotated[float, Gt(0)] = 5
+    adapt_epochs: Annotated[float, Gt(0)] = 10
     """Passes over the chosen source for the head. [D]"""
     mix: Annotated[float, Ge(0), Le(1)] | None = 0.5
     """w, share of the chosen source's prompt at inference; None chooses among 0, .5 and 1 on the target shots. [D]"""
@@ -226,7 +226,7 @@ class POND(SeriesMethod):
                     "target",
                     trains=("target_generator.*",),
                     streams={role: Stream(role, min(samples, 2 * options.batch_size))},
-                    options=stage_steps(ctx, config.target_epochs, samples, 2 * options.batch_size),
+                    options=stage_steps(ctx, config.target_epochs, samples, 2 * options.batch_size, 1),
                     step=self.target_step,
                     select=False,
                 )
@@ -235,7 +235,7 @@ class POND(SeriesMethod):
         streams = {"source": Stream("train", rows=chosen)}
         if "shots" in ctx.data:
             streams["shots"] = Stream("shots")
-        steps = stage_steps(ctx, config.adapt_epochs, len(chosen), options.batch_size)
+        steps = stage_steps(ctx, config.adapt_epochs, len(chosen), options.batch_size, 1)
         yield Stage("adapt", trains=("head.*",), streams=streams, options=steps, select=False)
 
     def param_groups(self, stage: Stage) -> list[dict[str, Any]]:
@@ -322,7 +322,7 @@ class POND(SeriesMethod):
             logs["loss"] = loss.detach()
             ctx.backward(loss, len(batch))
         ctx.update()
-        return {name: float(value) for name, value in logs.items()}
+        return {name: float(torch.as_tensor(value).detach()) for name, value in logs.items()}
 
     @torch.no_grad()
     def select(self, ctx: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from pt_core import Backbone, Batch, Stage, Task
 from torch import Tensor
 
-from pt_timeseries.method import SeriesMethod
+from pt_timeseries.method import SeriesMethod, stage_steps
 
 ID = "source_only"
 TITLE = "Source only: a linear head on frozen features of the pooled sources (baseline)"
@@ -54,4 +54,6 @@ class SourceOnly(SeriesMethod):
         return self.head((self.frozen_part(batch) if pooled is None else pooled).float())
 
     def stages(self, ctx: Any) -> Iterator[Stage]:
-        yield Stage("train")
+        yield Stage(
+            "train", options=stage_steps(ctx, ctx.options.epochs, len(ctx.data["train"]), ctx.options.batch_size)
+        )
