@@ -247,3 +247,28 @@ def test_nothing_given_is_said(items: list[str], message: str) -> None:
 def test_an_empty_folder_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no image"):
         input_images(tmp_path)
+
+
+def test_small_data_are_decoded_once_and_views_stay_as_they_were(
+    divided: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound = load_images(str(divided))["train"].bind(PREPROCESSING)
+    decoded: list[int] = []
+    picture = ImageDataset.picture
+    monkeypatch.setattr(ImageDataset, "picture", lambda self, index: decoded.append(index) or picture(self, index))
+    views = [[bound.sample(row, epoch=epoch, seed=0) for row in range(len(bound))] for epoch in (None, 0, 1)]
+    assert decoded == list(range(len(bound)))
+    for view in views[1:]:
+        assert all(torch.equal(left, right) for left, right in zip(view, views[0], strict=True))
+    # Another binding, a subset and the training view have views of their own.
+    other = bound.bind({**PREPROCESSING, "mean": [0.1, 0.1, 0.1]})
+    assert not torch.equal(other.sample(0, epoch=None, seed=0), views[0][0])
+    assert torch.equal(bound.subset([2, 1]).sample(0, epoch=None, seed=0), views[0][2])
+    drawn = bound.bind(PREPROCESSING, "standard")
+    assert not torch.equal(drawn.sample(0, epoch=0, seed=0), drawn.sample(0, epoch=1, seed=0))
+    # The bound holds.
+    monkeypatch.setattr("pt_vision.data.KEPT_BYTES", 2 * views[0][0].nbytes)
+    small = bound.bind(PREPROCESSING)
+    for row in [0, 1, 2, 2, 0]:
+        assert torch.equal(small.sample(row, epoch=None, seed=0), views[0][row])
+    assert sorted(small._ready) == [0, 1]

@@ -69,7 +69,8 @@ def list_backbones(pattern: str | None = None) -> list[tuple[str, str]]:
         ),
         (
             "timm:NAME",
-            "any ViT, Eva or Swin of timm with its hub weights, such as timm:vit_small_patch16_224.augreg_in21k",
+            "any ViT, Eva or Swin of timm with its hub weights, such as timm:vit_small_patch16_224.augreg_in21k (ResNet and "
+            "ConvNeXt for linear, full and vpt_pixel)",
         ),
         ("timm:NAME --weights FILE", "the same with local weights: .safetensors, .pth (tensors only), or a hub folder"),
         ("local:FOLDER", "a folder in the hub's layout: config.json and model.safetensors"),
@@ -202,7 +203,7 @@ def _create(
                 f"the weights of {spec!r} cannot be fetched ({reason}); "
                 "check the network, or give a local file with --weights FILE"
             ) from None
-        if isinstance(error, (TypeError, AssertionError, ValueError, RuntimeError, ArithmeticError)):
+        if isinstance(error, (TypeError, AssertionError, ValueError, RuntimeError, ArithmeticError, LookupError)):
             raise UserError(f"timm cannot build {spec!r} with these settings ({reason})") from None
         raise
 

@@ -48,6 +48,10 @@ class DataOptions:
     """Input size of the backbone in pixels, where it can be changed when the backbone is loaded."""
 
 
+KEPT_BYTES = 2**26
+"""Bound of the evaluation views that a data set keeps in memory."""
+
+
 @dataclass(eq=False)
 class ImageDataset:
     """Images with class indices. It yields samples after `bind`. Its methods give new data sets and change none.
@@ -74,6 +78,8 @@ class ImageDataset:
     transform: Transform | None = field(default=None, repr=False)
     augment: Transform | None = field(default=None, repr=False)
     checked: Sequence[Checked] | None = field(default=None, repr=False)
+    _ready: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
+    """Evaluation views already computed, up to KEPT_BYTES: a small data set is decoded and resized once, not once per epoch."""
 
     @property
     def augmented(self) -> bool:
@@ -102,9 +108,16 @@ class ImageDataset:
         """
         if self.transform is None:
             raise DataError("images become samples for one backbone: call dataset.bind(backbone.preprocessing) first")
+        plain = epoch is None or self.augment is None
+        if plain and index in self._ready:
+            return self._ready[index]
         picture = self.picture(index)
-        if epoch is None or self.augment is None:
-            return self.transform(picture)
+        if plain:
+            view = self.transform(picture)
+            if (len(self._ready) + 1) * view.nbytes <= KEPT_BYTES:
+                self._ready[index] = view
+            return view
+        assert self.augment is not None
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed: it would reseed the user's GPU generators, which are not forked here.
             torch.default_generator.manual_seed(stable_seed(seed, "augment", epoch, index))

@@ -76,7 +76,7 @@ class PretrainConfig:
     depth: int = 6
     num_heads: int = 5
     mlp_ratio: float = 4.0
-    steps: int = 4000
+    steps: int = 2000
     batch_size: int = 256
     lr: float = 1.5e-3
     weight_decay: float = 0.05
@@ -299,7 +299,8 @@ def save_backbone(model: VisionTransformer, card: dict[str, Any], out: Path) -> 
     beside = out.with_suffix(".json")
     # Both are complete under their names or absent: a killed run leaves no half file that looks like a backbone.
     parts = [path.with_name(f".{path.name}.part") for path in (out, beside)]
-    save_file(tensors, parts[0], metadata={"format": "pt", "pt_vision": json.dumps(card, sort_keys=True)})
+    # One entry only: safetensors writes several in random order, and the bytes would differ.
+    save_file(tensors, parts[0], metadata={"pt_vision": json.dumps(card, sort_keys=True)})
     parts[1].write_text(text + "\n", encoding="utf-8")
     for part, path in zip(parts, (out, beside), strict=True):
         os.replace(part, path)

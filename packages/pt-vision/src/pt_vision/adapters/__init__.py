@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from pt_vision.adapters._common import VisionBackbone
 
-SUPPORTED = "VisionTransformer (ViT, DeiT, CLIP, SigLIP, DINOv2, MAE), Eva (EVA-02, DINOv3), SwinTransformer (v1)"
-MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva", "swin_transformer")
+SUPPORTED = "VisionTransformer (ViT, DeiT, CLIP, SigLIP, DINOv2, MAE), Eva (EVA-02, DINOv3), SwinTransformer (v1), ResNet, ConvNeXt"
+MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva", "swin_transformer", "resnet", "convnext")
 """timm's model files whose networks mostly have an adapter."""
 
 
@@ -28,26 +28,30 @@ def adapt(module: nn.Module, source: str, preprocessing: Mapping[str, Any] | Non
     Raises:
         UserError: a class without an adapter.
     """
+    from timm.models.convnext import ConvNeXt
     from timm.models.eva import Eva
+    from timm.models.resnet import ResNet
     from timm.models.swin_transformer import SwinTransformer
     from timm.models.vision_transformer import VisionTransformer
 
+    from pt_vision.adapters.conv import ConvBackbone
     from pt_vision.adapters.eva import EvaBackbone
     from pt_vision.adapters.swin import SwinBackbone
     from pt_vision.adapters.vit import VitBackbone
 
     prepared = describe_preprocessing(module) if preprocessing is None else preprocessing
-    for family, adapter in ((VisionTransformer, VitBackbone), (Eva, EvaBackbone), (SwinTransformer, SwinBackbone)):
+    families: tuple[tuple[type, type[VisionBackbone]], ...] = (
+        (VisionTransformer, VitBackbone),
+        (Eva, EvaBackbone),
+        (SwinTransformer, SwinBackbone),
+        (ResNet, ConvBackbone),
+        (ConvNeXt, ConvBackbone),
+    )
+    for family, adapter in families:
         if isinstance(module, family):
             return adapter(module, source, prepared)
     name = type(module).__name__
-    # Only models with a flat list of blocks over position-embedded tokens could carry prompts at all.
-    tokens = any(hasattr(module, field) for field in ("num_prefix_tokens", "cls_token", "pos_embed"))
-    if tokens or "Transformer" in name:
-        raise UserError(f"backbone {source!r} is a {name}, for which there is no adapter; choose one of {SUPPORTED}")
-    raise UserError(
-        f"backbone {source!r} is a {name}, which has no token sequence to put prompts into; choose one of {SUPPORTED}"
-    )
+    raise UserError(f"backbone {source!r} is a {name}, for which there is no adapter; choose one of {SUPPORTED}")
 
 
 def describe_preprocessing(module: nn.Module) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from pt_core.backbone import Add, Backbone, Claim, Edit, Features, Insert, KeyValue, Layout, Replace
-from pt_core.errors import UserError, nearest
+from pt_core.errors import ConfigError, UserError, nearest
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -60,6 +60,18 @@ class VisionBackbone(Backbone):
 
     def width(self, layer: int) -> int:
         return self.dims[layer]
+
+    def require_tokens(self) -> None:
+        """Refuse a network that has no tokens to put prompts beside.
+
+        Raises:
+            ConfigError: names the network, and the method that works on it.
+        """
+        if not self.depth:
+            raise ConfigError(
+                f"backbone {self.source!r} is a {type(self.module).__name__}, which has no token sequence to put prompts into; "
+                "choose a ViT, Eva or Swin, or tune pixels around its pictures: vpt_pixel --location pad"
+            )
 
     def token_count(self, layer: int) -> int:
         """Tokens that enter block `layer` at `image_size`, prompts not counted."""

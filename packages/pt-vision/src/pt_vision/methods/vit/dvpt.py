@@ -92,6 +92,7 @@ class DVPT(VisionMethod):
     def __init__(self, config: DVPTConfig, backbones: Mapping[str, Backbone], task: Task) -> None:
         super().__init__(config, backbones, task)
         backbone = self.backbone
+        backbone.require_tokens()
         swin = config.variant == "code_swin"
         staged = len(set(backbone.dims)) > 1
         if staged and not swin:

@@ -91,6 +91,7 @@ class VPT(VisionMethod):
     def __init__(self, config: VPTConfig, backbones: Mapping[str, Backbone], task: Task) -> None:
         super().__init__(config, backbones, task)
         backbone, deep = self.backbone, config.mode == "deep"
+        backbone.require_tokens()
         if config.depth is not None and config.depth > backbone.depth:
             raise ConfigError(f"depth={config.depth} exceeds the {backbone.depth} blocks of {backbone.source!r}")
         if config.init == "class_means" and (config.projection or {*backbone.dims} != {backbone.feature_dim}):

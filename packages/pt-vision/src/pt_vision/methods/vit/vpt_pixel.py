@@ -47,8 +47,8 @@ class VPTPixel(VisionMethod):
     - `prepend_pixel`: a strip (3, h, p w) through the frozen patch convolution gives p tokens behind the class token, without position.
     - `below`: p channels of H x W below the colours, and a patch convolution (3 + p -> d) of the method's own in place of the frozen one.
 
-    `pad` works with every backbone that has the site `pixels` (ViT, Eva, Swin), the other two with networks whose tokens are patch
-    embeddings plus positions (ViT, Eva). The paper uses `pad` for ConvNets too; this package has no ConvNet backbone.
+    `pad` works with every backbone (ViT, Eva, Swin, and as in the paper ResNet and ConvNeXt), the other two with networks whose tokens
+    are patch embeddings plus positions (ViT, Eva).
 
     Parameters, plus C * d + C for the head: pad 6 p (H + W - 2p); prepend_pixel 3 h w p; below p H W + (3 + p) h w d + d.
     """
@@ -71,7 +71,6 @@ class VPTPixel(VisionMethod):
         super().__init__(config, backbones, task)
         backbone, p = self.backbone, config.prompt_length
         (rows, columns), (high, wide) = backbone.image_size, backbone.patch_size
-        draw = uniform(vpt_bound(backbone.patch_size, backbone.width(0)))
         self.patch: nn.Conv2d | None = None
         if config.location == "pad":
             if 2 * p >= min(rows, columns):
@@ -85,6 +84,7 @@ class VPTPixel(VisionMethod):
                 self.register_buffer(name, value.view(-1, 1, 1), persistent=False)
         else:
             self._convolution()
+            draw = uniform(vpt_bound(backbone.patch_size, backbone.width(0)))
             if config.location == "prepend_pixel":
                 self.strip = nn.Parameter(draw((3, high, p * wide)))
             else:
