@@ -2,9 +2,10 @@
 
 The edge feature of token i and neighbour j is [u_j - u_i, u_i], its 1x1 convolution W = [A, B]:
 
-    e_ij = A (u_j - u_i) + B u_i = P_j + Q_i        with P = A u, Q = (B - A) u
+    e_ij = A (u_j - u_i) + B u_i = P_j + Q_i        with P = A (u - c), Q = B u - P
 
-so the products are per token, not per edge. BatchNorm over all edges, e -> a e + b with a = gamma / sigma, and LeakyReLU are monotone
+(that is A u_j + (B - A) u_i; any c cancels, and the mean token of the cloud keeps rounding as small as that of the differences), so the
+products are per token, not per edge. BatchNorm over all edges, e -> a e + b with a = gamma / sigma, and LeakyReLU are monotone
 per channel, so the maximum over the neighbours is taken before them: over P_j, or the minimum where gamma < 0. The statistics need no
 edges either. With n_j = number of edges that end in j, K = B G k edges, and S_i = sum of P_j over the neighbours of i (a product with the
 adjacency matrix):
@@ -33,6 +34,7 @@ SLOPE = 0.2
 def feature_neighbours(u: Tensor, k: int) -> Tensor:
     """(batch, token, dim) -> (batch, token, k): the k tokens nearest in feature space, itself included, by squared Euclidean distance."""
     with torch.no_grad():
+        u = u - u.mean(1, keepdim=True)  # distances stay, rounding errors shrink
         square = u.square().sum(-1)
         distance = square[:, :, None] - 2 * u @ u.transpose(1, 2) + square[:, None]
         return distance.topk(k, -1, largest=False).indices
@@ -73,7 +75,8 @@ class EdgeConv(nn.Module):
     def rewritten(self, u: Tensor, idx: Tensor) -> Tensor:
         """The same without edges."""
         a, b = self.conv.weight.chunk(2, 1)
-        p, q = F.linear(u, a), F.linear(u, b - a)
+        p = F.linear(u - u.mean(1, keepdim=True).detach(), a)
+        q = F.linear(u, b) - p
         if self.training:
             # Statistics are sums over many edges: in float32 whatever the products were computed in.
             mean, var = self._statistics(p.float(), q.float(), idx)

@@ -19,7 +19,7 @@ class PretrainOptions:
     """N, points of a cloud."""
     groups: Annotated[int, Ge(2)] = 32
     """G, patches per cloud."""
-    group_size: Annotated[int, Ge(2)] = 24
+    group_size: Annotated[int, Ge(2)] = 16
     """M, points per patch."""
     dim: Annotated[int, Ge(8)] = 96
     """C, width (published: 384)."""
@@ -33,7 +33,7 @@ class PretrainOptions:
     """Decoder blocks (published: 4)."""
     mask_ratio: Annotated[float, Gt(0), Lt(1)] = 0.6
     """Share of the patches that is masked."""
-    steps: Annotated[int, Ge(1)] = 2000
+    steps: Annotated[int, Ge(1)] = 800
     """Optimiser steps (published: 300 epochs of ShapeNet)."""
     batch_size: Annotated[int, Ge(2)] = 64
     """Clouds per step (published: 128)."""

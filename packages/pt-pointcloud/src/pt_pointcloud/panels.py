@@ -16,13 +16,12 @@ from pt_pointcloud.ops import interpolation_weights, three_interpolate, three_nn
 from pt_pointcloud.pictures import by_part, by_value, draw
 
 SHOWN = 8
-VIEWS = ((30.0, 20.0), (150.0, 20.0))
 
 
 def thumbnail(dataset: Any, index: int) -> bytes:
-    """A cloud as the backbone reads it, from two sides, coloured by depth or by its true parts."""
+    """A cloud as the backbone reads it, from four sides, coloured by depth or by its true parts."""
     points, parts = dataset.picture(index)
-    return draw(points, None if parts is None else by_part(parts), side=96, views=VIEWS)
+    return draw(points, None if parts is None else by_part(parts), side=64)
 
 
 def cloud_panels(method: Method, data: Mapping[str, Dataset], finals: Mapping[str, Evaluation]) -> Sequence[Panel]:
@@ -57,10 +56,10 @@ def _attention(method: Any, dataset: Any) -> Panel | None:
     dist, idx = three_nn(points, centres)
     values = three_interpolate(weights[:, None].float(), idx, interpolation_weights(dist))[:, 0].cpu().numpy()
     items = [
-        {"picture": draw(points[n].cpu().numpy(), by_value(values[n]), side=110), "id": dataset.ids[row]}
+        {"picture": draw(points[n].cpu().numpy(), by_value(values[n]), side=80), "id": dataset.ids[row]}
         for n, row in enumerate(rows)
     ]
-    note = "Red: patches of the cloud that the computed prompt attends to most, mean over heads; three views."
+    note = "Red: patches of the cloud that the computed prompt attends to most, mean over heads; four views."
     return Panel(f"Attention of the prompt (block {method.layer})", "images", {"items": items}, note)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of clouds: three views side by side, points coloured by depth, by a value, or by part; drawn without a plotting library."""
+"""Pictures of clouds: four views in a square, points coloured by depth, by a value, or by part; drawn without a plotting library."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Points = NDArray[np.floating]
-VIEWS = ((30.0, 20.0), (150.0, 20.0), (-90.0, 70.0))
+VIEWS = ((30.0, 20.0), (120.0, 20.0), (210.0, 20.0), (30.0, 80.0))
 """(turn about y, tilt) in degrees."""
 PALETTE = np.array(
     [
@@ -26,7 +26,7 @@ def draw(
     side: int = 120,
     views: Sequence[tuple[float, float]] = VIEWS,
 ) -> bytes:
-    """PNG of (point, 3) clouds, `side` pixels high.
+    """PNG of (point, 3) clouds, `side` pixels per view; four views make a square, others a row.
 
     Args:
         colours: (point, 3) in 0..255; None shades by depth.
@@ -53,7 +53,8 @@ def draw(
             tile[max(0, r - 1) : r + 1, max(0, c - 1) : c + 1] = shade[point]
         tiles.append(tile)
     buffer = io.BytesIO()
-    Image.fromarray(np.concatenate(tiles, 1)).save(buffer, "PNG", optimize=True)
+    rows = [tiles[:2], tiles[2:]] if len(tiles) == 4 else [tiles]
+    Image.fromarray(np.concatenate([np.concatenate(row, 1) for row in rows])).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 

@@ -111,7 +111,7 @@ def train(
     optimiser = torch.optim.AdamW(groups, lr=options.lr)
     losses: list[float] = []
     with (
-        tqdm(total=options.steps, desc="pretrain", unit="step", disable=None if progress else True) as bar,
+        tqdm(total=options.steps, desc="pretrain", unit="step", mininterval=5, disable=not progress) as bar,
         torch.random.fork_rng(),
     ):
         for step in range(options.steps):
