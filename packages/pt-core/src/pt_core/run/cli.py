@@ -46,15 +46,13 @@ def main(modality: Callable[[], Modality], args: Sequence[str] | None = None) ->
         if message:
             click.echo(message, err=True)
         raise
-    except Exception as error:
-        if type(error).__name__ != "OutOfMemoryError":
+    except (MemoryError, RuntimeError) as error:
+        from pt_core.run.world import out_of_memory
+
+        problem = out_of_memory(error)
+        if problem is None:
             raise
-        _stop(
-            debug,
-            [
-                f"error: out of GPU memory ({str(error).splitlines()[0]}); raise --accumulate, or lower --batch-size or --prompt-length"
-            ],
-        )
+        _stop(debug, [f"error: {problem}"])
 
 
 def _stop(debug: bool, lines: list[str]) -> None:

@@ -14,22 +14,23 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from pt_core.artifact import card_of, read_artifact, save_artifact
+from pt_core.artifact import Artifact, card_of, read_artifact, save_artifact
 from pt_core.backbone import Backbone
 from pt_core.data import Dataset
-from pt_core.errors import ConfigError, DataError, UserError, nearest
+from pt_core.errors import ConfigError, DataError, UserError, nearest, require
 from pt_core.method import Method
 from pt_core.run.evaluate import Evaluation, evaluate
 from pt_core.run.features import Store, with_features
 from pt_core.run.modality import Modality, RunOptions
-from pt_core.run.options import TrainOptions, build_all, to_plain
+from pt_core.run.options import SEEDS, WITHOUT_EFFECT, TrainOptions, build_all, to_plain
 from pt_core.run.rundir import RunDir, command_line, environment, now
 from pt_core.run.trainer import Interrupted, Trainer, seeded
-from pt_core.run.world import World
+from pt_core.run.world import World, out_of_memory
 from pt_core.task import Task
 
 Say = Callable[[str], None]
-SEEDS = ("seed", "init_seed", "data_seed", "sampling_seed")
+TRACKERS = {"tensorboard": "run", "wandb": "wandb"}
+"""Tracker -> the extra that installs it."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class RunSpec:
         return {key: value for part in parts for key, value in to_plain(part).items()}
 
     def group(self) -> str:
-        """Digest of everything but the seeds: runs that share it differ by seed only."""
-        flat = {key: value for key, value in self.flat().items() if key not in SEEDS}
+        """Digest of everything that changes the result but the seeds: runs that share it differ by seed only."""
+        flat = {key: value for key, value in self.flat().items() if key not in (*SEEDS, *WITHOUT_EFFECT)}
         return hashlib.sha256(json.dumps([self.method, flat], sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -183,6 +184,8 @@ def prepare(modality: Modality, spec: RunSpec, say: Say, backbones: Mapping[str,
 
     if not spec.run.data:
         raise ConfigError("--data is missing: give a folder, a table, or a builtin: name")
+    for tracker in spec.train.trackers:
+        require(tracker, f"pt-core[{TRACKERS[tracker]}]")
     seed = spec.train.seed_of("sampling")
     raw: dict[str, Dataset] = {}
     for role, path in parse_roles(spec.run.data).items():
@@ -262,6 +265,17 @@ def warm_start(method: Method, method_id: str, source: Path, allow_mismatch: boo
     for role, backbone in method.backbones.items():
         for text in artifact.check_backbone(role, backbone, allow_mismatch):
             note(text)
+    restore_for_training(method, artifact)
+
+
+def restore_for_training(method: Method, artifact: Artifact) -> None:
+    """Load both views of an artifact.
+
+    Raises:
+        UserError: its training view was left out.
+    """
+    if method.export("train") and not artifact.training:
+        raise UserError(f"{artifact.folder} was exported with --inference-only: it cannot be tuned further")
     method.restore("predict", artifact.tensors)
     method.restore("train", artifact.training or {})
 
@@ -290,10 +304,14 @@ def execute(
         except Interrupted as stop:
             run.update({"status": "interrupted", "message": stop.message})
             raise
-        except UserError as error:
+        except Exception as error:
+            problem = out_of_memory(error) or error
+            told = str(problem) if isinstance(problem, UserError) else f"{type(problem).__name__}: {problem}"
             with suppress(UserError):  # a full disk must not hide the first error
-                run.update({"status": "failed", "message": str(error)})
-            raise
+                run.update({"status": "failed", "message": told})
+            if problem is error:
+                raise
+            raise problem from error
 
 
 def _work(

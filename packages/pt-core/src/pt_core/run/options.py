@@ -18,6 +18,9 @@ from annotated_types import Ge, Gt, Le, Lt
 from pt_core.errors import ConfigError, nearest
 
 T = TypeVar("T")
+SEEDS = ("seed", "init_seed", "data_seed", "sampling_seed")
+WITHOUT_EFFECT = ("device", "workers", "trackers", "cache_limit", "checkpoint_every")
+"""Options that do not change what is tuned: runs that differ in them, or in the seeds, are repetitions of one setting."""
 
 
 @dataclass(frozen=True)

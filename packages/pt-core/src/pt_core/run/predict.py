@@ -15,7 +15,7 @@ from pt_core.data import Batch
 from pt_core.errors import ArtifactError, UserError
 from pt_core.method import Method
 from pt_core.run.evaluate import predict_batch, predictions
-from pt_core.run.fit import by_role
+from pt_core.run.fit import by_role, restore_for_training
 from pt_core.run.modality import Modality
 from pt_core.run.options import TrainOptions, build_all
 from pt_core.run.streams import Shard, ordered_batches
@@ -128,11 +128,10 @@ def load(
         notes += artifact.check_backbone(role, network, allow_backbone_mismatch)
         networks[role] = network
     method = _build(cls, config, networks, task, artifact)
-    method.restore("predict", artifact.tensors)
     if training:
-        if method.export("train") and not artifact.training:
-            raise UserError(f"{run} was exported with --inference-only: it cannot be tuned further")
-        method.restore("train", artifact.training or {})
+        restore_for_training(method, artifact)
+    else:
+        method.restore("predict", artifact.tensors)
     return Predictor(modality, method, artifact.card, notes, device)
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pt_core.errors import ConfigError
+from pt_core.errors import ConfigError, UserError
 from pt_core.run.options import TrainOptions
 
 
@@ -64,6 +64,19 @@ class World:
     def barrier(self) -> None:
         if self.size > 1:
             dist.barrier()
+
+
+def out_of_memory(error: BaseException) -> UserError | None:
+    """What to tell the user where `error` says that memory ran out, else None."""
+    text = str(error)
+    if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "DefaultCPUAllocator" not in text:
+        return None
+    peak = f"; {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB were in use" if torch.cuda.is_available() else ""
+    first = " ".join(text.split())[:160] or type(error).__name__
+    return UserError(
+        f"out of memory ({first}{peak}); raise --accumulate (less at a time, the same result), or lower --batch-size, the "
+        "prompt's length or the input's size, or use --precision bf16"
+    )
 
 
 def launched_rank() -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from pt_core.run.options import SEEDS, WITHOUT_EFFECT
 from pt_core.run.report import plots
 from pt_core.run.report.page import render, save
 from pt_core.run.report.values import (
@@ -34,8 +35,7 @@ from pt_core.sealed import read_json
 if TYPE_CHECKING:
     import pandas as pd
 
-SEEDS = ("seed", "seeds", "init_seed", "data_seed", "sampling_seed")
-NOT_A_SETTING = (*SEEDS, "out", "device", "workers", "trackers", "cache_limit", "method")
+NOT_A_SETTING = (*SEEDS, *WITHOUT_EFFECT, "out", "method")
 """Entries of a configuration that never make a difference worth naming."""
 MAX_DIFFERENCES = 3
 
@@ -56,7 +56,7 @@ class _Run:
         stored = self.status.get("group")
         if stored:
             return str(stored)
-        settings = {key: value for key, value in self.config.items() if key not in (*SEEDS, "out")}
+        settings = {key: value for key, value in self.config.items() if key not in NOT_A_SETTING}
         text = json.dumps([self.method, settings or str(self.folder)], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
