@@ -25,6 +25,8 @@ _EXPORTS = {
     "VPTConfig": "methods.vit.vpt",
     "DVPT": "methods.vit.dvpt",
     "DVPTConfig": "methods.vit.dvpt",
+    "VPTPixel": "methods.vit.vpt_pixel",
+    "VPTPixelConfig": "methods.vit.vpt_pixel",
     "LinearProbe": "methods.vit.linear",
     "LinearConfig": "methods.vit.linear",
     "FullFineTuning": "methods.vit.full",
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from pt_vision.methods.vit.full import FullConfig, FullFineTuning
     from pt_vision.methods.vit.linear import LinearConfig, LinearProbe
     from pt_vision.methods.vit.vpt import VPT, VPTConfig
+    from pt_vision.methods.vit.vpt_pixel import VPTPixel, VPTPixelConfig
 
 
 def __getattr__(name: str) -> Any:

@@ -43,7 +43,8 @@ def input_images(items: Sequence[Any] | Any, skip_bad: bool = False, background:
     sources: list[Source] = []
     ids: list[str] = []
     unusable: dict[str, str] = {}
-    many = items if isinstance(items, (list, tuple)) or getattr(items, "ndim", 0) == 4 else [items]
+    listed = items if isinstance(items, (list, tuple)) else [items]
+    many = [one for item in listed for one in (item if getattr(item, "ndim", 0) == 4 else [item])]
     for number, item in enumerate(many):
         if isinstance(item, (str, Path)):
             files = _files(Path(item))
