@@ -288,7 +288,12 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("kind", BROKEN, ids=lambda kind: kind.__name__)
+def _marked(kind):
+    starts_a_process = BROKEN[kind][0] == "reload"
+    return pytest.param(kind, id=kind.__name__, marks=[pytest.mark.slow] if starts_a_process else [])
+
+
+@pytest.mark.parametrize("kind", map(_marked, BROKEN))
 def test_a_broken_method_fails_its_check(kind, tmp_path):
     name, message = BROKEN[kind]
     with pytest.raises(AssertionError, match=message):

@@ -100,6 +100,6 @@ def test_selection_counts_from_a_step_on(select_from, evaluations, tmp_path):
     with RunDir(tmp_path / "run").open(False) as run:
         Trainer(tuned, data, options, run, World(options)).fit()
         lines = [line for line in run.metrics() if line["split"] == "val"]
-    best = max((line["accuracy"] for line in lines if line["step"] in evaluations))
+    best = max(line["accuracy"] for line in lines if line["step"] in evaluations)
     assert [line["step"] for line in lines] == [2, 4, 6]
     assert evaluate(tuned, data["val"], World(options), 8, 0).metrics["accuracy"] == pytest.approx(best)

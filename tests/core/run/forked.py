@@ -1,6 +1,8 @@
 """Runs a function in a forked child, so that a process can be killed without paying for its imports."""
 
 import os
+import signal
+import socket
 import time
 import traceback
 import warnings
@@ -53,3 +55,28 @@ class Child:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             self._status = os.waitstatus_to_exitcode(status) if pid else None
         return self._status
+
+
+def ranks(count, fn, seconds=120):
+    """Run `fn(rank)` in `count` forked processes that form one world, as a launcher would announce it; returns their statuses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    def work(rank):
+        from accelerate.state import AcceleratorState
+
+        world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in world.items()}, ACCELERATE_USE_CPU="true")
+        AcceleratorState._reset_state(reset_partial_state=True)  # the parent's world of one process
+        fn(rank)
+
+    children = [Child(lambda rank=rank: work(rank)) for rank in range(count)]
+    end = time.monotonic() + seconds
+    while any(child._poll() is None for child in children):
+        if time.monotonic() > end:
+            for child in children:
+                child.signal(signal.SIGKILL)
+            raise AssertionError("the processes hang")
+        time.sleep(0.01)
+    return [child.status() for child in children]

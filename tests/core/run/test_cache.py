@@ -3,8 +3,8 @@
 import errno
 import json
 import os
-import subprocess
-import sys
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,8 @@ import pytest
 import torch
 from pt_core.run import cache as module
 from pt_core.run.cache import FeatureCache, default_root
+
+from tests.core.run.forked import Child
 
 PARTS = {
     "backbone": "a" * 64,
@@ -82,54 +84,43 @@ def test_interrupted_pass_keeps_its_blocks(tmp_path):
     assert rest.asked == list(range(12, ROWS))
 
 
-WRITER = """
-import sys, time
-from pathlib import Path
-import torch
-from pt_core.run.cache import FeatureCache
-root, rows, width, pause = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
-values = torch.randn(rows, width, generator=torch.Generator().manual_seed(0))
-def compute(missing):
-    for start in range(0, len(missing), 3):
-        time.sleep(pause)
-        print(start, flush=True)
-        yield values[list(missing[start : start + 3])]
-notes = []
-got = FeatureCache(root).features({"data": "d", "what": "w"}, rows, compute, notes.append)
-assert torch.equal(got, values), "wrong rows"
-assert not notes, notes
-print("complete", flush=True)
-"""
+def writer(root, rows, width, pause, log):
+    """A forked process that fills an entry and writes down how far it is."""
 
+    def compute(missing):
+        for start in range(0, len(missing), 3):
+            time.sleep(pause)
+            log.write_text(str(start))
+            yield truth(rows, width)[list(missing[start : start + 3])]
 
-def writer(root, rows, width, pause):
-    command = [sys.executable, "-c", WRITER, str(root), str(rows), str(width), str(pause)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    def work():
+        notes = []
+        found = FeatureCache(root).features({"data": "d", "what": "w"}, rows, compute, notes.append)
+        assert torch.equal(found, truth(rows, width)), "wrong rows"
+        assert not notes, notes
+
+    return Child(work)
 
 
 def test_two_processes_fill_one_entry(tmp_path):
-    values = truth(200, 64)
-    both = [writer(tmp_path, 200, 64, 0.002) for _ in range(2)]
-    for process in both:
-        out, err = process.communicate(timeout=280)
-        assert process.returncode == 0, err
-        assert out.endswith("complete\n")
+    values, root = truth(200, 64), tmp_path / "cache"
+    both = [writer(root, 200, 64, 0.002, tmp_path / f"log-{number}") for number in range(2)]
+    assert [child.status() for child in both] == [0, 0]
     compute = Compute(values=values)
-    found = FeatureCache(tmp_path).features({"data": "d", "what": "w"}, 200, compute, pytest.fail)
+    found = FeatureCache(root).features({"data": "d", "what": "w"}, 200, compute, pytest.fail)
     assert torch.equal(found, values)
     assert compute.asked == []
-    assert len(list(tmp_path.glob("*/entry.json"))) == 1
+    assert len(list(root.glob("*/entry.json"))) == 1
 
 
 def test_killed_writer_leaves_only_rows_it_wrote(tmp_path):
-    values = truth(300, 64)
-    process = writer(tmp_path, 300, 64, 0.01)
-    while int(process.stdout.readline()) < 30:
-        pass
-    process.kill()
-    process.wait()
+    values, root, log = truth(300, 64), tmp_path / "cache", tmp_path / "log"
+    child = writer(root, 300, 64, 0.01, log)
+    child.wait_for(lambda: log.exists() and int(log.read_text() or 0) >= 30)
+    child.signal(signal.SIGKILL)
+    assert child.status() == -signal.SIGKILL
     compute = Compute(values=values)  # were the dead writer's lock still held, this would hang
-    found = FeatureCache(tmp_path).features({"data": "d", "what": "w"}, 300, compute, pytest.fail)
+    found = FeatureCache(root).features({"data": "d", "what": "w"}, 300, compute, pytest.fail)
     assert torch.equal(found, values)
     assert 0 < len(compute.asked) <= 300 - 30
     assert compute.asked == list(range(300 - len(compute.asked), 300))

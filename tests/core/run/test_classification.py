@@ -2,19 +2,20 @@
 
 import json
 import math
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import sklearn.metrics
 import torch
+import torch.distributed as dist
 from pt_core.data import Batch
 from pt_core.errors import ArtifactError, DataError
 from pt_core.run.class_metrics import auroc, quadratic_kappa
 from pt_core.run.classification import MATRIX_LIMIT, MAX_CLASSES, Classification
 from torch.nn import functional as F
+
+from tests.core.run.forked import ranks
 
 
 def names(classes):
@@ -196,42 +197,30 @@ def test_many_classes_need_no_square_memory():
     assert "confusion" not in evaluator.tables()
 
 
-SHARD = """
-import json, sys
-import torch, torch.distributed as dist
-from pt_core.data import Batch
-from pt_core.run.classification import Classification
-folder, rank = sys.argv[1], int(sys.argv[2])
-dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-for number in range(3):
-    logits, target = torch.load(f"{folder}/{number}.pt", weights_only=True)
-    task = Classification([f"c{c}" for c in range(logits.shape[1])], ordinal=len(target) > 1)
-    evaluator = task.evaluator()
-    for part in torch.arange(len(target))[rank::2].split(4):
-        if len(part):
-            evaluator.update(task.predict(logits[part]), Batch(None, target[part], part, [str(i) for i in part]))
-    print(json.dumps([evaluator.compute(), evaluator.tables(), evaluator.compute()]))
-dist.destroy_process_group()
-"""
+def shard(folder, rank):
+    """What one of two processes finds, for every case of SHARDED."""
+    dist.init_process_group("gloo")
+    found = []
+    for size, classes in SHARDED:
+        logits, target = sample(size, classes)
+        evaluator = Classification(names(classes), ordinal=size > 1).evaluator()
+        for part in torch.arange(size)[rank::2].split(4):
+            if len(part):
+                evaluator.update({"logits": logits[part]}, batch(target[part]))
+        found.append([evaluator.compute(), evaluator.tables(), evaluator.compute()])
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
 SHARDED = [(61, 2), (61, 5), (1, 2)]
 """(samples, classes); in the last case one process has no sample."""
 
 
 def test_two_processes_give_the_result_of_one(tmp_path):
-    for number, (size, classes) in enumerate(SHARDED):
-        torch.save(sample(size, classes), tmp_path / f"{number}.pt")
-    commands = [[sys.executable, "-c", SHARD, str(tmp_path), str(rank)] for rank in (0, 1)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    both = [subprocess.Popen(command, **pipes) for command in commands]
-    try:
-        outputs = [process.communicate(timeout=280) for process in both]
-    finally:
-        for process in both:
-            process.kill()
-    for process, (out, err) in zip(both, outputs, strict=True):
-        assert process.returncode == 0, err
-        for line, (size, classes) in zip(out.splitlines(), SHARDED, strict=True):
-            metrics, tables, again = json.loads(line)
+    assert ranks(2, lambda rank: shard(tmp_path, rank)) == [0, 0]
+    for rank in (0, 1):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        for (metrics, tables, again), (size, classes) in zip(found, SHARDED, strict=True):
             task = Classification(names(classes), ordinal=size > 1)
             expected, evaluator = evaluate(task, *sample(size, classes))
             assert metrics == pytest.approx(expected, rel=1e-6, nan_ok=True)

@@ -13,6 +13,7 @@ from pt_core.errors import ArtifactError
 from safetensors.torch import load_file
 
 from tests.core.run import ranks
+from tests.core.run.forked import ranks as forked
 from tests.core.run.test_trainer import tensors
 from tests.core.toys import TOYS
 
@@ -30,10 +31,9 @@ def launch(*arguments, processes=2, timeout=240):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """The folder of one launch of two processes over all toys."""
+    """The folder of two processes over all toys."""
     out = tmp_path_factory.mktemp("two")
-    done = launch("-m", "tests.core.run.ranks", str(out))
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert forked(2, lambda rank: ranks.main(out)) == [0, 0]
     return out
 
 
@@ -124,6 +124,7 @@ DYING = """
 import os, sys
 from pathlib import Path
 from tests.core.run import ranks
+from tests.core.run.forked import ranks as forked
 def on_step(stage, step):
     if step == 4 and os.environ["RANK"] == "1":
         os._exit(9)

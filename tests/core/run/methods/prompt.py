@@ -1,4 +1,7 @@
-"""Deep prompts on the tiny backbone; with `auxiliary` a second head that only training needs."""
+"""Deep prompts on the tiny backbone; with `auxiliary` a second head that only training needs.
+
+PT_TOY_DIES=RANK:N ends the process of that rank in its Nth training step, as a crash would.
+"""
 
 import os
 from dataclasses import dataclass
@@ -29,13 +32,14 @@ class Prompt(TinyMethod):
     training_only = ("auxiliary.*",)
 
     def __init__(self, config, backbones, task):
-        self.length = config.length
+        self.length, self.calls = config.length, 0
         super().__init__(config, backbones, task)
         if config.auxiliary:
             self.auxiliary = nn.Linear(task.outputs, task.outputs)
 
     def training_step(self, batch):
-        if os.environ.get("PT_TOY_DIES") == os.environ.get("RANK", "0"):
+        self.calls += 1
+        if os.environ.get("PT_TOY_DIES") == f"{os.environ.get('RANK')}:{self.calls}":
             os._exit(9)
         output = self(batch)
         loss, count = self.task.loss(output, batch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ def main(modality: Callable[[], Modality], args: Sequence[str] | None = None) ->
         status = group(args=arguments, prog_name=group.name, standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except ConfigError as error:
-        _stop(debug, [f"error: {problem}" for problem in error.problems])
+        _stop(debug, [f"error: {problem}" for problem in error.problems], everywhere=True)
     except UserError as error:
         _stop(debug, [f"error: {error}"])
     except click.exceptions.Abort:
@@ -55,12 +56,14 @@ def main(modality: Callable[[], Modality], args: Sequence[str] | None = None) ->
         _stop(debug, [f"error: {problem}"])
 
 
-def _stop(debug: bool, lines: list[str]) -> None:
+def _stop(debug: bool, lines: list[str], everywhere: bool = False) -> None:
+    """Exit with status 2. Of several processes the first one speaks for all where the problem is the same `everywhere`."""
+    rank = os.environ.get("RANK", "0")
     if debug:
         import traceback
 
         traceback.print_exc()
-    for line in lines:
+    for line in lines if rank == "0" else [] if everywhere else [f"process {rank}: {line}" for line in lines]:
         click.echo(line, err=True)
     sys.exit(2)
 
