@@ -124,6 +124,8 @@ def twin(case: MethodCase, method: Method) -> Method:
     """The same tensors in a method, and on a backbone, of its own."""
     twin = build(case, seed=9)
     assign_tensors(twin, copies(method.own_tensors()), twin.own_tensors().keys())
+    for own, other in zip(twin.parameters(), method.parameters(), strict=True):
+        own.requires_grad_(other.requires_grad)  # what the last stage trained
     return twin
 
 

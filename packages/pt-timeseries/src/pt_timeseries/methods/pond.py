@@ -131,6 +131,7 @@ class POND(SeriesMethod):
 
     def delta(self, inputs: Tensor, domain: Tensor | None) -> Tensor:
         """(batch, n, m): dP of every window; `domain` indexes the sources, -1 (or None) is the target."""
+        self.backbone.check_series(inputs)
         if not len(self.generators):
             return inputs.new_zeros(len(inputs), *self.common.series.shape)
         if domain is None or bool((domain < 0).all()):
