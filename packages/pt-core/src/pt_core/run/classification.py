@@ -38,7 +38,7 @@ class Classification(Task):
         labels: class names, in index order.
         class_weights: (class,) weights w of the loss, or None for 1.
         label_smoothing: e in [0, 1); the target becomes (1 - e) onehot + e / C, weighted per class as torch does.
-        ordinal: the classes are ordered (grades, stages); adds quadratic-weighted kappa to the metrics.
+        ordinal: the classes are ordered (grades, stages); adds quadratic-weighted kappa to the metrics and selects by it.
 
     Raises:
         DataError: fewer than 2 classes, or a name that occurs twice.
@@ -73,6 +73,8 @@ class Classification(Task):
         self.class_weights = class_weights
         self.label_smoothing = label_smoothing
         self.ordinal = ordinal
+        if ordinal:
+            self.select = ("kappa", "max")
 
     @classmethod
     def from_options(cls, options: ClassificationOptions, train: Any) -> Classification:

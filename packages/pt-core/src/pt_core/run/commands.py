@@ -155,8 +155,10 @@ def _search(modality: Modality, spec: RunSpec, grid: Sequence[str], out: Path) -
         number = points.index(dict(point))
         status = run_fit(modality, specs[number], out / "search" / f"{number:02d}", quiet=number > 0)
         name, mode = status["select"]
-        value = float(status["results"]["val"][name])
-        return value if mode == "max" else -value
+        value = status["results"]["val"].get(name)  # absent where the data do not define it
+        if value is None:
+            return float("-inf")
+        return float(value) if mode == "max" else -float(value)
 
     result = search(points, evaluate, "max")
     click.echo(result.table())
@@ -172,7 +174,9 @@ def _summary(modality: Modality, status: Mapping[str, Any], out: Path) -> None:
     results = status.get("results", {})
     for role in ("val", "test"):
         if role in results:
-            shown = ", ".join(f"{name} {value:.4f}" for name, value in list(results[role].items())[:4])
+            # The metric that selects comes first.
+            ordered = sorted(results[role].items(), key=lambda item: item[0] != status["select"][0])
+            shown = ", ".join(f"{name} {value:.4f}" for name, value in ordered[:4])
             click.echo(f"{role}: {shown}")
     parameters = status["parameters"]
     share = f" ({parameters['share']:.2%} of the backbone)" if parameters.get("share") else ""

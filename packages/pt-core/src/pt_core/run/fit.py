@@ -73,22 +73,26 @@ def resolve(modality: Modality, method: str, values: Mapping[str, Any], recipe: 
         ConfigError: all problems at once, before any weight is loaded.
     """
     cls = modality.registry.load(method)
-    layers = {**cls.recipe, **(read_recipe(modality, recipe) if recipe else {}), **values}
+    name = modality.registry.info(method).id
+    layers = {**cls.recipe, **(read_recipe(modality, recipe, name) if recipe else {}), **values}
     built = build_all(option_classes(modality, cls.Config), layers)
-    return RunSpec(modality.registry.info(method).id, **built)
+    return RunSpec(name, **built)
 
 
 def recipe_folder(modality: Modality) -> Path:
     return modality.registry.folder.parent / "recipes"
 
 
-def read_recipe(modality: Modality, name: str) -> dict[str, Any]:
+def read_recipe(modality: Modality, name: str, method: str) -> dict[str, Any]:
     """Options of a recipe, given as a name or a YAML file."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else recipe_folder(modality) / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in recipe_folder(modality).glob("*.yaml"))) or "none"
         raise ConfigError(f"no recipe {name!r}; known: {known}, or give a .yaml file")
-    return read_config(path)[1]
+    named, options = read_config(path)
+    if named not in (None, method):
+        raise ConfigError(f"recipe {name!r} is for {named!r}, not for {method!r}")
+    return options
 
 
 def read_config(path: Path) -> tuple[str | None, dict[str, Any]]:

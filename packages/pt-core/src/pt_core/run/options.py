@@ -77,8 +77,8 @@ class TrainOptions:
     """Seed of data order and augmentation (default: seed)."""
     sampling_seed: Annotated[int, Ge(0)] | None = None
     """Seed of few-shot sampling and splits (default: seed)."""
-    device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `mps`."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to train; `auto` takes a GPU where there is one."""
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Further loggers besides metrics.jsonl."""
 
@@ -96,7 +96,7 @@ class ClassificationOptions:
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Label smoothing of the cross-entropy."""
     ordinal: bool = False
-    """The classes are ordered grades: report quadratic-weighted kappa."""
+    """The classes are ordered grades: report quadratic-weighted kappa, and select by it."""
 
 
 @cache

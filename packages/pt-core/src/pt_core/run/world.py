@@ -27,6 +27,8 @@ class World:
             raise ConfigError("precision='fp16' needs a CUDA device; use bf16 or fp32")
         if options.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("device='cuda', but no CUDA device is visible; use --device cpu")
+        if options.device == "mps" and not torch.backends.mps.is_available():
+            raise ConfigError("device='mps', but there is no Apple GPU; use --device cpu")
         precision = {"fp32": "no"}.get(options.precision, options.precision)
         # One process may run several fits of different precision; Accelerate keeps the first one's unless its state is reset.
         AcceleratorState._reset_state()
