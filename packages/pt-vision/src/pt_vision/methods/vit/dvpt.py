@@ -74,7 +74,8 @@ class DVPT(VisionMethod):
         x = x + MLP(LN x) + gate * ([o | c | k] W_u + b_u)
 
     Parameters, ViT variants: 2 p d + ceil(L / s) (2 d r + r + d + 1) + C e; code_swin: sum over blocks of p d_l + one bottleneck per
-    started group of every stage + C e. The head has no bias; e is the width of the pooled feature.
+    started group of every stage + C e. The head has no bias; e is the width of the pooled feature. It reads the mean of prompts and class
+    token; without a class token that of the prompts, and without prompts too what the backbone's own head reads.
     """
 
     Config = DVPTConfig
