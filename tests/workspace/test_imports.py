@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ import pytest
 PACKAGES = Path(__file__).parents[2] / "packages"
 SOURCES = sorted(PACKAGES.glob("*/src/**/*.py"))
 CORE = PACKAGES / "pt-core" / "src" / "pt_core"
-MODALITIES = {path.name for path in PACKAGES.glob("*/src/*") if path.is_dir()} - {"pt_core"}
+MODALITIES = {path.parent.name for path in PACKAGES.glob("*/src/*/__init__.py")} - {"pt_core"}
 MODALITY_LIBRARIES = {
     *("timm", "torchvision", "PIL", "open_clip", "diffusers", "cv2", "skimage"),
     *("transformers", "tokenizers", "peft", "sentencepiece", "datasets", "huggingface_hub"),
@@ -23,6 +26,7 @@ MODALITY_LIBRARIES = {
 LIMIT = 600
 
 
+@cache
 def imported(path: Path) -> set[tuple[str, int]]:
     """(dotted module, line) of every import statement, wherever it stands; relative ones made absolute."""
     found = set()
@@ -71,6 +75,27 @@ def test_relative_and_dynamic_imports_are_seen(tmp_path: Path) -> None:
         "timm.models",
         "PIL.Image",
     }
+
+
+def test_a_package_is_called_like_its_folder_and_depends_on_core_only() -> None:
+    """For every package there is, a half-built one included: its name, its module, and none of the other packages among its needs."""
+    for path in sorted(PACKAGES.glob("*/pyproject.toml")):
+        project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+        assert project["name"] == path.parent.name
+        assert (path.parent / "src" / path.parent.name.replace("-", "_") / "__init__.py").is_file()
+        needed = [
+            *project["dependencies"],
+            *(line for extra in project.get("optional-dependencies", {}).values() for line in extra),
+        ]
+        names = {re.match(r"[\w.-]+", line)[0].replace("_", "-") for line in needed}  # type: ignore[index]
+        ours = {name.replace("_", "-") for name in MODALITIES}
+        assert not names & (ours - {project["name"]}), path.parent.name
+        if path.parent.name != "pt-core":
+            core = [line for line in project["dependencies"] if line.startswith("pt-core")]
+            assert len(core) == 1, path.parent.name
+            assert re.search(r">=\d+\.\d+,<\d+\.\d+", core[0]), core[0]
+        assert project["requires-python"] == ">=3.11"
+        assert project["license"] == "Apache-2.0"
 
 
 def test_no_modality_package_imports_another() -> None:
