@@ -48,6 +48,13 @@ def test_written_folder_reads_back(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
 
 
+def test_all_files_of_a_folder_may_be_read_by_the_same_people(tmp_path):
+    write_sealed(tmp_path / "f", content())
+    (tmp_path / "plain").touch()
+    modes = {path.stat().st_mode for path in [*(tmp_path / "f").rglob("*"), tmp_path / "plain"] if path.is_file()}
+    assert len(modes) == 1
+
+
 def test_tied_and_expanded_tensors_are_storable(tmp_path):
     base = torch.arange(6.0).reshape(2, 3)
     write_sealed(tmp_path / "f", {"t.safetensors": {"a": base, "b": base, "c": base.T, "d": base[0].expand(4, 3)}})

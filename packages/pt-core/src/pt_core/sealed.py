@@ -188,7 +188,10 @@ def _write(path: Path, content: Content) -> None:
     if isinstance(content, Mapping):
         # Clones make tied and expanded tensors storable; safetensors refuses shared memory.
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in content.items()}
+        path.touch()
+        mode = path.stat().st_mode
         save_file(tensors, path)
+        path.chmod(mode)  # safetensors makes files that only their owner may read; an artifact is there to be shared
         with path.open("rb") as file:
             os.fsync(file.fileno())
         return
