@@ -7,6 +7,7 @@ forward on that batch: an episode of RELIEF runs the same graphs n times.
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from pt_core.kernels._mode import fast_paths_enabled
@@ -83,7 +84,9 @@ class View:
     def gather(self, hidden: Tensor, kind: str) -> Tensor:
         """(node, dim): sum over incoming edges of weight * hidden[source]."""
         if fast_paths_enabled() and type(self.source) is Tensor and hidden.dtype in (torch.float32, torch.float64):
-            return self._matrix(kind, hidden.dtype) @ hidden
+            back = self._matrix(kind, hidden.dtype, transposed=True) if hidden.requires_grad else None
+            result: Tensor = _Product.apply(hidden, self._matrix(kind, hidden.dtype), back)
+            return result
         messages = hidden[self.source] * self.weights(kind).to(hidden.dtype)[:, None]
         return hidden.new_zeros(self.nodes, hidden.shape[1]).index_add(0, self.target, messages)
 
@@ -106,16 +109,15 @@ class View:
             self._counts[kind] = counts.view(self.nodes, -1)
         return self._counts[kind].to(bonds.dtype) @ torch.cat([bonds, directions])
 
-    def _matrix(self, kind: str, dtype: torch.dtype) -> Tensor:
-        key = f"{kind}/{dtype}"
+    def _matrix(self, kind: str, dtype: torch.dtype, transposed: bool = False) -> Tensor:
+        key = f"{kind}/{dtype}/{transposed}"
         if key not in self._sparse:
-            order = torch.argsort(self.target, stable=True)
-            index = torch.int32 if self.source.device.type == "cpu" else torch.int64
-            counts = self._degree(self.target, torch.ones(len(order), device=order.device))
+            row, column = (self.source, self.target) if transposed else (self.target, self.source)
+            order = torch.argsort(row, stable=True)
+            index = torch.int32 if row.device.type == "cpu" else torch.int64
+            counts = self._degree(row, torch.ones(len(order), device=order.device))
             rows = torch.cat([counts.new_zeros(1), counts.double().cumsum(0)]).to(index)
-            self._sparse[key] = _csr(
-                rows, self.source[order].to(index), self.weights(kind)[order].to(dtype), self.nodes
-            )
+            self._sparse[key] = _csr(rows, column[order].to(index), self.weights(kind)[order].to(dtype), self.nodes)
         return self._sparse[key]
 
     def prefix(self, nodes: int, edges: int) -> View:
@@ -138,6 +140,22 @@ class View:
             last = int(rows[-1])
             cut._sparse[key] = _csr(rows, matrix.col_indices()[:last], matrix.values()[:last], nodes)
         return cut
+
+
+class _Product(torch.autograd.Function):
+    """matrix @ hidden; the gradient is the transposed matrix times the incoming one. Sparse products have no half-precision form, so
+    autocast is off in both directions."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, matrix: Tensor, back: Tensor | None) -> Tensor:
+        ctx.matrix, ctx.back = matrix, back
+        with torch.autocast(hidden.device.type, enabled=False):
+            return matrix @ hidden
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = gradients
+        return _Product.apply(gradient, ctx.back, ctx.matrix), None, None
 
 
 def _csr(rows: Tensor, columns: Tensor, values: Tensor, nodes: int) -> Tensor:

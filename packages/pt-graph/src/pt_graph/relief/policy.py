@@ -57,7 +57,7 @@ class FlatCritic(nn.Module):
         super().__init__()
         self.dim, self.most = dim, most
         width = dim * most
-        self.layers = critic_layers(width, int(0.05 * width), int(0.025 * width))
+        self.layers = critic_layers(width, max(1, int(0.05 * width)), max(1, int(0.025 * width)))
 
     def forward(self, nodes: Tensor, sizes: Tensor) -> Tensor:
         """(graph,) values of ragged node rows (sum of sizes, d)."""

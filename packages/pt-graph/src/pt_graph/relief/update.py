@@ -178,10 +178,10 @@ def clipped(log_ratio: Tensor, advantage: Tensor, clip: float) -> tuple[Tensor, 
 
 def node_penalty(joint: Tensor, own: Tensor, real: Tensor) -> Tensor:
     """(graph,) KL(pi_joint || pi_e), 1e-10 added to both before they are normalised again; padding takes no part."""
-    target, current = ((p + TINY) * real for p in (joint, own))
+    target, current = ((p.double() + TINY) * real for p in (joint, own))
     target, current = target / target.sum(1, keepdim=True), current / current.sum(1, keepdim=True)
     safe_target, safe_current = target.where(real, target.new_ones(())), current.where(real, current.new_ones(()))
-    return (safe_target * (safe_target.log() - safe_current.log()) * real).sum(1)
+    return (safe_target * (safe_target.log() - safe_current.log()) * real).sum(1).to(own.dtype)
 
 
 def content_penalty(own: Tensor, shared: Tensor, std: float) -> Tensor:
