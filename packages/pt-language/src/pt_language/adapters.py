@@ -149,10 +149,12 @@ class DecoderBackbone(LanguageBackbone):
             keep=1 if "logits" not in read else int(inputs.get("keep", 0)),
             hidden=wants_hidden,
             use_cache="cache" in read,
+            attentions="attentions" in read,
             recompute=self.recompute,
         )
         hidden = result.hidden if result.hidden is not None else embeds.new_zeros(len(ids), 0, self.dim)
         extra: dict[str, Any] = {"logits": result.logits, "cache": result.cache, "mask": result.mask}
+        extra["attentions"] = result.attentions
         if result.hidden is not None:
             last = mask.long().mul(torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(1)
             extra["pooled"] = result.hidden[torch.arange(len(ids), device=ids.device), last]

@@ -63,7 +63,10 @@ def load_backbone(spec: str, weights: str | None = None, device: str = "cpu") ->
 def _load(spec: str, where: str | Path, revision: str | None, device: str) -> LanguageBackbone:
     import torch
     from transformers import AutoConfig, AutoTokenizer
+    from transformers.utils import logging
 
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # loading is quick, and a bar of another library between our lines confuses
     options: dict[str, Any] = {"revision": revision} if revision else {}
     if isinstance(where, Path):
         options["local_files_only"] = True
@@ -84,6 +87,9 @@ def _load(spec: str, where: str | Path, revision: str | None, device: str) -> La
         reason = " ".join(str(error).split())[:200]
         what = f"{where} cannot be loaded" if isinstance(where, Path) else f"hub model {where!r} cannot be loaded"
         raise UserError(f"{what} ({type(error).__name__}: {reason}); check the name, the network and the files") from None
+    finally:
+        if shown:
+            logging.enable_progress_bar()
     backbone = adapt(model, tokenizer, spec)
     if device != "meta":
         backbone.to(device)

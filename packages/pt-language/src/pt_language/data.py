@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from annotated_types import Ge, Gt, Lt
@@ -15,7 +15,10 @@ from torch import Tensor
 
 from pt_language.adapters import IGNORED, LanguageBackbone
 from pt_language.sources import Table, read_tables
-from pt_language.templates import Encoder, Template, Tokens
+from pt_language.templates import SEPARATOR, Encoder, Template, Tokens
+
+if TYPE_CHECKING:
+    from pt_language.tasks.text import TextTask
 
 TEXT_COLUMNS = ("text", "sentence", "question", "instruction", "input", "prompt", "document", "utt")
 ANSWER_COLUMNS = ("label", "answer", "output", "response", "target", "completion", "intent", "class", "category")
@@ -95,23 +98,26 @@ class TextDataset:
     def collate(self, index: Sequence[int], samples: Sequence[Any]) -> Batch:
         raise TypeError("bind the data to a backbone first")
 
-    def bind(self, backbone: LanguageBackbone, words: Sequence[str] | None, longest: int | None = None) -> TokenDataset:
-        """Token sequences for a backbone. `words` are the answers by class; None takes the answer column as it is."""
+    def bind(self, backbone: LanguageBackbone, task: TextTask, longest: int | None = None) -> TokenDataset:
+        """Token sequences for a backbone; the task tells whether answers are classes, and with which words."""
         encoder = Encoder(backbone.tokenizer)
+        begin = backbone.tokenizer.bos_token_id if backbone.tokenizer.bos_token_id is not None else encoder.end
         samples = []
         for number, row in enumerate(self.rows):
             source = encoder.source(self.template, row, longest)
+            if not self.template.inputs and begin is not None:
+                source = Tokens((begin,), (SEPARATOR,)) + source
             if not len(source):
                 raise DataError(f"row {self.ids[number]!r} has no text: template {self.template.text!r} gives zero tokens")
+            label = self.labels[number] if task.closed and self.labels is not None and self.answered else None
             answer = None
             if self.answered:
-                label = None if self.labels is None else self.labels[number]
-                text = words[label] if words is not None and label is not None else row[self.template.answer]
+                text = row[self.template.answer] if label is None else task.words[label]
                 answer = encoder.answer(self.template, text)
                 if not len(answer):
-                    raise DataError(f"row {self.ids[number]!r} has an empty answer")
-            samples.append(TextSample(source, answer, None if self.labels is None else self.labels[number]))
-        return TokenDataset(samples, self, encoder.end, words is not None)
+                    raise DataError(f"row {self.ids[number]!r} has an answer of zero tokens ({text!r})")
+            samples.append(TextSample(source, answer, label))
+        return TokenDataset(samples, self, encoder.end, task.closed)
 
 
 @dataclass(frozen=True)
@@ -207,7 +213,15 @@ def load_text(spec: str, options: DataOptions) -> dict[str, TextDataset]:
             if empty is not None:
                 raise DataError(f"row {name!r} of {spec} has an empty {empty!r}; leave such rows out with --where '{empty}!='")
         found[role] = TextDataset(rows, ids, template, None, notes=tuple(table.notes))
-    return found
+    return with_labels(found) if "train" in found and _few_answers(found["train"]) else found
+
+
+def _few_answers(data: TextDataset) -> bool:
+    """Whether the answers look like classes: short, and most of them occur several times."""
+    answers = [row[data.template.answer] for row in data.rows]
+    distinct = set(answers)
+    short = all(len(answer.split()) <= 6 for answer in distinct)
+    return bool(data.template.inputs) and short and 2 * len(distinct) <= max(4, len(answers))
 
 
 def with_labels(data: Mapping[str, TextDataset]) -> dict[str, TextDataset]:
@@ -235,6 +249,8 @@ def default_template(table: Table) -> str:
     """
     text = next((name for name in TEXT_COLUMNS if name in table.columns), None)
     answer = next((name for name in ANSWER_COLUMNS if name in table.columns and name != text), None)
+    if text is not None and len(table.columns) == 1:
+        return f"{{{text}}}"
     if text is None or answer is None:
         raise DataError(
             f"the columns {', '.join(table.columns)} do not tell which is the text and which the answer; "

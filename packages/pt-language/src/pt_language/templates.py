@@ -34,7 +34,7 @@ class Tokens:
 
 
 class Template:
-    """A parsed template; the answer is its last field.
+    """A parsed template; the answer is its last field. A template of one field only is running text: all of it is the answer.
 
     Args:
         text: literal text with `{column}` fields.
@@ -52,8 +52,6 @@ class Template:
         fields = [name for _, name, _, _ in pieces if name is not None]
         if not fields or any(not name or spec or conversion for _, name, spec, conversion in pieces if name is not None):
             raise ConfigError(f"template {text!r} needs plain {{column}} fields, the last one being the answer")
-        if len(fields) < 2:
-            raise ConfigError(f"template {text!r} has one field only; it needs an input field and, last, the answer field")
         if pieces[-1][1] is None:
             raise ConfigError(f"template {text!r} has text behind the answer field {{{fields[-1]}}}; the answer must come last")
         if fields[-1] in fields[:-1]:

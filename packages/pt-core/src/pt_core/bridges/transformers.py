@@ -54,7 +54,7 @@ class Sizes:
 def sizes(model: Any) -> Sizes:
     """Read the dimensions of a transformers model."""
     config = model.config.get_text_config(decoder=True)
-    dim = model.get_input_embeddings().weight.shape[1]
+    dim = int(model.get_input_embeddings().weight.shape[1])
     hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     head_dim = getattr(config, "head_dim", None) or getattr(config, "d_kv", None) or hidden // heads
@@ -62,7 +62,7 @@ def sizes(model: Any) -> Sizes:
     window = getattr(config, "sliding_window", None) if "sliding_attention" in windows else None
     if getattr(config, "use_sliding_window", True) is False:
         window = None
-    context = getattr(config, "max_position_embeddings", None)
+    context: int | None = getattr(config, "max_position_embeddings", None)
     return Sizes(dim, int(config.num_hidden_layers), heads, int(kv_heads), int(head_dim), context, window)
 
 
@@ -165,12 +165,14 @@ class Outputs:
         hidden: (batch, tokens, dim) after the final norm, where asked for.
         cache: prefix, slots and own tokens, where asked for.
         mask: (batch, prefix + slots + tokens), 1 where a token is real: what a next step continues.
+        attentions: per block (batch, heads, slots + tokens, prefix + slots + tokens), where asked for.
     """
 
     logits: Tensor
     hidden: Tensor | None
     cache: Any
     mask: Tensor
+    attentions: Sequence[Tensor] | None = None
 
 
 def run(
@@ -184,6 +186,7 @@ def run(
     keep: int = 0,
     hidden: bool = False,
     use_cache: bool = False,
+    attentions: bool = False,
     recompute: bool = False,
 ) -> Outputs:
     """Run own tokens behind a prefix.
@@ -197,6 +200,7 @@ def run(
         keep: positions whose logits are needed, counted from the end; 0 for all.
         hidden: also return hidden states.
         use_cache: also return the cache.
+        attentions: also return attention weights (the model has to run its eager attention, see `eager`).
         recompute: checkpoint every block: activations are computed again in the backward pass.
     """
     batch, tokens, _ = embeds.shape
@@ -205,7 +209,7 @@ def run(
     if prefix is not None:
         prefix = expand(prefix, batch)
         past = prefix.get_seq_length()
-    before = torch.ones(batch, past, dtype=mask.dtype, device=device) if prefix_mask is None else prefix_mask
+    before: Tensor = torch.ones(batch, past, dtype=mask.dtype, device=device) if prefix_mask is None else prefix_mask
     own = mask
     if slots is not None:
         embeds = torch.cat([embeds.new_zeros(batch, slots[0], embeds.shape[2]), embeds], 1)
@@ -218,15 +222,27 @@ def run(
         options["logits_to_keep"] = keep
     if hidden:
         options["output_hidden_states"] = True
+    if attentions:
+        options["output_attentions"] = True
     if prefix is not None:
         options["past_key_values"] = prefix
     with _slots(model, slots), _recomputed(model, recompute and torch.is_grad_enabled()):
-        result = model(
-            inputs_embeds=embeds, attention_mask=whole, use_cache=use_cache or prefix is not None, **options
-        )
+        result = model(inputs_embeds=embeds, attention_mask=whole, use_cache=use_cache or prefix is not None, **options)
     logits = result.logits[:, -keep:] if keep else result.logits[:, -tokens:]
     states = result.hidden_states[-1][:, -tokens:] if hidden else None
-    return Outputs(logits, states, getattr(result, "past_key_values", None), whole)
+    weights = getattr(result, "attentions", None) if attentions else None
+    return Outputs(logits, states, getattr(result, "past_key_values", None), whole, weights)
+
+
+@contextmanager
+def eager(model: Any) -> Iterator[None]:
+    """Inside this block the model runs the attention implementation that can return its weights."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
 
 
 def check_length(prefix: int, tokens: int, limit: int | None, what: str = "prompt") -> None:

@@ -1,0 +1,42 @@
+"""`pt-language demo`: prompts against baselines on built-in text with the built-in model; nothing is downloaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+COMMON: dict[str, Any] = {"data": "builtin:modules", "shots": 8, "batch_size": 16, "eval_every": 20}
+MODULES: dict[str, dict[str, Any]] = {
+    "zero-shot": {"method": "icl", "examples": 0},
+    "icl": {"method": "icl"},
+    "prompt_tuning": {"method": "prompt_tuning", "prompt_length": 20, "lr": 0.05, "steps": 60},
+    "prefix": {"method": "prefix", "prompt_length": 10, "init": "vocabulary", "lr": 0.02, "steps": 60},
+    "p_tuning": {"method": "p_tuning", "prompt_length": 10, "steps": 60, "lr": 3e-3},
+    "iapt": {"method": "iapt", "bottleneck": 32, "lr": 5e-3, "steps": 60, "bilevel": False, "warmup_epochs": 0},
+    "cpt": {"method": "cpt", "steps": 20, "epsilon_input": 2.0, "epsilon_format": 2.0, "lr": 0.02},
+    "lora": {"method": "lora", "rank": 4, "steps": 60, "lr": 5e-3},
+    "full": {"method": "full", "lr": 1e-3, "steps": 60},
+}
+
+
+def modules(out: Path, seeds: int, fast: bool) -> None:
+    """8 sentences per class from four modules of Python's documentation that the built-in model never read."""
+    from pt_core.run.demo import compare_methods
+
+    from pt_language.backbones import load_backbone
+    from pt_language.modality import Language
+
+    modality = Language()
+    contenders = {}
+    for name, changes in MODULES.items():
+        short = {"steps": 4, "eval_every": None} if fast and "steps" in changes else {}
+        contenders[name] = {**COMMON, **changes, **short, **({"limit": 120} if fast else {})}
+    compare_methods(
+        modality,
+        out,
+        contenders,
+        intro="builtin:lm_docs (never read these modules) -> builtin:modules: which of 4 topics is a sentence about? 8 shots per class",
+        next_="pt-language fit prompt_tuning --data reviews.csv --backbone hf:Qwen/Qwen2.5-0.5B",
+        seeds=seeds,
+        backbones={"backbone": load_backbone(modality.default_backbone("backbone"))},
+    )

@@ -1,0 +1,54 @@
+"""Initial values of virtual tokens (Lester et al. 2021, official `prompts.py`)."""
+
+from __future__ import annotations
+
+import torch
+from pt_core.errors import ConfigError
+from torch import Tensor
+
+from pt_language.adapters import LanguageBackbone
+from pt_language.tasks.text import TextTask
+from pt_language.templates import Encoder
+
+
+def initial_rows(
+    backbone: LanguageBackbone, length: int, kind: str, task: TextTask, text: str | None, fill: str, population: int
+) -> Tensor:
+    """(length, dim) float32 rows; draws from torch's global generator.
+
+    Raises:
+        ConfigError: labels without classes, or a text of zero tokens.
+    """
+    table = backbone.embeddings.detach()
+    shape = (length, backbone.dim)
+    if kind == "uniform":
+        return torch.rand(shape) - 0.5
+    if kind == "uniform_positive":
+        return torch.rand(shape) * 0.5
+    if kind == "normal":
+        return torch.randn(shape) * 0.02
+    rows = torch.zeros(0, backbone.dim)
+    encoder = Encoder(backbone.tokenizer)
+    if kind == "labels":
+        if not task.words:
+            raise ConfigError("init='labels' needs a task with classes")
+        words = [encoder.answer(task.template, word).ids for word in task.words]
+        rows = torch.stack([table[torch.tensor(ids, device=table.device)].float().cpu().mean(0) for ids in words])
+    if kind == "text":
+        ids = encoder.encode(str(text), 0).ids
+        if not ids:
+            raise ConfigError(f"init_text={text!r} has zero tokens")
+        rows = table[torch.tensor(ids, device=table.device)].float().cpu()
+    missing = length - len(rows)
+    if missing <= 0:
+        return rows[:length].clone()
+    if fill == "repeat" and len(rows):
+        return rows[torch.arange(length) % len(rows)].clone()
+    return torch.cat([rows, sampled_rows(table, missing, population)])
+
+
+def sampled_rows(table: Tensor, count: int, population: int) -> Tensor:
+    """(count, dim): distinct rows among the first `population` ids of the embedding table; repeated only where there are too few."""
+    size = min(population, len(table))
+    order = torch.cat([torch.randperm(size) for _ in range(-(-count // size))])[:count]
+    return table[order.to(table.device)].float().cpu()

@@ -1,0 +1,130 @@
+"""What a tuned prompt looks like: nearest tokens, norms, drift from its start, and how much attention every layer pays to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pt_core import Batch, Dataset, Method
+from pt_core.bridges import transformers as bridge
+from torch import Tensor
+from torch.nn import functional as F
+
+from pt_language.adapters import DecoderBackbone
+from pt_language.method import LanguageMethod
+
+if TYPE_CHECKING:
+    from pt_core.run.report import Panel
+
+NEAREST = 3
+SHOWN = 64
+"""Rows of a prompt that a report shows."""
+
+
+@torch.no_grad()
+def rows_table(method: LanguageMethod, initial: Tensor | None = None) -> list[dict[str, Any]]:
+    """Per prompt row: norm, drift from its initial value, and the nearest vocabulary tokens by cosine."""
+    rows = method.prompt_rows()
+    if rows is None:
+        return []
+    rows = rows.detach().float()
+    table = method.backbone.embeddings.detach().float()
+    cosine = F.normalize(rows, dim=1) @ F.normalize(table, dim=1).T
+    values, ids = cosine.topk(min(NEAREST, len(table)), 1)
+    found = []
+    for number in range(len(rows)):
+        near = ", ".join(
+            f"{method.backbone.tokenizer.decode([token])!r} {value:.2f}"
+            for token, value in zip(ids[number].tolist(), values[number].tolist(), strict=True)
+        )
+        row: dict[str, Any] = {"row": number, "norm": round(float(rows[number].norm()), 4)}
+        if initial is not None and initial.shape == rows.shape:
+            row["drift"] = round(float((rows[number] - initial.to(rows)[number]).norm()), 4)
+        found.append({**row, "nearest tokens (cosine)": near})
+    return found
+
+
+@torch.no_grad()
+def attention_mass(method: LanguageMethod, batch: Batch) -> list[float]:
+    """Share of attention that real tokens of a batch pay to the prompt, per layer, averaged over heads, tokens and rows. Empty where the
+    method puts nothing in front of the text, or the model cannot return attention weights."""
+    backbone = method.network
+    if not isinstance(backbone, DecoderBackbone) or not method.front():
+        return []
+    method.eval()
+    with bridge.eager(backbone.module):
+        given = {**batch.inputs, "keep": 1, "prefix": method.prefix(batch)}
+        features = backbone(given, method.edits(batch), weights=method.weights, read=("logits", "attentions"))
+    found = features.extra["attentions"]
+    if not found or found[0] is None:
+        return []
+    own, real = batch.inputs["ids"].shape[1], batch.inputs["mask"].bool()
+    return [float(weights[:, :, -own:, : weights.shape[3] - own].sum(-1).mean(1)[real].mean()) for weights in found]
+
+
+def report_panels(method: Method, data: Mapping[str, Dataset]) -> list[Panel]:
+    """Panels of a run's report."""
+    from pt_core.run.report import Panel
+
+    if not isinstance(method, LanguageMethod):
+        return []
+    panels = []
+    rows = rows_table(method)
+    if rows:
+        note = f"The first {SHOWN} of {len(rows)} rows." if len(rows) > SHOWN else "Cosine to the frozen embedding table."
+        panels.append(Panel("Prompt rows and their nearest tokens", "table", {"rows": rows[:SHOWN]}, note))
+    dataset = data.get("val", data.get("train"))
+    if dataset is not None and len(dataset):
+        chosen = list(range(min(8, len(dataset))))
+        batch = dataset.collate(chosen, [dataset.sample(i, epoch=None, seed=0) for i in chosen])
+        mass = attention_mass(method, batch.to(method.backbone.device))
+        if mass:
+            bars = {f"layer {layer}": value for layer, value in enumerate(mass)}
+            panels.append(Panel("Attention paid to the prompt", "bars", bars, "Mean over heads, tokens and 8 texts."))
+    return panels
+
+
+def initial_of(run: Path, method: LanguageMethod) -> Tensor | None:
+    """The prompt rows that a run started from, rebuilt from its recorded seed; None for folders without a record."""
+    from pt_core.run.trainer import seeded
+    from pt_core.sealed import read_json
+
+    folder = run.parent if run.name == "tuned" else run
+    if not (folder / "run.json").is_file():
+        return None
+    seed = read_json(folder / "run.json").get("seeds", {}).get("init")
+    if not isinstance(seed, int):
+        return None
+    with seeded(seed, "init"):
+        fresh = type(method)(method.config, method.backbones, method.task)
+    ids = getattr(method, "ids", None)
+    if isinstance(ids, Tensor):
+        return method.backbone.embed(ids).detach().float()
+    rows = fresh.prompt_rows()
+    return None if rows is None else rows.detach()
+
+
+def inspect_run(run: Path, backbone: str | None = None) -> dict[str, Any]:
+    """Everything `pt-language inspect` prints, as JSON."""
+    from pt_language.api import load
+
+    predictor = load(run, **({"backbone": backbone} if backbone else {}))
+    method = predictor.method
+    assert isinstance(method, LanguageMethod)
+    rows = rows_table(method, initial_of(run, method))
+    tensors = [
+        {"tensor": name, "shape": list(t.shape), "norm": round(float(t.float().norm()), 4), "mean row norm": _row_norm(t)}
+        for name, t in method.export("predict").items()
+        if t.is_floating_point()
+    ]
+    ids = torch.tensor([method.backbone.tokenizer("A text to attend from.", add_special_tokens=False)["input_ids"]])
+    inputs = {"ids": ids, "mask": torch.ones_like(ids)}
+    mass = attention_mass(method, Batch(inputs, None, torch.arange(1), ["probe"]).to(method.backbone.device))
+    return {"method": predictor.card["method"], "rows": rows, "tensors": tensors, "attention": mass}
+
+
+def _row_norm(tensor: Tensor) -> float:
+    flat = tensor.float().reshape(-1, tensor.shape[-1]) if tensor.ndim else tensor.reshape(1, 1).float()
+    return round(float(flat.norm(dim=1).mean()), 4) if flat.numel() else 0.0

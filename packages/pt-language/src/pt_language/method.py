@@ -1,0 +1,145 @@
+"""The base of pt-language's methods: language-model calls with the method's edits, and the optional classification head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, cast
+
+import torch
+from pt_core import Backbone, Batch, Claim, Dataset, Edits, LoweredEdits, Method, Task
+from pt_core.bridges.transformers import check_length
+from pt_core.errors import ConfigError, UserError
+from pt_core.task import Predictions
+from torch import Tensor, nn
+
+from pt_language.adapters import DecoderBackbone, LanguageBackbone, Prefix
+from pt_language.tasks.text import TextTask
+
+
+class LanguageMethod(Method):
+    """A method says what it adds (`edits`, `prefix`, `weights`); tasks get logits, scores and generated text from it.
+
+    Attributes:
+        kinds: backbone kinds the method works with.
+        static: whether `edits` is the same for every batch, so that inference computes it once.
+        head: (C, d) linear head where the task asks for one, else None. Parameters: C * d + C.
+    """
+
+    kinds: ClassVar[tuple[str, ...]] = ("decoder", "encoder-decoder", "encoder")
+    static: ClassVar[bool] = True
+
+    def __init__(self, config: Any, backbones: Mapping[str, Backbone], task: Task) -> None:
+        super().__init__(config, backbones, task)
+        if self.backbone.kind not in self.kinds:
+            raise ConfigError(
+                f"{type(self).__name__} needs a backbone of kind {' or '.join(self.kinds)}; {self.backbone.source!r} is of kind "
+                f"{self.backbone.kind}"
+            )
+        self.text_task.attach(self.backbone)
+        size = self.text_task.head_size
+        self.head = nn.Linear(self.backbone.feature_dim, size) if size else None
+        self._lowered = LoweredEdits()
+
+    @property
+    def backbone(self) -> LanguageBackbone:
+        return cast("LanguageBackbone", self.backbones["backbone"])
+
+    @property
+    def text_task(self) -> TextTask:
+        return cast("TextTask", self.task)
+
+    # ---- what a method adds --------------------------------------------------------------------------------------------------
+
+    def edits(self, batch: Batch) -> Edits:
+        """The method's edits for a batch."""
+        return {}
+
+    def prefix(self, batch: Batch) -> Prefix | None:
+        """A prefix that the method computes by itself, instead of edits."""
+        return None
+
+    @property
+    def weights(self) -> Claim | None:
+        """Backbone weights that the method trains."""
+        return None
+
+    def front(self) -> int:
+        """Positions that the method puts in front of every text."""
+        return self.backbone.prompt_length(self.edits(_NO_BATCH)) if self.static else 0
+
+    def prompt_rows(self) -> Tensor | None:
+        """(L, d) vectors in the space of token embeddings, for inspection; None where the prompt is of another kind."""
+        return None
+
+    # ---- what tasks get --------------------------------------------------------------------------------------------------
+
+    def current_edits(self, batch: Batch) -> Edits:
+        """The edits; for inference with fixed prompts, computed once and kept until a tensor changes."""
+        if not self.static or self.training or torch.is_grad_enabled():
+            return self.edits(batch)
+        return self._lowered.get(self.backbone, list(self.parameters()), lambda: self.edits(batch))
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(batch, class) logits of the head, or (batch, answer, vocabulary) logits of the answer's tokens."""
+        return self.head_logits(batch) if self.head is not None else self.target_logits(batch)
+
+    def predict_step(self, batch: Batch, rng: Callable[[str], torch.Generator]) -> Predictions:
+        return self.text_task.answer(self, batch)
+
+    def head_logits(self, batch: Batch) -> Tensor:
+        """(batch, class)."""
+        assert self.head is not None
+        logits: Tensor = self.head(self.network.pooled(batch.inputs, self.current_edits(batch), self.weights).float())
+        return logits
+
+    def target_logits(self, batch: Batch) -> Tensor:
+        """(batch, answer, vocabulary)."""
+        return self.network.target_logits(
+            batch.inputs, batch.extra["answer"], self.current_edits(batch), self.weights, self.prefix(batch)
+        )
+
+    def choice_scores(self, batch: Batch, choices: Tensor) -> Tensor:
+        """(batch, choice)."""
+        return self.network.choice_scores(
+            batch.inputs, choices, self.current_edits(batch), self.weights, self.prefix(batch)
+        )
+
+    def generate(self, batch: Batch, max_new_tokens: int, options: Mapping[str, Any]) -> Tensor:
+        """(batch, at most max_new_tokens)."""
+        network = cast("DecoderBackbone", self.network)
+        return network.generate(
+            batch.inputs, max_new_tokens, self.current_edits(batch), self.weights, self.prefix(batch), options
+        )
+
+    @property
+    def network(self) -> LanguageBackbone:
+        """The network that runs: the backbone, or what the method made of it."""
+        return self.backbone
+
+    def adopt(self, data: Mapping[str, Dataset]) -> None:
+        """Refuse texts that do not fit the context window behind the prompt, before any training."""
+        limit = self.backbone.sizes.context if self.backbone.kind != "encoder-decoder" else None
+        for role, dataset in data.items():
+            longest = getattr(dataset, "longest", None)
+            if longest is None or not len(dataset):
+                continue
+            tokens, name = longest()
+            try:
+                check_length(self.front(), tokens, limit)
+            except UserError as error:
+                raise UserError(f"row {name!r} of {role}: {error}, or cut texts with --max-text-tokens") from None
+
+    @classmethod
+    def bank(cls, methods: Sequence[LanguageMethod]) -> Edits | None:
+        """Edits of several tuned methods stacked along a first axis (to be indexed per row), or None where that is not possible."""
+        return None
+
+    @classmethod
+    def mixed(cls, methods: Sequence[Method]) -> Callable[[Batch, Tensor], Sequence[Predictions]] | None:
+        """One forward for rows of several prompts, where all classes are told by words of one token."""
+        from pt_language.mixing import mixed
+
+        return mixed(cls, methods)
+
+
+_NO_BATCH = Batch({}, None, torch.zeros(0, dtype=torch.long), [])

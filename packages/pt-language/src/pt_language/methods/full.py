@@ -1,0 +1,50 @@
+"""Full fine-tuning: every weight of a copy of the language model is trained. The upper end of the parameter axis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pt_core import Backbone, Claim, Task
+
+from pt_language.method import LanguageMethod
+
+ID = "full"
+TITLE = "Full fine-tuning (baseline)"
+TUNES = "every weight of the language model"
+NEEDS = {"train": "texts with answers"}
+
+
+@dataclass(frozen=True)
+class FullConfig:
+    stochastic: bool = False
+    """Run the model's own dropout while training."""
+
+
+class FullFineTuning(LanguageMethod):
+    """logits(ids) = LM'(ids), where LM' starts as a copy of the frozen model.
+
+    Parameters: |LM| (tied weights once), and C * d + C with a classification head.
+    """
+
+    Config = FullConfig
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "optimizer": "adamw",
+        "lr": 1e-4,
+        "weight_decay": 0.01,
+        "batch_size": 32,
+        "epochs": 5,
+        "schedule": "linear",
+        "clip_norm": 1.0,
+    }
+    config: FullConfig
+
+    def __init__(self, config: FullConfig, backbones: Mapping[str, Backbone], task: Task) -> None:
+        super().__init__(config, backbones, task)
+        self.claimed = self.backbone.claim("*")
+        self.claimed.stochastic = config.stochastic
+
+    @property
+    def weights(self) -> Claim:
+        return self.claimed

@@ -1,0 +1,128 @@
+"""Prefix tuning in every layer: L trainable keys and values per attention (P-tuning v2, Liu et al., ACL 2022, arXiv 2110.07602; Li and
+Liang, ACL 2021, arXiv 2101.00190).
+
+Row i of Theta is [key of layer 0, value of layer 0, key of layer 1, ...]: Theta (L, 2 N d_kv) is viewed as (L, 2N, heads_kv, d_head) and
+given to every attention as keys and values that all rows of the batch share. Real tokens start at position L.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from annotated_types import Ge, Lt
+from pt_core import Backbone, Batch, Edits, KeyValue, Task
+from pt_core.bridges.transformers import pairs_of
+from pt_core.errors import ConfigError
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pt_language.adapters import DecoderBackbone
+from pt_language.generated import GeneratedPrompt
+from pt_language.initial import sampled_rows
+from pt_language.method import LanguageMethod
+
+ID = "prefix"
+TITLE = "P-Tuning v2: Prompt Tuning Can Be Comparable to Fine-tuning Universally Across Scales and Tasks"
+TUNES = "L keys and values in every layer"
+NEEDS = {"train": "texts with answers"}
+
+
+@dataclass(frozen=True)
+class PrefixConfig:
+    prompt_length: Annotated[int, Ge(1)] = 20
+    """L, keys and values per layer (the papers use 10 to 200, below 20 for easy classification)."""
+    init: Literal["normal", "zero", "vocabulary"] = "normal"
+    """N(0, init_std^2), zeros (keys of logit 0: nearly, not exactly, no effect), or the keys and values of sampled frequent tokens."""
+    init_std: Annotated[float, Ge(0)] = 0.02
+    """Standard deviation of init='normal'."""
+    projection: Annotated[int, Ge(1)] | None = None
+    """k, train Theta as W2 tanh(W1 e + b1) + b2 with hidden width k (prefix tuning always does); dropped after training."""
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Dropout of Theta while training (P-tuning v2 uses the model's own rate)."""
+
+    def __post_init__(self) -> None:
+        if self.projection is not None and self.init != "normal":
+            raise ValueError("projection starts from its own initial values: it needs init='normal'")
+
+
+class Prefix(GeneratedPrompt):
+    """logits(ids) = LM(ids; K_l = [Theta_k,l; K_l], V_l = [Theta_v,l; V_l] in every layer l).
+
+    Shapes: Theta (L, 2 N d_kv), d_kv = heads_kv * d_head.
+
+    Parameters: L * 2 N d_kv; with projection L * d + d k + k + k 2 N d_kv + 2 N d_kv. A head adds C * d + C.
+    """
+
+    Config = PrefixConfig
+    kinds = ("decoder",)
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "optimizer": "adamw",
+        "lr": 5e-3,
+        "weight_decay": 0.0,
+        "batch_size": 32,
+        "epochs": 20,
+        "schedule": "linear",
+        "clip_norm": 1.0,
+    }
+    config: PrefixConfig
+
+    def __init__(self, config: PrefixConfig, backbones: Mapping[str, Backbone], task: Task) -> None:
+        super().__init__(config, backbones, task)
+        sizes = self.backbone.sizes
+        self.width = 2 * sizes.depth * sizes.kv_heads * sizes.head_dim
+        if config.projection is not None:
+            self.tokens = nn.Parameter(torch.randn(config.prompt_length, self.backbone.dim))
+            self.mlp = nn.Sequential(
+                nn.Linear(self.backbone.dim, config.projection), nn.Tanh(), nn.Linear(config.projection, self.width)
+            )
+        else:
+            self.prompt = nn.Parameter(self._initial())
+
+    def _initial(self) -> Tensor:
+        shape = (self.config.prompt_length, self.width)
+        if self.config.init != "vocabulary":
+            return torch.randn(shape) * (self.config.init_std if self.config.init == "normal" else 0.0)
+        assert isinstance(self.backbone, DecoderBackbone)
+        rows = sampled_rows(self.backbone.embeddings.detach(), self.config.prompt_length, 5000)
+        with torch.no_grad():
+            pairs = pairs_of(self.backbone.run_prefix(rows[None].to(self.backbone.device))[0].cache)
+        if pairs is None:
+            raise ConfigError(f"backbone {self.backbone.source!r} keeps no keys and values: use init='normal'")
+        return from_pairs(pairs).float().cpu()
+
+    @property
+    def reparameterised(self) -> bool:
+        return self.config.projection is not None
+
+    def produce(self) -> Tensor:
+        """Theta (L, 2 N d_kv)."""
+        theta: Tensor = self.mlp(self.tokens) if self.reparameterised else self.prompt
+        return theta
+
+    def edits(self, batch: Batch) -> Edits:
+        theta = F.dropout(self.value(), self.config.dropout, self.training)
+        return key_values(theta[None], self.backbone.sizes.depth, self.backbone.sizes.kv_heads)
+
+    @classmethod
+    def bank(cls, methods: Sequence[LanguageMethod]) -> Edits | None:
+        values = [method.value() for method in methods if isinstance(method, Prefix)]
+        if len({value.shape for value in values}) != 1:
+            return None
+        sizes = methods[0].backbone.sizes
+        return key_values(torch.stack(values), sizes.depth, sizes.kv_heads)
+
+
+def key_values(theta: Tensor, depth: int, kv_heads: int) -> Edits:
+    """(rows, L, 2 N d_kv) -> keys and values (rows, kv_heads, L, d_head) for every block."""
+    rows, length, width = theta.shape
+    parts = theta.view(rows, length, 2 * depth, kv_heads, width // (2 * depth * kv_heads)).permute(2, 0, 3, 1, 4)
+    return {f"kv[{layer}]": KeyValue(parts[2 * layer], parts[2 * layer + 1]) for layer in range(depth)}
+
+
+def from_pairs(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Inverse of `key_values` for one row: keys and values (1, kv_heads, L, d_head) per block -> (L, 2 N d_kv)."""
+    stacked = torch.stack([tensor[0] for pair in pairs for tensor in pair])
+    return stacked.permute(2, 0, 1, 3).flatten(1)
