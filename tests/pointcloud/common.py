@@ -124,5 +124,6 @@ def head_values(width: int, classes: int = 3) -> int:
 
 def close(have: Tensor, want: Tensor, tolerance: float = 1e-5) -> None:
     """Largest difference relative to the largest value."""
+    have, want = have.detach(), want.detach()
     difference = float((have - want).abs().max() / want.abs().max().clamp(min=1e-6))
     assert difference <= tolerance, f"relative difference {difference:.2g}"

@@ -79,7 +79,8 @@ class EdgeConv(nn.Module):
         q = F.linear(u, b) - p
         if self.training:
             # Statistics are sums over many edges: in float32 whatever the products were computed in.
-            mean, var = self._statistics(p.float(), q.float(), idx)
+            wide = torch.promote_types(p.dtype, torch.float32)
+            mean, var = self._statistics(p.to(wide), q.to(wide), idx)
         else:
             mean, var = self.norm.running_mean, self.norm.running_var
             assert mean is not None

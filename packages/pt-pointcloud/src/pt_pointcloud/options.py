@@ -33,7 +33,7 @@ class PretrainOptions:
     """Decoder blocks (published: 4)."""
     mask_ratio: Annotated[float, Gt(0), Lt(1)] = 0.6
     """Share of the patches that is masked."""
-    steps: Annotated[int, Ge(1)] = 800
+    steps: Annotated[int, Ge(1)] = 600
     """Optimiser steps (published: 300 epochs of ShapeNet)."""
     batch_size: Annotated[int, Ge(2)] = 64
     """Clouds per step (published: 128)."""

@@ -144,6 +144,7 @@ def three_interpolate(features: Tensor, idx: Tensor, weight: Tensor) -> Tensor:
 
 
 def neighbour_extreme(values: Tensor, idx: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
+    values = values.detach()
     batch, tokens, channels = values.shape
     best = torch.zeros(batch, tokens, channels)
     chosen = torch.zeros(batch, tokens, channels, dtype=torch.int32)
