@@ -43,6 +43,10 @@ class Layout:
 
     `segments` lists (kind, length) in sequence order. Kinds: `prompt` (inserted and kept), `class`, `register`, `token` (the input's
     own tokens). A kind may occur once only, so that it is one slice. `grid` is (rows, columns) where the own tokens form one.
+
+    >>> layout = Layout((("class", 1), ("prompt", 5), ("token", 196)), grid=(14, 14))
+    >>> len(layout), layout.slice("token"), layout.count("register")
+    (202, slice(6, 202, None), 0)
     """
 
     segments: tuple[tuple[str, int], ...]
@@ -79,6 +83,14 @@ class Insert:
         keep_output: True keeps the prompts' outputs in the sequence for later blocks ("shallow"); False drops them after this block
             ("deep"), which adapters run as extra keys and values where they know the block.
         index: (batch,) row of the bank for every sample, with tokens (tenants, prompt, dim).
+
+    >>> from pt_core.testing.tiny import TinyBackbone
+    >>> backbone, vectors = TinyBackbone(), torch.zeros(3, 4)
+    >>> deep = {"tokens[0]": Insert(torch.zeros(2, 8)), "tokens[1]": Insert(torch.zeros(2, 8))}
+    >>> backbone(vectors, deep).layout.count("prompt")
+    0
+    >>> backbone(vectors, {"tokens[0]": Insert(torch.zeros(2, 8), keep_output=True)}).part("prompt").shape
+    torch.Size([3, 2, 8])
     """
 
     tokens: Tensor | HiddenFn
@@ -249,9 +261,9 @@ class Backbone(ABC):
             family = f"{match[1]}[l]" if match else site
             if family not in self.sites or (match and int(match[2]) >= self.depth):
                 known = ", ".join(sorted(self.sites))
+                hint = "" if family in self.sites else nearest(family, self.sites)
                 raise UserError(
-                    f"backbone {self.source!r} has no site {site!r}{nearest(family, self.sites)}; "
-                    f"it has {known} with l below {self.depth}"
+                    f"backbone {self.source!r} has no site {site!r}{hint}; it has {known} with l below {self.depth}"
                 )
             for edit in items:
                 expected: tuple[type, ...] = {"kv[l]": (KeyValue,), "mlp_in[l]": (Add,)}.get(family, (Add, Replace))

@@ -94,7 +94,11 @@ class Dataset(Protocol):
 
 
 def stable_seed(*parts: int | str) -> int:
-    """A 63-bit seed from any mixture of integers and strings; equal on every platform and in every process."""
+    """A 63-bit seed from any mixture of integers and strings; equal on every platform and in every process.
+
+    >>> stable_seed(0, "stream", "train", 3)
+    6225072012992131548
+    """
     import hashlib
 
     text = "\x1f".join(str(part) for part in parts)

@@ -43,7 +43,11 @@ class MissingExtra(UserError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)` for the closest known name, or an empty string."""
+    """` (did you mean 'x'?)` for the closest known name, or an empty string.
+
+    >>> "unknown option 'promt_length'" + nearest("promt_length", ["prompt_length", "lr"])
+    "unknown option 'promt_length' (did you mean 'prompt_length'?)"
+    """
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" (did you mean {match[0]!r}?)" if match else ""
 

@@ -20,7 +20,11 @@ Initialiser = Callable[[tuple[int, ...]], Tensor]
 
 
 def uniform(bound: float) -> Initialiser:
-    """U(-bound, bound)."""
+    """U(-bound, bound).
+
+    >>> uniform(0.1)((2, 5, 8)).shape
+    torch.Size([2, 5, 8])
+    """
     return lambda shape: torch.empty(shape).uniform_(-bound, bound)
 
 
@@ -63,6 +67,10 @@ class PromptTokens(nn.Module):
         tokens: (layers, length, rank or dim), float32.
 
     Parameters: layers * length * width [+ rank * dim + dim].
+
+    >>> prompts = PromptTokens(layers=12, length=5, dim=8, init=normal(0.02), dropout=0.1)
+    >>> prompts.eval()(batch=3).shape, prompts.train()(batch=3).shape
+    (torch.Size([12, 5, 8]), torch.Size([12, 3, 5, 8]))
     """
 
     def __init__(
@@ -99,6 +107,13 @@ class PromptBank:
     """Prompts of several tenants over one backbone, stacked so that one batch can mix them.
 
     `tensors` maps a tenant's name to its tensor; all have one shape (..., prompt, dim). The stack has shape (tenants, ..., prompt, dim).
+
+    >>> bank = PromptBank({"birds": torch.zeros(5, 8), "cars": torch.ones(5, 8)})
+    >>> bank.stack.shape, bank.index(["cars", "birds", "cars"])
+    (torch.Size([2, 5, 8]), tensor([1, 0, 1]))
+    >>> bank.index(["boats"])
+    Traceback (most recent call last):
+    pt_core.errors.UserError: unknown prompt 'boats'; known: birds, cars
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:

@@ -73,6 +73,13 @@ def prompt_attention(
     Raises:
         ValueError: shapes or dtypes do not fit, or `index` (on CPU) points outside the bank.
         RuntimeError: in a second derivative of a fast path; run the forward pass inside `reference_kernels()`.
+
+    >>> q = k = v = torch.randn(4, 2, 6, 8)  # 4 rows, 2 heads, 6 tokens
+    >>> prompt = torch.randn(1, 2, 3, 8)  # 3 prompts that all rows share
+    >>> shared = prompt_attention(q, k, v, prompt, prompt)
+    >>> bank = torch.cat([torch.zeros_like(prompt), prompt])
+    >>> torch.allclose(prompt_attention(q, k, v, bank, bank, index=torch.ones(4, dtype=torch.long)), shared, atol=1e-6)
+    True
     """
     x = check(q, k, v, prompt_k, prompt_v, index, mask, causal, scale)
     return _split.split(x) if split_pays(x) else concat(x)
