@@ -117,9 +117,19 @@ def test_kept_prompts_stay_and_get_no_position():
     assert front.layout.segments == (("prompt", 2), ("class", 1), ("token", 8))
     close(front.part("token"), features.part("token"))
     net, seen = backbone.module, []
-    backbone(POINTS, {"tokens[1]": Insert(prompt(2, 16), keep_output=True), "tokens[2]": Add(lambda h, _: seen.append(h) or 0 * h)})
+    backbone(
+        POINTS,
+        {"tokens[1]": Insert(prompt(2, 16), keep_output=True), "tokens[2]": Add(lambda h, _: seen.append(h) or 0 * h)},
+    )
     entering = slow_until(backbone, 1)
-    x = torch.cat([entering[:, :1] + net.cls_pos, prompt(2, 16).expand(9, -1, -1), entering[:, 1:] + net.pos_embed(group(POINTS, 8, 6)[0])], 1)
+    x = torch.cat(
+        [
+            entering[:, :1] + net.cls_pos,
+            prompt(2, 16).expand(9, -1, -1),
+            entering[:, 1:] + net.pos_embed(group(POINTS, 8, 6)[0]),
+        ],
+        1,
+    )
     close(seen[0], net.blocks.blocks[1](x))
 
 
@@ -223,7 +233,11 @@ def test_the_frozen_network_stays_in_eval_mode():
         (lambda: tiny()(torch.zeros(2, 48, 4)), DataError, r"reads points \(batch, point, 3\), not \(2, 48, 4\)"),
         (lambda: tiny()("cloud.ply"), DataError, "not str"),
         (lambda: tiny()(POINTS, {"tokens[3]": Insert(prompt(1, 16))}), UserError, "has no site 'tokens\\[3\\]'"),
-        (lambda: tiny()(POINTS, {"tokens[0]": Insert(prompt(1, 15))}), UserError, r"\(1, 15\) do not fit tokens\[0\], width 16"),
+        (
+            lambda: tiny()(POINTS, {"tokens[0]": Insert(prompt(1, 15))}),
+            UserError,
+            r"\(1, 15\) do not fit tokens\[0\], width 16",
+        ),
         (lambda: tiny()(POINTS, {"tokens[0]": Insert(prompt(2, 1, 16))}), UserError, "batch 9"),
         (lambda: tiny()(POINTS, read=("class",)), UserError, "has no segment 'class'"),
         (lambda: PointConfig(dim=10, heads=3), ValueError, "dim=10 is not a multiple of heads=3"),

@@ -44,7 +44,10 @@ def published() -> PointBackbone:
         return PointBackbone(PointTransformer(PointConfig(groups=128, points=2048)), "published")
 
 
-@pytest.mark.parametrize(("cls", "classes", "count"), [(IDPT, 15, 1_696_783), (IDPT, 40, 1_703_208), (VPT, 15, 360_463), (FullFineTuning, 15, 22_093_327)])
+@pytest.mark.parametrize(
+    ("cls", "classes", "count"),
+    [(IDPT, 15, 1_696_783), (IDPT, 40, 1_703_208), (VPT, 15, 360_463), (FullFineTuning, 15, 22_093_327)],
+)
 def test_counts_of_the_published_network(published, cls, classes, count):
     task = Classification([f"class {n}" for n in range(classes)])
     with torch.device("meta"):
@@ -61,7 +64,10 @@ def test_the_head_reads_what_it_is_told(head_input, width):
     one = method(head_input=head_input)
     assert one.head[0].in_features == width * 16
     f = one.features(BATCH)
-    parts = {"all": [f.part("class")[:, 0], f.part("prompt")[:, 0], f.part("token").amax(1)], "prompt": [f.part("prompt")[:, 0]]}
+    parts = {
+        "all": [f.part("class")[:, 0], f.part("prompt")[:, 0], f.part("token").amax(1)],
+        "prompt": [f.part("prompt")[:, 0]],
+    }
     parts["prompt_class"] = parts["all"][:2]
     parts["class_points"] = [parts["all"][0], parts["all"][2]]
     assert torch.equal(one(BATCH), one.head(torch.cat(parts[head_input], -1)))
@@ -92,7 +98,11 @@ def test_the_order_of_points_and_patches_does_not_matter():
     order = torch.cat([torch.zeros(1, dtype=torch.long), 1 + torch.randperm(47, generator=generator("order"))])
     close(prompts(one, points[:, order]), prompts(one, points), 1e-4)
     rows = torch.randperm(8, generator=generator("patches"))
-    shuffled = {**BATCH.inputs, "centres": BATCH.inputs["centres"][:, rows], "neighbours": BATCH.inputs["neighbours"][:, rows]}
+    shuffled = {
+        **BATCH.inputs,
+        "centres": BATCH.inputs["centres"][:, rows],
+        "neighbours": BATCH.inputs["neighbours"][:, rows],
+    }
     close(one(Batch(shuffled, None, BATCH.index, BATCH.ids)), one(BATCH), 1e-4)
 
 
@@ -236,7 +246,9 @@ def test_published_mode_moves_statistics_of_its_own_copy(tmp_path):
     one = seeded_make(IDPT, neighbours=5, backbone_mode="published")
     before = {name: tensor.clone() for name, tensor in one.backbone.module.state_dict().items()}
     train(case(IDPT, 0, neighbours=5, backbone_mode="published"), tmp_path / "run", one)
-    moved = [name for name, tensor in one.own.tensors().items() if name in before and not torch.equal(before[name], tensor)]
+    moved = [
+        name for name, tensor in one.own.tensors().items() if name in before and not torch.equal(before[name], tensor)
+    ]
     assert any(name.endswith("running_mean") for name in moved)
     assert all(torch.equal(before[name], tensor) for name, tensor in one.backbone.module.state_dict().items())
 
@@ -286,7 +298,11 @@ def context(samples: int, **options) -> SimpleNamespace:
 
 @pytest.mark.parametrize(
     ("samples", "options", "works"),
-    [(21, {"batch_size": 20}, "--batch-size 21"), (21, {"batch_size": 1}, "--batch-size 3"), (9, {"batch_size": 4}, "--batch-size 5")],
+    [
+        (21, {"batch_size": 20}, "--batch-size 21"),
+        (21, {"batch_size": 1}, "--batch-size 3"),
+        (9, {"batch_size": 4}, "--batch-size 5"),
+    ],
 )
 def test_a_batch_of_one_is_refused_before_training(samples, options, works):
     with pytest.raises(ConfigError, match=f"BatchNorm cannot normalise; {works} works"):
@@ -310,7 +326,11 @@ def test_a_batch_of_one_cannot_train_but_can_be_predicted():
         (lambda: build_all({"c": IDPTConfig}, {"neighbors": 20}), ConfigError, "neighbors.*did you mean 'neighbours'"),
         (lambda: build_all({"c": LinearConfig}, {"pool": "cls"}), ConfigError, "pool='cls'"),
         (lambda: seeded_make(LinearProbe, pool="class"), ConfigError, "pretrained without a class token"),
-        (lambda: IDPT(IDPTConfig(), {"backbone": tiny()}, SimpleNamespace(unit="point", name="parts", outputs=6)), ConfigError, "choose another method"),
+        (
+            lambda: IDPT(IDPTConfig(), {"backbone": tiny()}, SimpleNamespace(unit="point", name="parts", outputs=6)),
+            ConfigError,
+            "choose another method",
+        ),
     ],
 )
 def test_bad_input_is_refused(run, error, message):

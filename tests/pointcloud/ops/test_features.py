@@ -84,7 +84,9 @@ def test_conventions_differ_in_the_power_of_the_distance():
 def test_a_point_on_a_known_one_gets_its_feature():
     known, f = randn(1, 7, 3), randn(1, 2, 7)
     dist, idx = three_nn(known[:, 2:3], known)
-    torch.testing.assert_close(three_interpolate(f, idx, interpolation_weights(dist))[0, :, 0], f[0, :, 2], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        three_interpolate(f, idx, interpolation_weights(dist))[0, :, 0], f[0, :, 2], rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("how", ["kernel", "composed", "float64"])
@@ -134,7 +136,10 @@ def test_query_and_group_puts_relative_coordinates_before_features():
         (lambda: gather_operation(torch.zeros(3, 4), indices(3, 2, 2)), r"\(3, 4\)"),
         (lambda: gather_operation(torch.zeros(1, 3, 4), indices(3, 2, 2)), r"idx has shape \(2, 2\)"),
         (lambda: grouping_operation(torch.zeros(2, 3, 4), indices(3, 2, 2)), r"\(batch, m, s\)"),
-        (lambda: three_interpolate(torch.zeros(1, 2, 3), indices(3, 1, 5, 2), torch.zeros(1, 5, 2)), r"\(batch, n, 3\)"),
+        (
+            lambda: three_interpolate(torch.zeros(1, 2, 3), indices(3, 1, 5, 2), torch.zeros(1, 5, 2)),
+            r"\(batch, n, 3\)",
+        ),
         (lambda: QueryAndGroup(1.0, 2, use_xyz=False)(torch.zeros(1, 4, 3), torch.zeros(1, 2, 3)), "nothing to group"),
     ],
 )
@@ -151,5 +156,7 @@ def test_operators_trace_with_fake_tensors():
         points = torch.empty(2, 30, 3)
         dist, idx = three_nn(points, points[:, :5])
         out = three_interpolate(torch.empty(2, 4, 5), idx, dist)
-        best = neighbour_extreme(torch.empty(2, 9, 6), torch.empty(2, 9, 4, dtype=torch.long), torch.ones(6, dtype=torch.bool))
+        best = neighbour_extreme(
+            torch.empty(2, 9, 6), torch.empty(2, 9, 4, dtype=torch.long), torch.ones(6, dtype=torch.bool)
+        )
     assert (tuple(out.shape), tuple(best.shape)) == ((2, 4, 30), (2, 9, 6))

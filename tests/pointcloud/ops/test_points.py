@@ -68,7 +68,9 @@ def test_first_indices_do_not_depend_on_the_number(convention):
     whole = furthest_point_sample(x, 64, **options)
     for m in (1, 2, 17, 63):
         assert torch.equal(furthest_point_sample(x, m, **options), whole[:, :m])
-    radius = [torch.cdist(x, x.gather(1, whole[:, :m, None].long().expand(-1, -1, 3))).amin(2).amax() for m in range(1, 64)]
+    radius = [
+        torch.cdist(x, x.gather(1, whole[:, :m, None].long().expand(-1, -1, 3))).amin(2).amax() for m in range(1, 64)
+    ]
     assert all(after <= before for before, after in zip(radius, radius[1:], strict=False))
 
 
@@ -117,7 +119,10 @@ def test_memory_of_a_large_search_is_bounded():
 def test_the_class_takes_either_layout():
     x, q = cloud(50), cloud(6, 1)
     want = knn(x, q, 5)
-    for have in (KNN(5, transpose_mode=True)(x, q), [t.transpose(1, 2) for t in KNN(5)(x.transpose(1, 2), q.transpose(1, 2))]):
+    for have in (
+        KNN(5, transpose_mode=True)(x, q),
+        [t.transpose(1, 2) for t in KNN(5)(x.transpose(1, 2), q.transpose(1, 2))],
+    ):
         assert torch.equal(have[0], want[0])
         assert torch.equal(have[1], want[1])
 
@@ -190,7 +195,10 @@ def test_duplicated_points_are_allowed():
         (lambda: knn(torch.zeros(2, 5, 3), torch.zeros(1, 2, 3), 2), "2 clouds, query 1"),
         (lambda: ball_query(0.0, 3, torch.zeros(1, 5, 3), torch.zeros(1, 2, 3)), "radius=0.0"),
         (lambda: ball_query(1.0, 0, torch.zeros(1, 5, 3), torch.zeros(1, 2, 3)), "nsample=0"),
-        (lambda: ball_query(0.1, 3, torch.ones(1, 5, 3), torch.zeros(1, 2, 3), convention="pytorch"), "no point within radius=0.1"),
+        (
+            lambda: ball_query(0.1, 3, torch.ones(1, 5, 3), torch.zeros(1, 2, 3), convention="pytorch"),
+            "no point within radius=0.1",
+        ),
     ],
 )
 def test_bad_input_is_refused(run, message):

@@ -45,7 +45,9 @@ print("fine")
 def test_kernels_give_the_values_of_the_cpu_in_the_interpreter():
     pytest.importorskip("triton", reason="triton has wheels for Linux only")
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", INTERPRETED], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", INTERPRETED], env=environment, capture_output=True, text=True, check=False
+    )
     assert done.stdout.strip() == "fine", done.stderr[-2000:]
 
 
@@ -84,7 +86,9 @@ def test_the_gpu_gives_the_indices_of_the_cpu():
         torch.testing.assert_close(a.cpu(), b, rtol=1e-6, atol=0)
     assert torch.equal(ball_query(0.3, 32, y, y[:, :64]).cpu(), ball_query(0.3, 32, x, x[:, :64]))
     (dist, idx), f = three_nn(x, x[:, :64]), torch.randn(4, 8, 64)
-    torch.testing.assert_close(three_interpolate(f.cuda(), idx.cuda(), dist.cuda()).cpu(), three_interpolate(f, idx, dist))
+    torch.testing.assert_close(
+        three_interpolate(f.cuda(), idx.cuda(), dist.cuda()).cpu(), three_interpolate(f, idx, dist)
+    )
 
 
 @pytest.mark.gpu

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from pt_pointcloud.shapes import shape
@@ -13,6 +15,7 @@ COUNTS = {"train": 30, "val": 10, "test": 20}
 POINTS = 1024
 
 
+@cache
 def read_builtin() -> Found:
     """Every shape has a number of its own, so the parts share none."""
     named: dict[str, list[list[str]]] = {}
