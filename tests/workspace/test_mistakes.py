@@ -240,13 +240,17 @@ def test_data_that_cannot_be_used(name: str, desk: Path, tmp_path: Path) -> None
 
 
 def test_a_class_with_one_image(desk: Path, tmp_path: Path) -> None:
-    """It can be trained on, it cannot be split off, and that is said; more shots than it has are refused with the counts."""
+    """It cannot be split off nor drawn more often than it is there; with parts of the user's own it can be trained on."""
     folder = make_folder(tmp_path / "rare", {"": {"cat": 8, "dog": 8, "elk": 1}})
-    refused("elk.*1", *changed("--data", str(folder), "--shots", "2"))
-    said = good(*changed("--data", str(folder), "--out", str(tmp_path / "run")))
-    assert "elk" in said.err
-    status = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert status["data"]["classes"] == ["cat", "dog", "elk"]
+    refused("cannot split: every class needs 2 samples or more, but elk has 1", *changed("--data", str(folder)))
+    divided = make_folder(
+        tmp_path / "own", {"train": {"cat": 8, "dog": 8, "elk": 1}, "val": {"cat": 2, "dog": 2, "elk": 1}}
+    )
+    fit = changed("--data", str(divided), "--out", str(tmp_path / "run"))
+    refused("elk has 1|elk.*1", *fit, "--shots", "2")
+    assert not (tmp_path / "run").exists()
+    assert "classes with fewer than 5 training samples: elk (1)" in good(*fit).err
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["data"]["classes"] == ["cat", "dog", "elk"]
 
 
 # ---- backbones -------------------------------------------------------------------------------------------------------------

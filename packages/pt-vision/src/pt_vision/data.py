@@ -108,20 +108,18 @@ class ImageDataset:
         """
         if self.transform is None:
             raise DataError("images become samples for one backbone: call dataset.bind(backbone.preprocessing) first")
-        plain = epoch is None or self.augment is None
-        if plain and index in self._ready:
-            return self._ready[index]
-        picture = self.picture(index)
-        if plain:
-            view = self.transform(picture)
-            if (len(self._ready) + 1) * view.nbytes <= KEPT_BYTES:
-                self._ready[index] = view
-            return view
-        assert self.augment is not None
-        with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed: it would reseed the user's GPU generators, which are not forked here.
-            torch.default_generator.manual_seed(stable_seed(seed, "augment", epoch, index))
-            return self.augment(picture)
+        if epoch is not None and self.augment is not None:
+            picture = self.picture(index)
+            with torch.random.fork_rng(devices=[]):
+                # Not torch.manual_seed: it would reseed the user's GPU generators, which are not forked here.
+                torch.default_generator.manual_seed(stable_seed(seed, "augment", epoch, index))
+                return self.augment(picture)
+        if index not in self._ready:
+            view = self.transform(self.picture(index))
+            if (len(self._ready) + 1) * view.nbytes > KEPT_BYTES:
+                return view
+            self._ready[index] = view
+        return self._ready[index]
 
     def collate(self, index: Sequence[int], samples: Sequence[Any]) -> Batch:
         """inputs (batch, channel, row, column), target (batch,) int64 or None."""

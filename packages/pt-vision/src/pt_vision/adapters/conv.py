@@ -40,9 +40,9 @@ class ConvBackbone(VisionBackbone):
             raise UserError(
                 f"images must be normalised floats (batch, {self.channels}, rows, columns), got {tuple(inputs.shape)}"
             )
-        pixels = apply_values("pixels", inputs, Layout((), tuple(inputs.shape[2:])), edits)
+        pixels = apply_values("pixels", inputs, Layout((), (inputs.shape[2], inputs.shape[3])), edits)
         found = self.module.forward_features(pixels.to(self.dtype))
-        grid = tuple(found.shape[2:])
+        grid = (int(found.shape[2]), int(found.shape[3]))
         layout = Layout((("token", grid[0] * grid[1]),), grid)
         return Features(apply_values("features", found.flatten(2).transpose(1, 2), layout, edits), layout)
 
