@@ -17,7 +17,7 @@ from pt_core.method import Method
 from pt_core.run.evaluate import predict_batch, predictions
 from pt_core.run.fit import by_role, restore_for_training
 from pt_core.run.modality import Modality
-from pt_core.run.options import TrainOptions, build_all
+from pt_core.run.options import TrainOptions, build_all, overlay
 from pt_core.run.streams import Shard, ordered_batches
 from pt_core.run.trainer import seeded
 from pt_core.run.world import World
@@ -37,7 +37,7 @@ class Predictor:
         self, modality: Modality, method: Method, card: Mapping[str, Any], notes: list[str], device: str = "auto"
     ) -> None:
         self.modality, self.card, self.notes = modality, card, notes
-        self.world = World(TrainOptions(device=device))
+        self.world = World(overlay(TrainOptions(), {"device": device}))
         self.method = method.to(self.world.device).eval()
         for backbone in method.backbones.values():
             backbone.to(self.world.device)
