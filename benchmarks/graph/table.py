@@ -63,8 +63,8 @@ RELIEF: dict[str, Any] = {
     "warmup": 60,
     "head_passes": 1,
     "head_steps": 10,
-    "select_from": 3,
-    "eval_every": 3,
+    "select_from": 6,
+    "eval_every": 6,
 }
 
 
@@ -103,7 +103,7 @@ def contenders(name: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]], st
         }
         return common, methods, "accuracy"
     chosen = MOLECULES[name]
-    common = {"total_shots": 50, "max_val": 60, "max_test": 210, "sampling_seed": chosen["seed"]}
+    common = {"total_shots": 50, "max_val": 50, "max_test": 160, "sampling_seed": chosen["seed"]}
     head = {"head_layers": chosen["relief"]["head_layers"]}
     layers, bases = chosen["plus"]
     methods = {

@@ -51,7 +51,7 @@ RINGS = (
     ring("piperidine", "CCCNCC", "-"),
     ring("cyclopentane", "CCCCC", "-"),
     ring("tetrahydrofuran", "COCCC", "-", 0.7),
-    Fragment("naphthalene", tuple("C" * 10), (*((i, (i + 1) % 10, ":") for i in range(10)), (0, 5, ":")), 0.7),
+    Fragment("naphthalene", tuple("C" * 10), (*((i, (i + 1) % 10, ":") for i in range(10)), (1, 6, ":")), 0.7),
 )
 CHAINS = (
     Fragment("methyl", ("C",), (), 2.0),
