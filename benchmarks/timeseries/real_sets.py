@@ -4,17 +4,20 @@
     python benchmarks/timeseries/real_sets.py --render             # the table from the JSON
 
 Step 1 is run once per target and seed on that target's sources, and all methods start from the same frozen encoder. Finished runs are
-kept in the JSON: a second call goes on where the first stopped. Settings were tried on subject 12 of the phone set only, which is no target.
+kept in the JSON: a second call goes on where the first stopped. Settings were tried on subject 12 of the phone set only, which is not
+among the targets.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,10 +64,10 @@ SCENARIOS = (
 )
 METHODS: dict[str, dict[str, Any]] = {
     "source_only": {"epochs": 3},
-    "common_prompt": {"epochs": 10},
-    "pond": {"epochs": 10},
-    "coral": {"epochs": 5},
-    "codats": {"epochs": 5},
+    "common_prompt": {"epochs": 6},
+    "pond": {"epochs": 6},
+    "coral": {"epochs": 4},
+    "codats": {"epochs": 4},
     "full": {"epochs": 40},
 }
 
@@ -72,26 +75,40 @@ METHODS: dict[str, dict[str, Any]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--render", action="store_true")
     arguments = parser.parse_args()
     if not arguments.render:
         if arguments.data is None:
             parser.error("--data FOLDER is needed")
-        measure(arguments.data)
+        measure(arguments.data, arguments.seeds)
     render()
 
 
-def measure(data: Path) -> None:
-    stored = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"runs": []}
-    done = {(run["scenario"], run["seed"], run["method"]) for run in stored["runs"]}
-    for seed in SEEDS:
+def measure(data: Path, seeds: Sequence[int]) -> None:
+    for seed in seeds:
         for scenario in SCENARIOS:
+            done = {(run["scenario"], run["seed"], run["method"]) for run in read()["runs"]}
             todo = [method for method in METHODS if (scenario.name, seed, method) not in done]
             if todo:
                 with tempfile.TemporaryDirectory() as folder:
-                    stored["runs"] += one(scenario, seed, todo, data, Path(folder))
-                stored["settings"] = {"har": HAR, "cwru": CWRU, "methods": METHODS, "seeds": SEEDS}
-                RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
+                    store(one(scenario, seed, todo, data, Path(folder)))
+
+
+def read() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"runs": []}
+    return found
+
+
+def store(runs: list[dict[str, Any]]) -> None:
+    """Add runs to the JSON; several processes may do so."""
+    with (Path(tempfile.gettempdir()) / "timeseries_real.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        stored = read()
+        known = {(run["scenario"], run["seed"], run["method"]) for run in stored["runs"]}
+        stored["runs"] += [run for run in runs if (run["scenario"], run["seed"], run["method"]) not in known]
+        stored["settings"] = {"har": HAR, "cwru": CWRU, "methods": METHODS, "seeds": SEEDS}
+        RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
 
 
 def one(scenario: Scenario, seed: int, methods: list[str], data: Path, folder: Path) -> list[dict[str, Any]]:
@@ -138,7 +155,7 @@ def one(scenario: Scenario, seed: int, methods: list[str], data: Path, folder: P
 
 
 def render() -> None:
-    stored = json.loads(RESULTS.read_text())
+    stored = read()
     TABLE.parent.mkdir(parents=True, exist_ok=True)
     names = list(METHODS)
     lines = [f"| target | windows | {' | '.join(names)} |", f"| --- | ---: | {' | '.join('---:' for _ in names)} |"]

@@ -89,7 +89,9 @@ def test_leave_one_out_with_the_true_conditional_is_an_upper_bound_within_a_fift
 
 def test_leave_one_out_of_independent_samples_is_about_zero():
     """With a known conditional that hardly depends on b; the kernel, which is none, errs on the low side by a Jensen gap."""
-    known = [float(leave_one_out(gaussian_log_q(normal(256, seed=n), normal(256, seed=900 + n), 0.1))) for n in range(20)]
+    known = [
+        float(leave_one_out(gaussian_log_q(normal(256, seed=n), normal(256, seed=900 + n), 0.1))) for n in range(20)
+    ]
     assert abs(sum(known) / 20) < 0.05
     values = [float(distinction(normal(256, 4, seed=n), normal(256, 4, seed=1000 + n))) for n in range(20)]
     assert -0.1 < sum(values) / 20 < 0.0

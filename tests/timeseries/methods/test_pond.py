@@ -296,7 +296,9 @@ def test_the_objective_of_a_source_reaches_its_own_generator_only():
 
 def trained(tmp_path: Any, data: Any = None, steps: int = 40, **options: Any) -> POND:
     one = case(POND, 0, **{**SMALL, **options})
-    one = replace(one, options=replace(OPTIONS, steps=steps, lr=3e-3, optimizer="adam", batch_size=12, eval_every=steps))
+    one = replace(
+        one, options=replace(OPTIONS, steps=steps, lr=3e-3, optimizer="adam", batch_size=12, eval_every=steps)
+    )
     one = replace(one, data=data or DATA)
     tmp_path.mkdir(exist_ok=True)
     method = train(one, tmp_path / "run")
@@ -342,16 +344,16 @@ def evidence(deltas: list[list[float]], fidelity: list[float]) -> Evidence:
 
 def test_the_most_similar_source_of_sufficient_fidelity_is_chosen():
     deltas = [[1.0, 0.1], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]  # the last is the target's
-    assert select_source(evidence(deltas, [1.0, 1.0, 1.0]))[0] == 1
-    assert select_source(evidence(deltas, [1.0, 0.5, 0.9]))[0] == 0  # the best one's prompts carry too little
-    best, similarity = select_source(evidence(deltas, [1.0, 1.0, 1.0]))
+    assert select_source(evidence(deltas, [1.0, 1.0, 1.0]), 1.0)[0] == 1
+    assert select_source(evidence(deltas, [1.0, 0.5, 0.9]), 1.0)[0] == 0  # the best one's prompts carry too little
+    _, similarity = select_source(evidence(deltas, [1.0, 1.0, 1.0]), 1.0)
     close(similarity, torch.tensor([1 / math.sqrt(1.01), 1.0, 0.0]))
 
 
 def test_ties_go_to_the_lowest_index_and_a_single_source_is_taken():
     same = [[1.0, 0.0]] * 4
-    assert select_source(evidence(same, [0.0, 0.0, 0.0]))[0] == 0
-    assert select_source(evidence([[1.0, 0.0], [-1.0, 0.0]], [0.0]))[0] == 0
+    assert select_source(evidence(same, [0.0, 0.0, 0.0]), 1.0)[0] == 0
+    assert select_source(evidence([[1.0, 0.0], [-1.0, 0.0]], [0.0]), 1.0)[0] == 0
 
 
 def test_one_source_runs_without_discrimination_and_selection(tmp_path):

@@ -32,7 +32,7 @@ def source_panels(
     rows = [f"{name} (chosen)" if i == chosen else name for i, name in enumerate(sources)]
     why = (
         f"Chosen: {sources[chosen]}, with w = {mix:g}. Similarity: cosine of the mean dP of source and target; the highest wins "
-        "among sources whose fidelity reaches the median. Fidelity: InfoNCE estimate of I(dP ; (X, Y)) on held-out windows, in nats. "
+        "among sources of sufficient fidelity. Fidelity: InfoNCE estimate of I(dP ; (X, Y)) on held-out windows, in nats. "
         "Distinction: mean leave-one-out estimate of I(dP ; dP') to the other sources; low is distinct."
     )
     found: list[dict[str, Any]] = [

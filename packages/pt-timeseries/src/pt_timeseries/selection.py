@@ -52,14 +52,18 @@ class Evidence:
         }
 
 
-def select_source(evidence: Evidence) -> tuple[int, Tensor]:
-    """(i*, r): r_i = cos(mean dP^i, mean dP^T); i* = argmax r_i among the sources whose fidelity is at least the median. Ties go to the
-    lowest index; a single source is chosen as it is."""
+def select_source(evidence: Evidence, floor: float) -> tuple[int, Tensor]:
+    """(i*, r): r_i = cos(mean dP^i, mean dP^T); i* = argmax r_i among the sources whose fidelity is at least `floor` times the median.
+    Ties go to the lowest index; a single source is chosen as it is.
+
+    Fidelity says nothing of the target, so with floor = 1 half of the sources could never be chosen, whichever the target resembles.
+    """
     flat = evidence.deltas.flatten(1)
     similarity = torch.nn.functional.cosine_similarity(flat[:-1], flat[-1:], dim=1)
     allowed = torch.ones(len(similarity), dtype=torch.bool)
     if len(evidence.fidelity) > 1:
-        allowed = (evidence.fidelity >= evidence.fidelity.quantile(0.5)).cpu()
+        median = evidence.fidelity.quantile(0.5)
+        allowed = (evidence.fidelity >= (floor * median if median > 0 else -torch.inf)).cpu()
     scores = [float(value) if keep else float("-inf") for value, keep in zip(similarity, allowed, strict=True)]
     return max(range(len(scores)), key=lambda i: scores[i]), similarity
 

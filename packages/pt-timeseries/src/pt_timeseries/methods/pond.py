@@ -70,6 +70,8 @@ class PONDConfig:
     """Passes over the chosen source for the head. [D]"""
     mix: Annotated[float, Ge(0), Le(1)] | None = 0.5
     """w, share of the chosen source's prompt at inference; None chooses among 0, .5 and 1 on the target shots. [D]"""
+    fidelity_floor: Annotated[float, Ge(0), Le(1)] = 0.5
+    """Share of the sources' median fidelity that a source needs to be chosen; 1 excludes half of the sources whatever the target is. [D]"""
     pool: Literal["all", "data"] = "all"
     """The head reads the mean over prompt and data tokens, or over data tokens. [D]"""
 
@@ -331,7 +333,7 @@ class POND(SeriesMethod):
         if not len(self.generators):
             return
         evidence = gather(self, ctx)
-        best, similarity = select_source(evidence)
+        best, similarity = select_source(evidence, self.config.fidelity_floor)
         self.chosen.fill_(best)
         for name, value in evidence.tensors(similarity).items():
             getattr(self, f"evidence_{name}").copy_(value)
