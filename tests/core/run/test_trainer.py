@@ -174,3 +174,70 @@ def test_user_generators_are_left_alone(tmp_path):
 def test_different_seeds_differ_and_equal_seeds_agree():
     assert same_bytes(tensors(build("supervised", 3)), tensors(build("supervised", 3)))
     assert not same_bytes(tensors(build("supervised", 3)), tensors(build("supervised", 4)))
+
+
+# ---- loss scaling, on a CPU scaler in place of CUDA's ----
+
+
+class Scaled(World):
+    """fp16's loss scaling without fp16."""
+
+    def __init__(self, options):
+        super().__init__(options)
+        self.cpu_scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=3)
+
+    @property
+    def scaler(self):
+        return self.cpu_scaler
+
+
+def train_scaled(path, method, resume=False, kill_after=None, world=None):
+    seen = []
+
+    def on_step(stage, step):
+        seen.append(step)
+        if len(seen) == kill_after:
+            raise Killed
+
+    world = world or Scaled(OPTIONS)
+    with RunDir(path).open(resume) as run:
+        run.update({"status": "running"})
+        Trainer(method, data(), OPTIONS, run, world, on_step).fit(resume)
+    return method
+
+
+def test_loss_scaling_resumes_exactly(tmp_path):
+    whole_world, world = Scaled(OPTIONS), Scaled(OPTIONS)
+    whole = train_scaled(tmp_path / "whole", build("supervised"), world=whole_world)
+    plain, _ = train("supervised", tmp_path / "plain")
+    for name, tensor in tensors(plain).items():
+        torch.testing.assert_close(tensors(whole)[name], tensor, rtol=1e-4, atol=1e-5)
+    with pytest.raises(Killed):
+        train_scaled(tmp_path / "run", build("supervised"), kill_after=7)
+    resumed = train_scaled(tmp_path / "run", build("supervised"), resume=True, world=world)
+    assert same_bytes(tensors(resumed), tensors(whole))
+    assert world.cpu_scaler.state_dict() == whole_world.cpu_scaler.state_dict()
+    assert world.cpu_scaler.get_scale() > 2.0**10, "the scale grew, and its count of steps was kept"
+
+
+@pytest.mark.parametrize(("overflows", "ends"), [(3, False), (100, True)])
+def test_overflowing_steps_are_skipped_counted_and_finally_an_error(overflows, ends, tmp_path):
+    method, count = build("supervised"), []
+
+    def overflow(gradient):
+        count.append(1)
+        return gradient * float("inf") if len(count) <= overflows else gradient
+
+    method.head.weight.register_hook(overflow)
+    before, world = tensors(method), Scaled(OPTIONS)
+    if ends:
+        options = TrainOptions(**{**vars(OPTIONS), "steps": 40})
+        with RunDir(tmp_path / "run").open() as run:
+            run.update({"status": "running"})
+            with pytest.raises(NonFiniteError, match="overflowed 20 times in a row.*--precision bf16"):
+                Trainer(method, data(), options, run, world).fit()
+        assert same_bytes(tensors(method), before), "no skipped step changed anything"
+    else:
+        train_scaled(tmp_path / "run", method, world=world)
+        assert not same_bytes(tensors(method), before)
+        assert all(torch.isfinite(tensor).all() for tensor in tensors(method).values())
