@@ -201,6 +201,13 @@ def test_export_as_a_program_gives_the_methods_outputs(run, tmp_path):
     torch.testing.assert_close(program(values), expected)
 
 
+def test_export_takes_the_formats_of_a_package(run, tmp_path):
+    status, out, err = pt("export", run, "--format", "sizes", "--out", tmp_path / "sizes.txt")
+    assert (status, "only the size" in err, "written:" in out) == (0, True, True)
+    assert (tmp_path / "sizes.txt").read_text() == str(api.load(toy.Toy(), run).method.parameter_count())
+    assert "sizes" in refused("export", run, "--format", "size", "--out", tmp_path / "x")[-1]
+
+
 # ---- options of the trainer ----
 
 
@@ -487,6 +494,14 @@ def test_debug_shows_the_traceback(tmp_path):
     status, _, err = pt("--debug", "resume", tmp_path / "nowhere")
     assert status == 2
     assert "Traceback" in err
+
+
+def test_a_launcher_that_started_one_process_only_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    status, _, err = pt("fit", "prompt", *SHORT, "--out", tmp_path / "run")
+    assert status == 0
+    assert "one process only" in err
+    assert "torchrun --nproc-per-node N" in err
 
 
 # ---- promises of the Python API ----

@@ -14,9 +14,10 @@ from tests.core.run.test_commands import pt, refused, status_of, weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 BIN = Path(sys.executable).parent
+# `accelerate launch --cpu` starts one process whatever it is asked for; --multi_gpu is its way to several, also on the CPU.
 PLAIN = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
 LAUNCHERS = {
-    "accelerate": [str(BIN / "accelerate"), "launch", "--num_processes", "2", *PLAIN, "--cpu", "-m"],
+    "accelerate": [str(BIN / "accelerate"), "launch", "--multi_gpu", "--num_processes", "2", *PLAIN, "-m"],
     "torchrun": [str(BIN / "torchrun"), "--standalone", "--nproc-per-node", "2", "-m"],
 }
 # 31 training samples in draws of 8, 8, 8 and 7: the last one is uneven; 11 test samples do not divide either.

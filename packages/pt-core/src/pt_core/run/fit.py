@@ -297,6 +297,8 @@ def execute(
     """Train, evaluate and save into the run folder `out`; returns run.json's content."""
     spec, method = prepared.spec, prepared.method
     world = World(spec.train)
+    if world.alone:
+        say(world.alone)
     for backbone in method.backbones.values():
         backbone.to(world.device)
     method.to(world.device)

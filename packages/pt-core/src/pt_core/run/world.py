@@ -46,6 +46,15 @@ class World:
         scaler: torch.amp.GradScaler | None = self.accelerator.scaler
         return scaler
 
+    @property
+    def alone(self) -> str | None:
+        """A remark where a launcher prepared for several processes and started one, as `accelerate launch --cpu` does."""
+        if self.size > 1 or "MASTER_PORT" not in os.environ or "WORLD_SIZE" in os.environ:
+            return None
+        return (
+            "one process only: `accelerate launch --cpu` starts no more; use `torchrun --nproc-per-node N` for several"
+        )
+
     def autocast(self) -> AbstractContextManager[None]:
         return self.accelerator.autocast()  # type: ignore[no-any-return]
 
