@@ -188,7 +188,7 @@ def build(modality: Modality) -> click.Group:
             click.Option(["--out"], type=click.Path(path_type=Path), required=True, help="File or folder to write."),
             click.Option(
                 ["--format", "format_"],
-                type=click.Choice(["artifact", "torch.export", "onnx"]),
+                type=click.Choice(["artifact", "torch.export", "onnx", *modality.export_formats()]),
                 default="artifact",
                 show_default=True,
             ),

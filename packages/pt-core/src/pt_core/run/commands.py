@@ -445,6 +445,8 @@ def export(
     if format_ == "artifact":
         card = {**predictor.card, "notes": [*predictor.card.get("notes", ()), *notes]}
         save_artifact(out, predictor.method, card, inference_only)
+    elif format_ in modality.export_formats():
+        notes += modality.export_formats()[format_](predictor.method, out)
     else:
         from pt_core.run.export import export_program
 

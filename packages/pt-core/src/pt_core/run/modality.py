@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -133,6 +133,10 @@ class Modality(ABC):
     def blank_inputs(self, backbone: Backbone, batch_size: int) -> Tensor:
         """Preprocessed inputs of zeros, shaped as the backbone reads them; `export` traces with them."""
         raise TypeError(f"{self.package} has no programs to export")
+
+    def export_formats(self) -> Mapping[str, Callable[[Method, Path], Sequence[str]]]:
+        """Further values of `export --format`: name -> fn(tuned method, path to write), which returns remarks for the user."""
+        return {}
 
     def thumbnail(self, dataset: Dataset, index: int) -> bytes | None:
         """PNG of a sample for the report, or None."""
