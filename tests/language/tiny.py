@@ -38,7 +38,13 @@ def network(kind: str, seed: int = 0, context: int = 256) -> Any:
         model: Any = transformers.LlamaForCausalLM(config)
     elif kind == "gpt2":
         config = transformers.GPT2Config(
-            vocab_size=VOCABULARY, n_embd=32, n_layer=3, n_head=4, n_positions=context, eos_token_id=256, bos_token_id=None
+            vocab_size=VOCABULARY,
+            n_embd=32,
+            n_layer=3,
+            n_head=4,
+            n_positions=context,
+            eos_token_id=256,
+            bos_token_id=None,
         )
         model = transformers.GPT2LMHeadModel(config)
     else:

@@ -42,6 +42,7 @@ CONFIG, WEIGHTS, KEY = "adapter_config.json", "adapter_model.safetensors", "prom
 MAX_LENGTH = 2**20
 TASK_TYPES = {"decoder": "CAUSAL_LM", "encoder-decoder": "SEQ_2_SEQ_LM", "encoder": "FEATURE_EXTRACTION"}
 Kind = Literal["PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT"]
+CONTEXT: tuple[str, ...] = ("cpt_token_ids", "cpt_tokens_type_mask")
 KINDS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT")
 
 
@@ -93,7 +94,9 @@ def export_peft(method: LanguageMethod, out: Path, base_model: str | None = None
     write_sealed(out, {WEIGHTS: tensors, CONFIG: json.dumps(config, indent=2, sort_keys=True)})
     notes = []
     if method.backbone.kind == "encoder":
-        notes.append("PEFT pools the first position, which is a virtual token; this prompt was tuned with pooling behind the prompt")
+        notes.append(
+            "PEFT pools the first position, which is a virtual token; this prompt was tuned with pooling behind the prompt"
+        )
     return notes
 
 
@@ -105,7 +108,9 @@ def peft_form(method: LanguageMethod) -> tuple[dict[str, Any], Tensor]:
     """
     backbone, sizes = method.backbone, method.backbone.sizes
     if method.head is not None:
-        raise UserError("PEFT's prompt folders have no place for a classification head: tune with --scoring words to export")
+        raise UserError(
+            "PEFT's prompt folders have no place for a classification head: tune with --scoring words to export"
+        )
     config: dict[str, Any] = {
         "task_type": TASK_TYPES[backbone.kind],
         "token_dim": backbone.dim,
@@ -119,7 +124,11 @@ def peft_form(method: LanguageMethod) -> tuple[dict[str, Any], Tensor]:
             config |= {"peft_type": "PROMPT_TUNING", "prompt_tuning_init": "RANDOM"}
         elif isinstance(method, PTuning):
             prompt = method.value().detach()
-            config |= {"peft_type": "P_TUNING", "encoder_reparameterization_type": "MLP", "encoder_hidden_size": backbone.dim}
+            config |= {
+                "peft_type": "P_TUNING",
+                "encoder_reparameterization_type": "MLP",
+                "encoder_hidden_size": backbone.dim,
+            }
             config |= {"encoder_num_layers": 2, "encoder_dropout": 0.0}
         elif isinstance(method, Prefix):
             prompt = method.value().detach()
@@ -140,7 +149,9 @@ def peft_form(method: LanguageMethod) -> tuple[dict[str, Any], Tensor]:
                 "opt_projection_format_epsilon": own.epsilon_format,
             }
         else:
-            raise UserError(f"PEFT has no form for {type(method).__name__}; it has one for prompt_tuning, p_tuning, prefix and cpt")
+            raise UserError(
+                f"PEFT has no form for {type(method).__name__}; it has one for prompt_tuning, p_tuning, prefix and cpt"
+            )
     return {**config, "num_virtual_tokens": len(prompt)}, prompt
 
 
@@ -223,12 +234,15 @@ def read_foreign(path: Path) -> Foreign:
     if config.get("modules_to_save"):
         raise ArtifactError(f"{path} also has trained modules (modules_to_save); only the prompt itself can be read")
     if not (path / WEIGHTS).is_file():
-        old = " (adapter_model.bin is a pickle and is not opened: save it again as safetensors)" if (path / "adapter_model.bin").is_file() else ""
+        pickled = (path / "adapter_model.bin").is_file()
+        old = " (adapter_model.bin is a pickle and is not opened: save it again as safetensors)" if pickled else ""
         raise ArtifactError(f"{path} has no {WEIGHTS}{old}")
     tensors = read_tensors(path / WEIGHTS)
     prompt = tensors.get(KEY)
     if set(tensors) != {KEY} or prompt is None or prompt.ndim != 2 or not prompt.is_floating_point():
-        raise ArtifactError(f"{path / WEIGHTS} must hold one matrix {KEY!r}; it holds {', '.join(sorted(tensors)[:4]) or 'nothing'}")
+        raise ArtifactError(
+            f"{path / WEIGHTS} must hold one matrix {KEY!r}; it holds {', '.join(sorted(tensors)[:4]) or 'nothing'}"
+        )
     check_finite(tensors, str(path / WEIGHTS))
     length = _count(config, "num_virtual_tokens", path)
     notes: list[str] = []
@@ -240,14 +254,18 @@ def read_foreign(path: Path) -> Foreign:
         if parts == 2:
             notes.append(f"the last {length} of {2 * length} rows are left out: PEFT never uses them")
     elif config.get("num_transformer_submodules") == 2:
-        raise ArtifactError(f"{path} is a prefix of an encoder-decoder model; here prefixes are for decoder-only models")
+        raise ArtifactError(
+            f"{path} is a prefix of an encoder-decoder model; here prefixes are for decoder-only models"
+        )
     elif len(prompt) != length:
         raise ArtifactError(f"{path}: {KEY} has {len(prompt)} rows, the configuration says {length}")
     if kind == "P_TUNING":
-        notes.append("the folder has what the encoder produced, not the encoder: it is read as prompt_tuning, the same function")
+        notes.append(
+            "the folder has what the encoder produced, not the encoder: it is read as prompt_tuning, the same function"
+        )
     names = ("num_layers", "num_attention_heads", "token_dim", "opt_loss_decay_factor", "opt_projection_epsilon")
     numbers = {n: config[n] for n in (*names, "opt_projection_format_epsilon") if _is_number(config.get(n))}
-    lists = {n: _ints(config[n], n, path) for n in ("cpt_token_ids", "cpt_tokens_type_mask") if kind == "CPT" and n in config}
+    lists = {n: _ints(config[n], n, path) for n in CONTEXT if kind == "CPT" and n in config}
     return Foreign(kind, prompt[:length].float(), numbers, lists, tuple(notes))
 
 
@@ -289,7 +307,10 @@ def build(foreign: Foreign, backbone: LanguageBackbone, task: Task) -> tuple[str
         _fill(prefix.prompt, prompt)
         return "prefix", prefix
     if width != backbone.dim:
-        raise ArtifactError(f"the prompt has width {width}, backbone {backbone.source!r} has {backbone.dim}; give the model it was tuned on")
+        raise ArtifactError(
+            f"the prompt has width {width}, backbone {backbone.source!r} has {backbone.dim}; "
+            "give the model it was tuned on"
+        )
     if foreign.kind == "CPT":
         return "cpt", _build_cpt(foreign, backbone, task)
     tuned = PromptTuning(PromptTuningConfig(prompt_length=length, init="normal"), roles, task)
@@ -299,7 +320,9 @@ def build(foreign: Foreign, backbone: LanguageBackbone, task: Task) -> tuple[str
 
 def _check_prefix(foreign: Foreign, backbone: LanguageBackbone) -> None:
     if not isinstance(backbone, DecoderBackbone):
-        raise ArtifactError(f"a prefix of keys and values needs a decoder-only model; {backbone.source!r} is of kind {backbone.kind}")
+        raise ArtifactError(
+            f"a prefix of keys and values needs a decoder-only model; {backbone.source!r} is of kind {backbone.kind}"
+        )
     sizes, width = backbone.sizes, foreign.prompt.shape[1]
     expected = {
         "num_layers": sizes.depth,
@@ -317,25 +340,37 @@ def _check_prefix(foreign: Foreign, backbone: LanguageBackbone) -> None:
 
 def _build_cpt(foreign: Foreign, backbone: LanguageBackbone, task: Task) -> CPT:
     """E0 from the ids in the configuration; delta is what the stored prompt has beyond it."""
-    ids, codes = (torch.tensor(foreign.lists.get(name, []), dtype=torch.long) for name in ("cpt_token_ids", "cpt_tokens_type_mask"))
+    ids, codes = (
+        torch.tensor(foreign.lists.get(name, []), dtype=torch.long)
+        for name in ("cpt_token_ids", "cpt_tokens_type_mask")
+    )
     try:
         check_codes(ids, codes)
     except ValueError as error:
         raise ArtifactError(f"the CPT context is not valid: {error}") from None
     if len(ids) != len(foreign.prompt) or int(ids.min()) < 0 or int(ids.max()) >= len(backbone.embeddings):
-        raise ArtifactError(f"the CPT context has {len(ids)} token ids for {len(foreign.prompt)} rows, or ids outside the vocabulary")
+        raise ArtifactError(
+            f"the CPT context has {len(ids)} token ids for {len(foreign.prompt)} rows, or ids outside the vocabulary"
+        )
     # The stored sum was computed in the backbone's dtype; a radius is a positive number or what the paper's code has by default.
-    radius = {n: max(0.0, foreign.numbers.get(f"opt_projection_{o}epsilon", 0.1)) for n, o in (("input", ""), ("format", "format_"))}
+    radius = {
+        n: max(0.0, foreign.numbers.get(f"opt_projection_{o}epsilon", 0.1))
+        for n, o in (("input", ""), ("format", "format_"))
+    }
     gamma = min(max(foreign.numbers.get("opt_loss_decay_factor", 1.0), 1e-6), 1.0)
     config = CPTConfig(epsilon_input=radius["input"], epsilon_format=radius["format"], gamma=gamma)
     method = CPT(config, {"backbone": backbone}, task)
     method.set_context(ids, codes)
     with torch.no_grad():
-        delta = foreign.prompt.to(method.delta.device) - backbone.embed(method.ids.to(backbone.device)).float().to(method.delta.device)
+        delta = foreign.prompt.to(method.delta.device) - backbone.embed(method.ids.to(backbone.device)).float().to(
+            method.delta.device
+        )
         fixed = delta[~method.movable.to(delta.device)]
         scale = float(backbone.embeddings.abs().max())
         if fixed.numel() and float(fixed.abs().max()) > 1e-3 * scale:
-            raise ArtifactError("the CPT context's label rows differ from the backbone's embeddings: it was tuned on another model")
+            raise ArtifactError(
+                "the CPT context's label rows differ from the backbone's embeddings: it was tuned on another model"
+            )
         delta[~method.movable.to(delta.device)] = 0
         method.delta.copy_(delta)
     return method
