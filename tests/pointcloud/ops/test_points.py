@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -71,7 +73,7 @@ def test_first_indices_do_not_depend_on_the_number(convention):
     radius = [
         torch.cdist(x, x.gather(1, whole[:, :m, None].long().expand(-1, -1, 3))).amin(2).amax() for m in range(1, 64)
     ]
-    assert all(after <= before for before, after in zip(radius, radius[1:], strict=False))
+    assert all(after <= before for before, after in pairwise(radius))
 
 
 def test_the_pytorch_convention_starts_anywhere_and_skips_nothing():

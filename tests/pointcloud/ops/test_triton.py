@@ -25,7 +25,8 @@ assert _cuda.fps(torch.full((1, 9, 3), 0.001), 3, at[1:], True, True).tolist() =
 q = x[:, :9].contiguous()
 for k in (1, 6):
     for a, b in zip(_cuda.nearest(x, q, k), _cpu.nearest(x.numpy(), q.numpy(), k)): same(a, b)
-for a, b in zip(_cuda.nearest(lattice, lattice[:, :3].contiguous(), 7), _cpu.nearest(lattice.numpy(), lattice.numpy()[:, :3], 7)): same(a, b)
+three = lattice[:, :3].contiguous()
+for a, b in zip(_cuda.nearest(lattice, three, 7), _cpu.nearest(lattice.numpy(), three.numpy(), 7)): same(a, b)
 for a, b in zip(_cuda.nearest(q[:, :2].contiguous(), x, 3), _cpu.nearest(q.numpy()[:, :2], x.numpy(), 3)): same(a, b)
 few = lattice[:, :6].contiguous()
 for radius, inclusive in ((1.0, True), (1.0, False), (0.001, False)):
@@ -51,14 +52,33 @@ def test_kernels_give_the_values_of_the_cpu_in_the_interpreter():
     assert done.stdout.strip() == "fine", done.stderr[-2000:]
 
 
-F, I = "*fp32", "*i32"
+def types(**named: str) -> dict[str, str]:
+    """`f` and `i` are pointers, `n` is a number."""
+    return {
+        name: {"f": "*fp32", "i": "*i32", "l": "*i64", "b": "*i8", "n": "i32", "x": "fp32"}[kind]
+        for name, kind in named.items()
+    }
+
+
 KERNELS = {
-    "_fps_kernel": ({"xyz": F, "start": "*i64", "order": I, "nearest": F, "out": I, "n": "i32", "m": "i32", "near": "fp32", "far": "fp32"}, {"SKIP": True, "BLOCK": 1024}),
-    "_nearest_kernel": ({"ref": F, "query": F, "dist": F, "idx": I, "n": "i32", "g": "i32"}, {"K": 32, "BLOCK": 256, "ROWS": 4}),
-    "_ball_kernel": ({"xyz": F, "centres": F, "out": I, "n": "i32", "m": "i32", "limit": "fp32", "NSAMPLE": "i32"}, {"INCLUSIVE": False, "BLOCK": 256}),
-    "_interpolate_kernel": ({"features": F, "idx": I, "weight": F, "out": F, "c": "i32", "m": "i32", "n": "i32"}, {"BACKWARD": True, "BLOCK": 256}),
-    "_extreme_kernel": ({"values": F, "idx": I, "largest": "*i8", "best": F, "chosen": I, "g": "i32", "c": "i32", "K": "i32"}, {"BLOCK": 128}),
-}  # fmt: skip
+    "_fps_kernel": (
+        types(xyz="f", start="l", order="i", nearest="f", out="i", n="n", m="n", near="x", far="x"),
+        {"SKIP": True, "BLOCK": 1024},
+    ),
+    "_nearest_kernel": (types(ref="f", query="f", dist="f", idx="i", n="n", g="n"), {"K": 32, "BLOCK": 256, "ROWS": 4}),
+    "_ball_kernel": (
+        types(xyz="f", centres="f", out="i", n="n", m="n", limit="x", NSAMPLE="n"),
+        {"INCLUSIVE": False, "BLOCK": 256},
+    ),
+    "_interpolate_kernel": (
+        types(features="f", idx="i", weight="f", out="f", c="n", m="n", n="n"),
+        {"BACKWARD": True, "BLOCK": 256},
+    ),
+    "_extreme_kernel": (
+        types(values="f", idx="i", largest="b", best="f", chosen="i", g="n", c="n", K="n"),
+        {"BLOCK": 128},
+    ),
+}
 
 
 @pytest.mark.slow
@@ -69,8 +89,8 @@ def test_kernels_compile_for_a_gpu_without_fused_multiply_adds(name):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    kernel, (types, constants) = getattr(_cuda, name), KERNELS[name]
-    signature = {**types, **dict.fromkeys(constants, "constexpr")}
+    kernel, (arguments, constants) = getattr(_cuda, name), KERNELS[name]
+    signature = {**arguments, **dict.fromkeys(constants, "constexpr")}
     places = {(kernel.arg_names.index(key),): value for key, value in constants.items()}
     source = ASTSource(kernel, signature=signature, constexprs=places)
     built = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=dict(_cuda.EXACT))
