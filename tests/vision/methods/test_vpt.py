@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from pt_core import Batch
-from pt_core.errors import ArtifactError, ConfigError, DataError, UserError
+from pt_core.errors import ArtifactError, ConfigError, DataError
 from pt_core.kernels import reference_kernels
 from pt_core.run.classification import Classification
 from pt_core.run.optim import lr_factor
@@ -536,11 +536,12 @@ def test_a_half_precision_network_leaves_prompts_in_float32(mode):
         assert (method.eval()(batch) - want.eval()(batch)).abs().max() < 0.1
 
 
-def test_a_network_without_tokens_is_refused_by_name():
+def test_a_network_without_tokens_is_refused_by_name_with_what_works_there():
     import timm
 
-    with pytest.raises(UserError, match="is a ResNet, which has no token sequence"):
-        adapt(timm.create_model("resnet10t", num_classes=0), "timm:resnet10t")
+    backbone = adapt(timm.create_model("test_resnet", num_classes=0), "timm:test_resnet")
+    with pytest.raises(ConfigError, match="is a ResNet, which has no token sequence.*vpt_pixel --location pad"):
+        VPT(VPTConfig(), {"backbone": backbone}, task())
 
 
 def test_errors_are_of_the_kinds_a_user_meets():
