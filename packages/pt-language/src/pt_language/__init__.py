@@ -23,8 +23,8 @@ _EXPORTS = {
     "DataOptions": "data",
     "Template": "templates",
     "PromptServer": "server",
-    "export_peft": "peft_format",
-    "import_peft": "peft_format",
+    "export_peft": "interop",
+    "import_peft": "interop",
     "PromptTuning": "methods.prompt_tuning",
     "PromptTuningConfig": "methods.prompt_tuning",
     "Prefix": "methods.prefix",
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from pt_language.methods.p_tuning import PTuning, PTuningConfig
     from pt_language.methods.prefix import Prefix, PrefixConfig
     from pt_language.methods.prompt_tuning import PromptTuning, PromptTuningConfig
-    from pt_language.peft_format import export_peft, import_peft
+    from pt_language.interop import export_peft, import_peft
     from pt_language.server import PromptServer
     from pt_language.templates import Template
 

@@ -87,7 +87,9 @@ class LanguageBackbone(Backbone):
 
     def prompt_length(self, edits: Edits) -> int:
         """Positions that the edits put in front of the text."""
-        edit = next((e for value in edits.values() for e in (value if isinstance(value, (list, tuple)) else (value,))), None)
+        edit = next(
+            (e for value in edits.values() for e in (value if isinstance(value, (list, tuple)) else (value,))), None
+        )
         if isinstance(edit, KeyValue):
             return edit.k.shape[2]
         if isinstance(edit, Insert):
@@ -211,9 +213,13 @@ class DecoderBackbone(LanguageBackbone):
         chosen: list[Insert] = []
         for layer, found in enumerate(per_layer):
             if len(found) != 1 or not isinstance(found[0], Insert) or found[0].keep_output:
-                raise UserError(f"slots need one Insert(keep_output=False) in every block; block {layer} has another edit")
+                raise UserError(
+                    f"slots need one Insert(keep_output=False) in every block; block {layer} has another edit"
+                )
             chosen.append(found[0])
-        counts = {e.tokens.shape[-2] if isinstance(e.tokens, Tensor) else int(getattr(e.tokens, "count", -1)) for e in chosen}
+        counts = {
+            e.tokens.shape[-2] if isinstance(e.tokens, Tensor) else int(getattr(e.tokens, "count", -1)) for e in chosen
+        }
         if len(counts) != 1 or -1 in counts:
             raise UserError("slots need the same known number of vectors in every block")
         count = counts.pop()
@@ -272,7 +278,9 @@ class DecoderBackbone(LanguageBackbone):
             if tokens > 1:
                 bridge.check_length(text.extra["mask"].shape[1], tokens - 1, self.sizes.context, "prompt and text")
                 cache, mask = bridge.repeat(text.extra["cache"], count), text.extra["mask"].repeat_interleave(count, 0)
-                more = bridge.step(self.module, choices[:, :-1].clamp(min=0).repeat(rows, 1), cache, mask, tokens - 1)[0]
+                more = bridge.step(self.module, choices[:, :-1].clamp(min=0).repeat(rows, 1), cache, mask, tokens - 1)[
+                    0
+                ]
                 logits = torch.cat([logits, more.reshape(rows, count, tokens - 1, -1)], 2)
             return gather_mean(logits, choices)
 
@@ -381,7 +389,7 @@ def prepend(
 ) -> tuple[Tensor, Tensor]:
     """(embeddings, mask) with the prompt of site `input` in front of every row; bidirectional models cannot share it. Padding is moved to
     the right, so that neither positions nor distances depend on it."""
-    order = (inputs["mask"] == 0).long().argsort(1, stable=True)
+    order = (inputs["mask"] == 0).long().argsort(dim=1, stable=True)
     embeds, mask = backbone.embed(inputs["ids"].gather(1, order)), inputs["mask"].gather(1, order)
     inserted: Sequence[Edit] = edits.get("input", ())
     if inserted:

@@ -25,7 +25,10 @@ def list_backbones() -> list[tuple[str, str]]:
             (f"builtin:{name}", "tiny causal language model shipped with the package, trained to learn in context")
             for name in builtin_names()
         ),
-        ("hf:ID", "a hub model: causal (GPT-2, Llama, Qwen, Mistral ...), encoder-decoder (T5 ...) or encoder (BERT ...)"),
+        (
+            "hf:ID",
+            "a hub model: causal (GPT-2, Llama, Qwen, Mistral ...), encoder-decoder (T5 ...) or encoder (BERT ...)",
+        ),
         ("hf:ID@REVISION", "the same at a fixed revision"),
         ("local:FOLDER", "a folder in the hub's layout: config.json, model.safetensors, tokenizer.json"),
     ]
@@ -45,12 +48,16 @@ def load_backbone(spec: str, weights: str | None = None, device: str = "cpu") ->
     kind, _, name = spec.partition(":")
     if kind == "builtin":
         if name not in builtin_names():
-            raise UserError(f"no built-in backbone {name!r}{nearest(name, builtin_names())}; known: {', '.join(builtin_names())}")
+            raise UserError(
+                f"no built-in backbone {name!r}{nearest(name, builtin_names())}; known: {', '.join(builtin_names())}"
+            )
         return _load(spec, ASSETS / name, None, device)
     if kind == "local" and name:
         folder = Path(name)
         if not (folder / "config.json").is_file():
-            raise UserError(f"{folder} has no config.json; expected the hub's layout (config.json, model.safetensors, tokenizer.json)")
+            raise UserError(
+                f"{folder} has no config.json; expected the hub's layout (config.json, model.safetensors, tokenizer.json)"
+            )
         return _load(spec, folder, None, device)
     if kind == "hf" and name:
         if weights is not None:
@@ -86,7 +93,9 @@ def _load(spec: str, where: str | Path, revision: str | None, device: str) -> La
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, json.JSONDecodeError) as error:
         reason = " ".join(str(error).split())[:200]
         what = f"{where} cannot be loaded" if isinstance(where, Path) else f"hub model {where!r} cannot be loaded"
-        raise UserError(f"{what} ({type(error).__name__}: {reason}); check the name, the network and the files") from None
+        raise UserError(
+            f"{what} ({type(error).__name__}: {reason}); check the name, the network and the files"
+        ) from None
     finally:
         if shown:
             logging.enable_progress_bar()
@@ -98,7 +107,10 @@ def _load(spec: str, where: str | Path, revision: str | None, device: str) -> La
 
 def _auto_class(config: Any, spec: str) -> Any:
     from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
 
     if config.is_encoder_decoder:
         return AutoModelForSeq2SeqLM
@@ -109,7 +121,9 @@ def _auto_class(config: Any, spec: str) -> Any:
         return AutoModel
     if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return AutoModelForCausalLM
-    raise UserError(f"backbone {spec!r} ({config.model_type}) is neither a causal LM, nor an encoder-decoder, nor an encoder")
+    raise UserError(
+        f"backbone {spec!r} ({config.model_type}) is neither a causal LM, nor an encoder-decoder, nor an encoder"
+    )
 
 
 def adapt(model: Any, tokenizer: Any, source: str) -> LanguageBackbone:

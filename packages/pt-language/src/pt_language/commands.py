@@ -22,7 +22,9 @@ def inspect(run: Path, backbone: str | None, as_json: bool) -> None:
         return
     click.echo(found["method"])
     for row in found["tensors"]:
-        click.echo(f"{row['tensor']:<24} {'x'.join(map(str, row['shape'])):>16}  norm {row['norm']:<10} rows {row['mean row norm']}")
+        click.echo(
+            f"{row['tensor']:<24} {'x'.join(map(str, row['shape'])):>16}  norm {row['norm']:<10} rows {row['mean row norm']}"
+        )
     for row in found["rows"]:
         drift = f"  drift {row['drift']:<8}" if "drift" in row else ""
         click.echo(f"row {row['row']:>4}  norm {row['norm']:<8}{drift}  {row['nearest tokens (cosine)']}")
@@ -38,7 +40,7 @@ def inspect(run: Path, backbone: str | None, as_json: bool) -> None:
 def export_peft(run: Path, out: Path, base_model: str | None) -> None:
     """Write a tuned prompt as a PEFT folder."""
     from pt_language.api import load
-    from pt_language.peft_format import export_peft as write
+    from pt_language.interop import export_peft as write
 
     write(load(run).method, out, base_model)
     click.echo(f"wrote {out}: adapter_config.json and adapter_model.safetensors")
@@ -48,7 +50,9 @@ def export_peft(run: Path, out: Path, base_model: str | None) -> None:
 @click.command("import-peft")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--backbone", required=True, help="The model that the prompt was tuned on.")
-@click.option("--template", default="{text} {answer}", show_default=True, help="How texts become prompts; the answer comes last.")
+@click.option(
+    "--template", default="{text} {answer}", show_default=True, help="How texts become prompts; the answer comes last."
+)
 @click.option("--label-words", default="", help="CLASS=WORD,... for a classifier by label words; left out: generation.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Artifact folder to write.")
 def import_peft(folder: Path, backbone: str, template: str, label_words: str, out: Path) -> None:
@@ -57,12 +61,16 @@ def import_peft(folder: Path, backbone: str, template: str, label_words: str, ou
     from pt_core.run.commands import check_out
 
     from pt_language.backbones import load_backbone
-    from pt_language.peft_format import import_peft as read
+    from pt_language.interop import import_peft as read
     from pt_language.tasks.text import Generation, TextClassification
 
     check_out(out)
     pairs = [entry.partition("=") for entry in label_words.split(",") if entry]
-    task = TextClassification([p[0] for p in pairs], template, [p[2] or p[0] for p in pairs]) if pairs else Generation(template)
+    task = (
+        TextClassification([p[0] for p in pairs], template, [p[2] or p[0] for p in pairs])
+        if pairs
+        else Generation(template)
+    )
     name, method = read(folder, load_backbone(backbone), task)
     save_artifact(out, method, card_of(method, f"pt-language/{name}"))
     click.echo(f"wrote {out} ({method.parameter_count():,} values of {name})")
@@ -75,8 +83,12 @@ def import_peft(folder: Path, backbone: str, template: str, label_words: str, ou
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535), help="Port to listen on.")
 @click.option("--max-batch", default=32, show_default=True, type=click.IntRange(1), help="Rows that decode together.")
-@click.option("--max-queue", default=256, show_default=True, type=click.IntRange(1), help="Waiting requests; more get status 429.")
-@click.option("--max-tokens", default=256, show_default=True, type=click.IntRange(1), help="Longest answer a request may ask for.")
+@click.option(
+    "--max-queue", default=256, show_default=True, type=click.IntRange(1), help="Waiting requests; more get status 429."
+)
+@click.option(
+    "--max-tokens", default=256, show_default=True, type=click.IntRange(1), help="Longest answer a request may ask for."
+)
 @click.option("--allow-changes", is_flag=True, help="Let clients add and remove prompts (POST and DELETE /v1/prompts).")
 def serve(
     runs: tuple[str, ...], backbone: str | None, host: str, port: int, max_batch: int, max_queue: int, max_tokens: int,

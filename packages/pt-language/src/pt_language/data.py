@@ -108,7 +108,9 @@ class TextDataset:
             if not self.template.inputs and begin is not None:
                 source = Tokens((begin,), (SEPARATOR,)) + source
             if not len(source):
-                raise DataError(f"row {self.ids[number]!r} has no text: template {self.template.text!r} gives zero tokens")
+                raise DataError(
+                    f"row {self.ids[number]!r} has no text: template {self.template.text!r} gives zero tokens"
+                )
             label = self.labels[number] if task.closed and self.labels is not None and self.answered else None
             answer = None
             if self.answered:
@@ -206,12 +208,16 @@ def load_text(spec: str, options: DataOptions) -> dict[str, TextDataset]:
         template.check_columns(table.columns, f"the {role} part of {spec}")
         rows, ids = table.rows, table.ids
         if options.limit is not None and len(rows) > options.limit:
-            order = sorted(range(len(rows)), key=lambda i: hashlib.sha256(f"{ids[i]}".encode()).digest())[: options.limit]
+            order = sorted(range(len(rows)), key=lambda i: hashlib.sha256(f"{ids[i]}".encode()).digest())[
+                : options.limit
+            ]
             rows, ids = [rows[i] for i in sorted(order)], [ids[i] for i in sorted(order)]
         for row, name in zip(rows, ids, strict=True):
             empty = next((field for field in (*template.inputs, template.answer) if not row[field].strip()), None)
             if empty is not None:
-                raise DataError(f"row {name!r} of {spec} has an empty {empty!r}; leave such rows out with --where '{empty}!='")
+                raise DataError(
+                    f"row {name!r} of {spec} has an empty {empty!r}; leave such rows out with --where '{empty}!='"
+                )
         found[role] = TextDataset(rows, ids, template, None, notes=tuple(table.notes))
     return with_labels(found) if "train" in found and _few_answers(found["train"]) else found
 

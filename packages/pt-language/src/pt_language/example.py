@@ -21,12 +21,20 @@ TEXT = 128
 """Own tokens of the counted texts."""
 
 
-def example(modality: Language, spec: RunSpec, classes: int, batch_size: int) -> tuple[Mapping[str, Backbone], Task, Batch]:
+def example(
+    modality: Language, spec: RunSpec, classes: int, batch_size: int
+) -> tuple[Mapping[str, Backbone], Task, Batch]:
     """The backbone without weights, a task with one-token words, and a batch of texts of 128 tokens."""
     if spec.method in ("icl", "cpt"):
-        raise ConfigError(f"the cost of {spec.method!r} depends on the examples it puts in context; budget has no data to look at")
-    source = by_role("--backbone", spec.run.backbone, ["backbone"]).get("backbone", modality.default_backbone("backbone"))
-    backbone = load_backbone(source, by_role("--weights", spec.run.weights, ["backbone"]).get("backbone"), device="meta")
+        raise ConfigError(
+            f"the cost of {spec.method!r} depends on the examples it puts in context; budget has no data to look at"
+        )
+    source = by_role("--backbone", spec.run.backbone, ["backbone"]).get(
+        "backbone", modality.default_backbone("backbone")
+    )
+    backbone = load_backbone(
+        source, by_role("--weights", spec.run.weights, ["backbone"]).get("backbone"), device="meta"
+    )
     options: Any = spec.task
     template = Template(spec.data.template or "input: {text} output: {label}")
     task: Task

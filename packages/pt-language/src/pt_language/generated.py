@@ -62,14 +62,21 @@ class GeneratedPrompt(LanguageMethod):
             return
         known = dict(self.own_tensors())
         if view == "predict":
-            expected = {"prompt": self.produce().shape, **{n: t.shape for n, t in known.items() if n.startswith("head.")}}
+            expected = {
+                "prompt": self.produce().shape,
+                **{n: t.shape for n, t in known.items() if n.startswith("head.")},
+            }
         else:
             expected = {n: t.shape for n, t in self._network().items()}
         if set(tensors) != set(expected):
-            raise ArtifactError(f"tensors do not fit: expected {', '.join(sorted(expected))}, found {', '.join(sorted(tensors))}")
+            raise ArtifactError(
+                f"tensors do not fit: expected {', '.join(sorted(expected))}, found {', '.join(sorted(tensors))}"
+            )
         for name, tensor in tensors.items():
             if tensor.shape != expected[name]:
-                raise ArtifactError(f"tensor {name!r} has shape {tuple(tensor.shape)}, this method needs {tuple(expected[name])}")
+                raise ArtifactError(
+                    f"tensor {name!r} has shape {tuple(tensor.shape)}, this method needs {tuple(expected[name])}"
+                )
         if view == "train":
             self._stored = None
         with torch.no_grad():

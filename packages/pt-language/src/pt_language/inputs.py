@@ -40,7 +40,9 @@ def input_texts(items: Sequence[Any], template: Template, column: str | None = N
         elif isinstance(item, str):
             if len(template.inputs) != 1:
                 names = ", ".join(template.inputs) or "no input"
-                raise DataError(f"template {template.text!r} has the inputs {names}; give a table or a mapping with them")
+                raise DataError(
+                    f"template {template.text!r} has the inputs {names}; give a table or a mapping with them"
+                )
             rows.append({template.inputs[0]: item})
             ids.append(f"text-{len(ids)}")
         else:

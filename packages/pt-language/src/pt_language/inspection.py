@@ -73,7 +73,9 @@ def report_panels(method: Method, data: Mapping[str, Dataset]) -> list[Panel]:
     panels = []
     rows = rows_table(method)
     if rows:
-        note = f"The first {SHOWN} of {len(rows)} rows." if len(rows) > SHOWN else "Cosine to the frozen embedding table."
+        note = (
+            f"The first {SHOWN} of {len(rows)} rows." if len(rows) > SHOWN else "Cosine to the frozen embedding table."
+        )
         panels.append(Panel("Prompt rows and their nearest tokens", "table", {"rows": rows[:SHOWN]}, note))
     dataset = data.get("val", data.get("train"))
     if dataset is not None and len(dataset):
@@ -115,7 +117,12 @@ def inspect_run(run: Path, backbone: str | None = None) -> dict[str, Any]:
     assert isinstance(method, LanguageMethod)
     rows = rows_table(method, initial_of(run, method))
     tensors = [
-        {"tensor": name, "shape": list(t.shape), "norm": round(float(t.float().norm()), 4), "mean row norm": _row_norm(t)}
+        {
+            "tensor": name,
+            "shape": list(t.shape),
+            "norm": round(float(t.float().norm()), 4),
+            "mean row norm": _row_norm(t),
+        }
         for name, t in method.export("predict").items()
         if t.is_floating_point()
     ]

@@ -24,7 +24,9 @@ def indexed(edits: Edits, index: Tensor) -> Edits:
     return found
 
 
-def mixed(cls: type[LanguageMethod], methods: Sequence[Method]) -> Callable[[Batch, Tensor], Sequence[Predictions]] | None:
+def mixed(
+    cls: type[LanguageMethod], methods: Sequence[Method]
+) -> Callable[[Batch, Tensor], Sequence[Predictions]] | None:
     """A function (batch, tenant per row) -> predictions per row, where the prompts stack and every class word is one token; else None."""
     tenants = [method for method in methods if isinstance(method, cls)]
     tasks: list[Any] = [method.task for method in tenants]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # the command line's help must not wait for torch
 
     from pt_language.adapters import LanguageBackbone
     from pt_language.data import TextDataset
+    from pt_language.method import LanguageMethod
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,19 @@ class Language(Modality):
         train = cast("TextDataset", data["train"])
         kind = options.task
         if kind == "auto":
-            kind = "language-modelling" if not train.template.inputs else "classification" if train.classes else "generation"
+            kind = (
+                "language-modelling"
+                if not train.template.inputs
+                else "classification"
+                if train.classes
+                else "generation"
+            )
         if kind != "classification":
-            unused = [name for name in ("label_words", "class_weights", "ordinal", "label_smoothing") if getattr(options, name)]
+            unused = [
+                name
+                for name in ("label_words", "class_weights", "ordinal", "label_smoothing")
+                if getattr(options, name)
+            ]
             if options.scoring == "head":
                 unused.append("scoring")
             if unused:
@@ -147,7 +158,13 @@ class Language(Modality):
         weights = class_weights(train.labels, len(train.classes)) if options.class_weights else None
         words = label_words(options.label_words, train.classes)
         return TextClassification(
-            train.classes, train.template.text, words, options.scoring, weights, options.label_smoothing, options.ordinal
+            train.classes,
+            train.template.text,
+            words,
+            options.scoring,
+            weights,
+            options.label_smoothing,
+            options.ordinal,
         )
 
     def task_from_json(self, spec: Mapping[str, Any]) -> Task:
@@ -161,6 +178,19 @@ class Language(Modality):
         task: Any = method.task
         dataset = input_texts(items, task.template, getattr(options, "text_column", None))
         return dataset.bind(cast("LanguageBackbone", method.backbone), task)
+
+    def export_formats(self) -> Mapping[str, Callable[[Method, Path], Sequence[str]]]:
+        def peft(method: Method, out: Path) -> Sequence[str]:
+            from pt_language.interop import export_peft
+
+            return export_peft(cast("LanguageMethod", method), out)
+
+        def embeddings(method: Method, out: Path) -> Sequence[str]:
+            from pt_language.interop import export_embeddings
+
+            return export_embeddings(cast("LanguageMethod", method), out)
+
+        return {"peft": peft, "embeddings": embeddings}
 
     def example(self, spec: RunSpec, classes: int, batch_size: int) -> tuple[Mapping[str, Backbone], Task, Batch]:
         from pt_language.example import example
@@ -180,7 +210,13 @@ class Language(Modality):
     def demos(self) -> Sequence[Demo]:
         from pt_language.demo import modules
 
-        return (Demo("modules", "sentences of Python's documentation by topic: prompts against in-context learning and LoRA", modules),)
+        return (
+            Demo(
+                "modules",
+                "sentences of Python's documentation by topic: prompts against in-context learning and LoRA",
+                modules,
+            ),
+        )
 
     def pretrain_options(self) -> type:
         return PretrainOptions
@@ -206,7 +242,9 @@ def label_words(given: Sequence[str], classes: Sequence[str]) -> list[str]:
         if not found or not word.strip():
             problems.append(f"label_words {entry!r} is not CLASS=WORD")
         elif name not in words:
-            problems.append(f"label_words names class {name!r}{nearest(name, classes)}; the data have: {', '.join(classes)}")
+            problems.append(
+                f"label_words names class {name!r}{nearest(name, classes)}; the data have: {', '.join(classes)}"
+            )
         else:
             words[name] = word
     if problems:

@@ -113,7 +113,9 @@ class Episodes:
         documents: one long list of token ids, for plain text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, groups: dict[str, list[str]], labels: list[str], documents: list[int]) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, groups: dict[str, list[str]], labels: list[str], documents: list[int]
+    ) -> None:
         self.tokenizer = tokenizer
         self.groups = {name: texts for name, texts in groups.items() if len(texts) >= 8}
         self.names = sorted(self.groups)
@@ -127,13 +129,17 @@ class Episodes:
         self.words = list(self.by_word)
         self.short_labels = [label for label in labels if len(self.encode(f" {label}")) == 1]
 
-    def texts(self, kind: str, classes: int, rng: random.Random) -> list[list[str]]:
+    def texts(self, kind: str, classes: int, words: tuple[int, int], rng: random.Random) -> list[list[str]]:
         """One list of texts per class."""
         if kind == "module":
             return [self.groups[name] for name in rng.sample(self.names, classes)]
         if kind == "word":
-            return [self.by_word[word] for word in rng.sample(self.words, classes)]
-        return [[text] for text in rng.sample(self.pool, classes)]
+            chosen = rng.sample(self.words, classes)
+            return [
+                [around(text, word, rng.randint(*words), rng) for text in rng.sample(self.by_word[word], 8)]
+                for word in chosen
+            ]
+        return [[crop(text, rng.randint(*words), rng)] for text in rng.sample(self.pool, classes)]
 
     def episode(
         self, length: int, words: tuple[int, int], rng: random.Random, kind: str, classes: int | None = None
@@ -142,7 +148,7 @@ class Episodes:
         classes = classes or rng.choice((2, 2, 2, 3, 4, 5))
         template = rng.choices([t for t, _ in TEMPLATES], [w for _, w in TEMPLATES])[0]
         ends = rng.random() < 0.7
-        groups = self.texts(kind, classes, rng)
+        groups = self.texts(kind, classes, words, rng)
         names = rng.sample(self.short_labels if rng.random() < 0.8 else self.labels, classes)
         tokens: list[int] = []
         marks: list[int] = []
@@ -153,7 +159,9 @@ class Episodes:
                 order = list(range(len(groups)))
                 rng.shuffle(order)
             group = order.pop()
-            text = crop(rng.choice(groups[group]), rng.randint(*words), rng, word=kind == "word")
+            text = rng.choice(groups[group])
+            if kind == "module":
+                text = crop(text, rng.randint(*words) + 4, rng)
             body = self.encode(f"{before}{text}{between.rstrip(' ')}")
             label = self.encode(f" {names[group]}")
             tail = [0] if ends else self.encode("\n")
@@ -178,12 +186,18 @@ class Episodes:
         return torch.tensor(tokens), torch.tensor(marks)
 
 
-def crop(text: str, count: int, rng: random.Random, word: bool) -> str:
-    """`count` neighbouring words of a text (all of it where a shared word could be cut off)."""
+def crop(text: str, count: int, rng: random.Random) -> str:
+    """`count` neighbouring words of a text."""
     parts = text.split()
-    if len(parts) <= count or word:
-        return " ".join(parts[: max(count, 14)])
-    start = rng.randrange(len(parts) - count + 1)
+    start = rng.randrange(max(1, len(parts) - count + 1))
+    return " ".join(parts[start : start + count])
+
+
+def around(text: str, word: str, count: int, rng: random.Random) -> str:
+    """`count` neighbouring words of a text, one of which holds `word`."""
+    parts = text.split()
+    place = next(i for i, part in enumerate(parts) if word in part.lower())
+    start = max(0, min(place - rng.randrange(count), len(parts) - count))
     return " ".join(parts[start : start + count])
 
 
@@ -278,7 +292,9 @@ def start(model: LlamaForCausalLM, tokenizer: Tokenizer, seed: int) -> None:
     words, averages = slice(1, half - 1), slice(half, width - 1)
 
     def projection(rows: int, columns: int) -> Tensor:
-        return torch.linalg.qr(torch.randn(max(rows, columns), max(rows, columns), generator=random_))[0][:rows, :columns]
+        return torch.linalg.qr(torch.randn(max(rows, columns), max(rows, columns), generator=random_))[0][
+            :rows, :columns
+        ]
 
     embedding = model.get_input_embeddings().weight
     count = words.stop - words.start
@@ -329,24 +345,28 @@ def start(model: LlamaForCausalLM, tokenizer: Tokenizer, seed: int) -> None:
 
 
 @torch.no_grad()
-def in_context_accuracy(model: Any, episodes: Episodes, classes: int, shots: int, rounds: int, kind: str = "module") -> float:
+def in_context_accuracy(
+    model: Any, episodes: Episodes, classes: int, shots: int, rounds: int, kind: str = "module"
+) -> float:
     """Share of right labels at the end of episodes with `shots` examples of each class; the label's first token decides."""
     rng = random.Random(0)
     right = 0
     before, between = TEMPLATES[0][0].split("{}")[:2]
     for _ in range(rounds):
-        groups = [rng.sample(texts, shots + 1) for texts in episodes.texts(kind, classes, rng)]
+        groups = [
+            [rng.choice(texts) for _ in range(shots + 1)] for texts in episodes.texts(kind, classes, (6, 12), rng)
+        ]
         names = rng.sample(episodes.labels, classes)
         while len({episodes.encode(f" {name}")[0] for name in names}) < classes:
             names = rng.sample(episodes.labels, classes)
         shown = [(text, names[c]) for c, texts in enumerate(groups) for text in texts[:shots]]
         rng.shuffle(shown)
         gold = rng.randrange(classes)
-        parts = [f"{before}{crop(text, 20, rng, False)}{between} {name}".replace("  ", " ") for text, name in shown]
+        parts = [f"{before}{crop(text, 20, rng)}{between} {name}".replace("  ", " ") for text, name in shown]
         tokens: list[int] = []
         for part in parts:
             tokens += [*episodes.encode(part), 0]
-        tokens += episodes.encode(f"{before}{crop(groups[gold][shots], 20, rng, False)}{between}".rstrip())
+        tokens += episodes.encode(f"{before}{crop(groups[gold][shots], 20, rng)}{between}".rstrip())
         logits = model(torch.tensor([tokens])).logits[0, -1]
         firsts = [episodes.encode(f" {name}")[0] for name in names]
         right += int(logits[firsts].argmax()) == gold
@@ -395,10 +415,10 @@ def train(config: PretrainConfig, material: Material, progress: bool = True) -> 
             shown = {"loss": np.mean(losses[-50:]), "label accuracy": np.mean(accuracies[-50:])}
             told = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
             extra = ""
-            if step % 500 == 499:
+            if step % 300 == 299:
                 model.eval()
-                found = [in_context_accuracy(model, material.unseen, 2, 4, 100, kind) for kind in ("word", "module")]
-                extra = f", held out, 2 classes x 4 shots: shared word {found[0]:.3f}, module {found[1]:.3f}"
+                found = [in_context_accuracy(model, material.unseen, 2, 4, 100, kind) for kind in KINDS]
+                extra = f", held out, 2 classes x 4 shots: same text {found[0]:.3f}, shared word {found[1]:.3f}, module {found[2]:.3f}"
                 model.train()
             tqdm.write(f"step {step + 1}: {told}{extra} ({time.monotonic() - started:.0f} s)")
     return model.eval(), float(np.mean(losses[-100:]))
@@ -407,15 +427,17 @@ def train(config: PretrainConfig, material: Material, progress: bool = True) -> 
 def save(model: LlamaForCausalLM, tokenizer: Tokenizer, card: dict[str, Any], out: Path) -> None:
     """A folder in the hub's layout with fp16 weights, and the recipe beside them."""
     out.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        n: t.half().contiguous() for n, t in model.state_dict().items() if n != "lm_head.weight"
-    }
+    tensors = {n: t.half().contiguous() for n, t in model.state_dict().items() if n != "lm_head.weight"}
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
     config = json.loads(model.config.to_json_string(use_diff=True))
     config |= {"architectures": ["LlamaForCausalLM"], "dtype": "float16"}
     (out / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     tokenizer.save(str(out / "tokenizer.json"))
-    special = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "model_max_length": model.config.max_position_embeddings}
+    special = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": END,
+        "model_max_length": model.config.max_position_embeddings,
+    }
     (out / "tokenizer_config.json").write_text(json.dumps(special, indent=1) + "\n", encoding="utf-8")
     (out / "recipe.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
 
@@ -434,7 +456,9 @@ def pretrain(config: PretrainConfig, out: Path, progress: bool = True) -> dict[s
     model, loss = train(config, material, progress)
     seconds = time.monotonic() - started
     measured = {
-        f"held out, {classes} classes, {shots} shots each": in_context_accuracy(model, material.unseen, classes, shots, 500)
+        f"held out, {classes} classes, {shots} shots each": in_context_accuracy(
+            model, material.unseen, classes, shots, 500
+        )
         for classes, shots in ((2, 0), (2, 1), (2, 4), (4, 2), (4, 4))
     }
     card = {
@@ -445,7 +469,8 @@ def pretrain(config: PretrainConfig, out: Path, progress: bool = True) -> dict[s
         "recipe": asdict(config),
         "results": {"loss": round(loss, 4), **{k: round(v, 4) for k, v in measured.items()}},
         "seconds": round(seconds),
-        "versions": {n: metadata.version(n) for n in ("torch", "transformers", "tokenizers")} | {"python": platform.python_version()},
+        "versions": {n: metadata.version(n) for n in ("torch", "transformers", "tokenizers")}
+        | {"python": platform.python_version()},
     }
     save(model, material.tokenizer, card, out)
     return card

@@ -54,7 +54,9 @@ def read_tables(spec: str, split_column: str | None = None, where: Sequence[str]
             raise DataError(f"column {column!r} of {spec} has {unknown[0]!r}; it may hold train, val and test")
         frames = {ROLES[str(value)]: part for value, part in frame.groupby(column)}
     elif split_column is not None:
-        raise DataError(f"{spec} has no column {split_column!r}{nearest(split_column, list(next(iter(frames.values()))))}")
+        raise DataError(
+            f"{spec} has no column {split_column!r}{nearest(split_column, list(next(iter(frames.values()))))}"
+        )
     tables = {}
     for role in ("train", "val", "test", *sorted(set(frames) - {"train", "val", "test"})):
         if role in frames:
@@ -79,10 +81,14 @@ def files(path: Path) -> dict[str, pd.DataFrame]:
         found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
         parts: dict[str, Path] = {}
         for file in found:
-            role = next((ROLES[w] for w in reversed(file.stem.lower().replace("-", "_").split("_")) if w in ROLES), None)
+            role = next(
+                (ROLES[w] for w in reversed(file.stem.lower().replace("-", "_").split("_")) if w in ROLES), None
+            )
             if role is not None:
                 if role in parts:
-                    raise DataError(f"folder {path} has two {role} files: {parts[role].name} and {file.name}; give one as --data {role}=FILE")
+                    raise DataError(
+                        f"folder {path} has two {role} files: {parts[role].name} and {file.name}; give one as --data {role}=FILE"
+                    )
                 parts[role] = file
         if not parts and len(found) == 1:
             parts = {"train": found[0]}
@@ -99,7 +105,9 @@ def read_file(path: Path) -> pd.DataFrame:
         DataError: missing, of another kind, or not readable.
     """
     if not path.is_file():
-        raise DataError(f"{path} does not exist; give a file ({', '.join(SUFFIXES)}), a folder, builtin:NAME or hub:NAME")
+        raise DataError(
+            f"{path} does not exist; give a file ({', '.join(SUFFIXES)}), a folder, builtin:NAME or hub:NAME"
+        )
     suffix = path.suffix.lower()
     try:
         if suffix in (".csv", ".tsv"):
@@ -110,7 +118,11 @@ def read_file(path: Path) -> pd.DataFrame:
             frame = pd.DataFrame({"text": [line for line in path.read_text("utf-8").splitlines() if line.strip()]})
         elif suffix in (".json", ".jsonl"):
             text = path.read_text("utf-8")
-            records = json.loads(text) if suffix == ".json" else [json.loads(line) for line in text.splitlines() if line.strip()]
+            records = (
+                json.loads(text)
+                if suffix == ".json"
+                else [json.loads(line) for line in text.splitlines() if line.strip()]
+            )
             if not isinstance(records, list) or not all(isinstance(row, dict) for row in records):
                 raise DataError(f"{path} must hold a list of objects")
             frame = pd.DataFrame(records)
@@ -166,7 +178,9 @@ def hub(name: str) -> dict[str, pd.DataFrame]:
         found = datasets.load_dataset(path, revision=revision or None)  # type: ignore[attr-defined]
     except Exception as error:  # the hub's clients raise many kinds without a network or a data set
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-        raise DataError(f"hub data set {name!r} cannot be loaded ({reason}); check name and network, or give a file") from None
+        raise DataError(
+            f"hub data set {name!r} cannot be loaded ({reason}); check name and network, or give a file"
+        ) from None
     parts = {ROLES[split]: part.to_pandas() for split, part in found.items() if split in ROLES}
     if "train" not in parts:
         raise DataError(f"hub data set {name!r} has no training part; it has: {', '.join(found)}")

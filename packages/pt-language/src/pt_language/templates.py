@@ -50,10 +50,14 @@ class Template:
         except ValueError as error:
             raise ConfigError(f"template {text!r} is not valid: {error}") from None
         fields = [name for _, name, _, _ in pieces if name is not None]
-        if not fields or any(not name or spec or conversion for _, name, spec, conversion in pieces if name is not None):
+        if not fields or any(
+            not name or spec or conversion for _, name, spec, conversion in pieces if name is not None
+        ):
             raise ConfigError(f"template {text!r} needs plain {{column}} fields, the last one being the answer")
         if pieces[-1][1] is None:
-            raise ConfigError(f"template {text!r} has text behind the answer field {{{fields[-1]}}}; the answer must come last")
+            raise ConfigError(
+                f"template {text!r} has text behind the answer field {{{fields[-1]}}}; the answer must come last"
+            )
         if fields[-1] in fields[:-1]:
             raise ConfigError(f"template {text!r} shows the answer field {{{fields[-1]}}} in the input")
         self.pieces = [(literal, str(name)) for literal, name, _, _ in pieces]

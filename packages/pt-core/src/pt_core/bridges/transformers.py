@@ -315,17 +315,15 @@ def _recomputed(model: Any, on: bool) -> Iterator[None]:
 
     def wrap(layer: int, forward: Callable[..., Any]) -> Callable[..., Any]:
         def outer(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-            name = next((n for n, v in kwargs.items() if hasattr(v, "get_seq_length")), None)
-            cache = kwargs.get(name) if name else None
-            pair = _pair(cache, layer)
+            given = [*args, *kwargs.values()]
+            cache = next((value for value in given if hasattr(value, "get_seq_length")), None)
 
             def inner(hidden: Tensor, keys: Tensor | None, values: Tensor | None) -> Any:
-                own = dict(kwargs)
-                if name is not None:
-                    own[name] = _only(cache, layer, keys, values)
-                return forward(hidden, *args, **own)
+                own = None if cache is None else _only(cache, layer, keys, values)
+                again = [own if value is cache else value for value in args]
+                return forward(hidden, *again, **{n: own if v is cache else v for n, v in kwargs.items()})
 
-            return checkpoint(inner, hidden, *pair, use_reentrant=False)
+            return checkpoint(inner, hidden, *_pair(cache, layer), use_reentrant=False)
 
         return outer
 

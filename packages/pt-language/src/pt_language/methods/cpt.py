@@ -110,7 +110,9 @@ class CPT(LanguageMethod):
                 check_codes(tensors["ids"], tensors["codes"])
             except ValueError as error:
                 raise ArtifactError(f"the stored context is not valid: {error}") from None
-            if len(tensors["ids"]) and not 0 <= int(tensors["ids"].min()) <= int(tensors["ids"].max()) < len(self.backbone.embeddings):
+            if len(tensors["ids"]) and not 0 <= int(tensors["ids"].min()) <= int(tensors["ids"].max()) < len(
+                self.backbone.embeddings
+            ):
                 raise ArtifactError(f"the stored context has token ids outside 0..{len(self.backbone.embeddings) - 1}")
             self.set_context(tensors["ids"], tensors["codes"])
         super().restore(view, tensors)
@@ -154,7 +156,14 @@ class CPT(LanguageMethod):
         assert isinstance(self.backbone, DecoderBackbone)
         if torch.is_grad_enabled():
             return self.backbone.run_prefix(self.prompt()[None])[0]
-        key = (id(self.delta), self.delta._version, id(self.ids), self.backbone.device, self.backbone.dtype, fast_paths_enabled())
+        key = (
+            id(self.delta),
+            self.delta._version,
+            id(self.ids),
+            self.backbone.device,
+            self.backbone.dtype,
+            fast_paths_enabled(),
+        )
         if self._cached is None or self._cached[0] != key:
             self._cached = (key, self.backbone.run_prefix(self.prompt()[None])[0])
         return self._cached[1]

@@ -81,7 +81,9 @@ class IAPT(LanguageMethod):
     def __init__(self, config: IAPTConfig, backbones: Mapping[str, Backbone], task: Task) -> None:
         super().__init__(config, backbones, task)
         if not self.text_task.template.inputs:
-            raise ConfigError("iapt makes its prompts from an instruction; running text has none (give a template with an input field)")
+            raise ConfigError(
+                "iapt makes its prompts from an instruction; running text has none (give a template with an input field)"
+            )
         depth, dim, width = self.backbone.depth, self.backbone.dim, config.bottleneck
         groups = -(-depth // config.share_every)
         self.down = nn.Parameter(torch.randn(groups, dim, width) * 0.02)
@@ -102,7 +104,9 @@ class IAPT(LanguageMethod):
     def adopt(self, data: Mapping[str, Dataset]) -> None:
         super().adopt(data)
         if self.config.bilevel and self.config.activation == "rational" and "val" not in data:
-            raise ConfigError("bilevel=true steps the activations on validation data, and there are none; give --data val=PATH or --bilevel false")
+            raise ConfigError(
+                "bilevel=true steps the activations on validation data, and there are none; give --data val=PATH or --bilevel false"
+            )
 
     def generate_prompt(self, layer: int, hidden: Tensor, mask: Tensor) -> Tensor:
         """p_l (batch, l_sp, d) from hidden (batch, n, d) of the instruction, mask (batch, n)."""
@@ -167,10 +171,16 @@ class IAPT(LanguageMethod):
         if self.config.activation == "gelu":
             yield Stage("train")
         elif not self.config.bilevel:
-            groups = {"main": Optimiser(GENERATOR), "activation": Optimiser(ACTIVATION, {"lr": self.config.activation_lr})}
+            groups = {
+                "main": Optimiser(GENERATOR),
+                "activation": Optimiser(ACTIVATION, {"lr": self.config.activation_lr}),
+            }
             yield Stage("train", optimisers=groups, step=self.single_step)
         else:
-            optimisers = {"generator": Optimiser(GENERATOR), "activation": Optimiser(ACTIVATION, {"lr": self.config.activation_lr})}
+            optimisers = {
+                "generator": Optimiser(GENERATOR),
+                "activation": Optimiser(ACTIVATION, {"lr": self.config.activation_lr}),
+            }
             streams = {"train": Stream("train"), "val": Stream("val", augment=False)}
             yield Stage("train", streams=streams, optimisers=optimisers, step=self.bilevel_step)
 

@@ -73,7 +73,13 @@ class InContext(LanguageMethod):
         """The examples' cache, computed once per loaded context and device."""
         if not len(self.context):
             return None
-        key = (id(self.context), self.context._version, self.backbone.device, self.backbone.dtype, torch.is_grad_enabled())
+        key = (
+            id(self.context),
+            self.context._version,
+            self.backbone.device,
+            self.backbone.dtype,
+            torch.is_grad_enabled(),
+        )
         if self._cached is None or self._cached[0] != key:
             assert isinstance(self.backbone, DecoderBackbone)
             embeds = self.backbone.embed(self.context.to(self.backbone.device)[None])

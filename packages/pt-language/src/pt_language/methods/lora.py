@@ -67,7 +67,9 @@ class LoRA(LanguageMethod):
         try:
             adapted = peft.get_peft_model(network, settings)
         except ValueError as error:
-            raise ConfigError(f"LoRA cannot adapt {self.backbone.source!r}: {' '.join(str(error).split())[:160]}") from None
+            raise ConfigError(
+                f"LoRA cannot adapt {self.backbone.source!r}: {' '.join(str(error).split())[:160]}"
+            ) from None
         self.updates = nn.ParameterDict()
         for name, parameter in network.named_parameters():
             if "lora_" in name:

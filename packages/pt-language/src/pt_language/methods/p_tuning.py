@@ -1,4 +1,4 @@
-"""P-tuning: a small network produces the virtual tokens and is thrown away after training (Liu et al., "GPT Understands, Too", 2103.10385).
+"""P-tuning: a small network produces the virtual tokens and is dropped after training (Liu et al., "GPT Understands, Too", 2103.10385).
 
 P = MLP(LSTM(e)): pseudo-token embeddings e (L, d) pass a two-layer bidirectional LSTM of d/2 units per direction and an MLP d -> d -> d with
 ReLU (official code). `encoder="mlp"` is PEFT's default, three linear layers. The tokens stand in front of the text.
@@ -76,8 +76,9 @@ class PTuning(GeneratedPrompt):
 
     def produce(self) -> Tensor:
         """P (L, d)."""
-        states = self.lstm(self.tokens[None])[0][0] if self.config.encoder == "lstm" else self.tokens
-        rows: Tensor = self.mlp(states)
+        with torch.autocast(self.tokens.device.type, enabled=False):  # a tiny network; some CPUs have no bf16 LSTM
+            states = self.lstm(self.tokens[None])[0][0] if self.config.encoder == "lstm" else self.tokens
+            rows: Tensor = self.mlp(states)
         return rows
 
     def edits(self, batch: Batch) -> Edits:

@@ -67,7 +67,13 @@ class PromptTuning(LanguageMethod):
     def __init__(self, config: PromptTuningConfig, backbones: Mapping[str, Backbone], task: Task) -> None:
         super().__init__(config, backbones, task)
         rows = initial_rows(
-            self.backbone, config.prompt_length, config.init, self.text_task, config.init_text, config.fill, config.population
+            self.backbone,
+            config.prompt_length,
+            config.init,
+            self.text_task,
+            config.init_text,
+            config.fill,
+            config.population,
         )
         self.prompt = nn.Parameter(rows)
 

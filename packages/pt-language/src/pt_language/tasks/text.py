@@ -60,7 +60,11 @@ class TextTask(Protocol):
 def token_losses(logits: Tensor, answer: Tensor, smoothing: float = 0.0) -> Tensor:
     """(batch, answer): cross-entropy per token, 0 where the answer is IGNORED."""
     flat = F.cross_entropy(
-        logits.float().flatten(0, 1), answer.flatten(), reduction="none", ignore_index=IGNORED, label_smoothing=smoothing
+        logits.float().flatten(0, 1),
+        answer.flatten(),
+        reduction="none",
+        ignore_index=IGNORED,
+        label_smoothing=smoothing,
     )
     return flat.view_as(answer)
 
@@ -83,7 +87,9 @@ class TextClassification(Classification):
         self.words = list(words or self.labels)
         self.scoring = scoring
         if len(self.words) != len(self.labels):
-            raise ConfigError(f"{len(self.words)} label words for {len(self.labels)} classes ({', '.join(self.labels)})")
+            raise ConfigError(
+                f"{len(self.words)} label words for {len(self.labels)} classes ({', '.join(self.labels)})"
+            )
         twice = next((word for word in self.words if self.words.count(word) > 1), None)
         if twice is not None:
             raise ConfigError(f"label word {twice!r} stands for two classes; give every class its own")
@@ -99,14 +105,18 @@ class TextClassification(Classification):
         if self.scoring == "head":
             return
         if backbone.kind == "encoder":
-            raise ConfigError(f"backbone {backbone.source!r} is an encoder and cannot score label words; use --scoring head")
+            raise ConfigError(
+                f"backbone {backbone.source!r} is an encoder and cannot score label words; use --scoring head"
+            )
         encoder = Encoder(backbone.tokenizer)
         rows = [encoder.answer(self.template, word).ids for word in self.words]
         for word, row in zip(self.words, rows, strict=True):
             if not row:
                 raise DataError(f"label word {word!r} has zero tokens; give another one with --label-words")
             if rows.count(row) > 1:
-                raise DataError(f"label word {word!r} has the same tokens as another class's; give another one with --label-words")
+                raise DataError(
+                    f"label word {word!r} has the same tokens as another class's; give another one with --label-words"
+                )
         ids, real = pad(rows, left=False)
         self.choices = ids.masked_fill(real == 0, IGNORED)
 
@@ -146,7 +156,9 @@ class TextClassification(Classification):
         if words is not None and not (isinstance(words, list) and all(isinstance(word, str) for word in words)):
             raise ArtifactError("the card's task has words that are not a list of texts")
         try:
-            return cls(plain.labels, template, words, scoring, plain.class_weights, plain.label_smoothing, plain.ordinal)
+            return cls(
+                plain.labels, template, words, scoring, plain.class_weights, plain.label_smoothing, plain.ordinal
+            )
         except (ConfigError, DataError) as error:
             raise ArtifactError(f"the card's task is not valid: {error}") from None
 
@@ -169,7 +181,9 @@ class TokenTask(Task):
 
     def attach(self, backbone: LanguageBackbone) -> None:
         if backbone.kind == "encoder":
-            raise ConfigError(f"backbone {backbone.source!r} is an encoder and writes no text; use a causal or an encoder-decoder model")
+            raise ConfigError(
+                f"backbone {backbone.source!r} is an encoder and writes no text; use a causal or an encoder-decoder model"
+            )
         self.tokenizer, self.end = backbone.tokenizer, Encoder(backbone.tokenizer).end
 
     def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, int]:
@@ -301,7 +315,9 @@ def task_from_json(spec: Mapping[str, Any]) -> Task:
     known: dict[str, Any] = {cls.name: cls for cls in (TextClassification, Generation, LanguageModelling)}
     cls = known.get(str(spec.get("name")))
     if cls is None:
-        raise ArtifactError(f"the artifact's task {spec.get('name')!r} is unknown to this pt-language; known: {', '.join(known)}")
+        raise ArtifactError(
+            f"the artifact's task {spec.get('name')!r} is unknown to this pt-language; known: {', '.join(known)}"
+        )
     found: Task = cls.from_json(spec)
     return found
 

@@ -1,0 +1,353 @@
+"""`PromptServer`: hundreds of tuned prompts over one frozen causal language model, mixed freely in one batch.
+
+A prompt's keys and values are computed once, at its first request, and kept (up to `cache_bytes`, least recently used ones go first), so
+later requests run their own tokens only. Rows of several prompts run together: their prefixes are stacked, shorter ones padded on the left
+behind a mask, and positions count real tokens only, so that a row's result does not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from pt_core import Batch, KeyValue
+from pt_core.bridges import transformers as bridge
+from pt_core.errors import UserError, nearest
+from torch import Tensor
+from torch.nn import functional as F
+
+from pt_language.adapters import DecoderBackbone, Prefix
+from pt_language.data import pad
+from pt_language.method import LanguageMethod
+from pt_language.server.decoding import Completion, Request, Rows
+from pt_language.templates import Encoder
+
+SHOWN = 20
+"""Known prompts that an error lists."""
+
+
+class UnknownPrompt(UserError):
+    """No prompt of that id is loaded."""
+
+
+class TooLong(UserError):
+    """A request does not fit the context window or the limit on tokens."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server accepts.
+
+    Attributes:
+        batch: rows that run together.
+        queue: requests that may wait; more are refused.
+        tokens: new tokens of one request.
+        prompts: prompts that may be loaded.
+        body: bytes of one HTTP request.
+        cache_bytes: keys and values kept for prompts.
+    """
+
+    batch: int = 32
+    queue: int = 256
+    tokens: int = 512
+    prompts: int = 1024
+    body: int = 2**20
+    cache_bytes: int = 2**30
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """A loaded prompt: its id, the tuned method, and positions in front of every text."""
+
+    name: str
+    method: LanguageMethod
+    length: int
+
+
+class PromptServer:
+    """Completions of texts behind tuned prompts.
+
+    server = PromptServer(backbone)
+    server.add("reviews", "runs/reviews")
+    server.complete(["a fine film"], ["reviews"])
+
+    Methods that change the backbone's weights (lora, full) cannot share a batch and are refused. One thread at a time runs the model.
+    """
+
+    def __init__(self, backbone: Any, limits: Limits | None = None) -> None:
+        """
+        Args:
+            backbone: a causal language model: an adapter, or a spec such as `builtin:NAME` or `local:FOLDER`.
+
+        Raises:
+            UserError: not a causal model, or one that keeps no keys and values.
+        """
+        if isinstance(backbone, str):
+            from pt_language.backbones import load_backbone
+
+            backbone = load_backbone(backbone)
+        if not isinstance(backbone, DecoderBackbone):
+            raise UserError(
+                f"a prompt server needs a causal language model; {backbone.source!r} is of kind {backbone.kind}"
+            )
+        self.backbone, self.limits = backbone, limits or Limits()
+        sizes = backbone.sizes
+        # A sliding window would drop keys, and padded positions would count: texts that fit in it are exact.
+        bounds = [size for size in (sizes.context, sizes.window) if size is not None]
+        self.context = min(bounds) if bounds else None
+        self.encoder = Encoder(backbone.tokenizer)
+        self.lock = threading.RLock()
+        """Held while the model runs, and while the set of prompts changes."""
+        self._tenants: dict[str, Tenant] = {}
+        self._pairs: OrderedDict[int, tuple[Tenant, list[tuple[Tensor, Tensor]]]] = OrderedDict()
+        self.prefills = 0
+        """Times a prompt's keys and values were computed."""
+
+    # ---- the prompts ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(self._tenants)
+
+    def __len__(self) -> int:
+        return len(self._tenants)
+
+    def add(self, name: str, run: str | Path | LanguageMethod) -> Tenant:
+        """Load a prompt under an id, or replace the one of that id; requests that already run keep the old one.
+
+        Args:
+            run: a run folder, its `tuned/`, or a tuned method over this server's backbone object.
+
+        Raises:
+            UserError: it cannot be loaded, belongs to another backbone, cannot be served, or there are too many.
+        """
+        if isinstance(run, LanguageMethod):
+            method = run
+        else:
+            from pt_core.run.predict import load
+
+            from pt_language.modality import Language
+
+            predictor = load(Language(), Path(run), backbone=self.backbone, device=str(self.backbone.device))
+            method = cast("LanguageMethod", predictor.method)
+        if method.backbone is not self.backbone:
+            raise UserError(f"prompt {name!r} was built on another backbone object than the server's")
+        if method.weights is not None or method.network is not self.backbone:
+            raise UserError(
+                f"prompt {name!r} ({type(method).__name__}) changes the backbone's weights: it cannot share a batch with others"
+            )
+        method.eval()
+        tenant = Tenant(name, method, method.front())
+        if self.context is not None and tenant.length >= self.context:
+            raise UserError(f"prompt {name!r} has {tenant.length} tokens, the context window has {self.context}")
+        with self.lock:
+            if name not in self._tenants and len(self._tenants) >= self.limits.prompts:
+                raise UserError(f"{len(self._tenants)} prompts are loaded, the limit; remove one first")
+            self._forget(self._tenants.get(name))
+            self._tenants[name] = tenant
+        return tenant
+
+    def remove(self, name: str) -> None:
+        """Unload a prompt; requests that already run finish.
+
+        Raises:
+            UnknownPrompt: there is none of that id.
+        """
+        with self.lock:
+            self._forget(self.tenant(name))
+            del self._tenants[name]
+
+    def tenant(self, name: str | None) -> Tenant | None:
+        """The prompt of an id; None is the bare backbone.
+
+        Raises:
+            UnknownPrompt: names the known ones.
+        """
+        if name is None:
+            return None
+        found = self._tenants.get(name)
+        if found is None:
+            known = self.names
+            more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
+            listed = ", ".join(known[:SHOWN]) + more if known else "none"
+            raise UnknownPrompt(f"unknown prompt {name[:80]!r}{nearest(name, known)}; loaded: {listed}")
+        return found
+
+    def _forget(self, tenant: Tenant | None) -> None:
+        if tenant is not None:
+            self._pairs.pop(id(tenant), None)
+
+    # ---- completions ---------------------------------------------------------------------------------------------------------
+
+    def request(
+        self, text: str | Sequence[int] | Mapping[str, str], prompt: str | None = None, max_new_tokens: int = 16, **options: Any
+    ) -> Request:  # fmt: skip
+        """A checked request.
+
+        Args:
+            text: text or token ids as they follow the prompt, or a mapping of columns for the prompt's own template.
+            prompt: id of a loaded prompt; None for the bare backbone.
+            options: further fields of `Request` (temperature, top_p, seed, stop).
+
+        Raises:
+            UnknownPrompt, TooLong, UserError: as they say; nothing has run then.
+        """
+        tenant = self.tenant(prompt)
+        ids = self._ids(text, tenant)
+        front = tenant.length if tenant is not None else 0
+        if not 1 <= max_new_tokens <= self.limits.tokens:
+            raise TooLong(f"max_tokens is {max_new_tokens}; this server gives 1 to {self.limits.tokens}")
+        if self.context is not None and front + len(ids) + max_new_tokens > self.context:
+            raise TooLong(
+                f"prompt of {front} tokens, text of {len(ids)} and {max_new_tokens} new tokens exceed the context window of {self.context}"
+            )
+        return Request(tenant, tuple(ids), max_new_tokens, **options)
+
+    def _ids(self, text: str | Sequence[int] | Mapping[str, str], tenant: Tenant | None) -> list[int]:
+        if isinstance(text, str):
+            ids = list(self.encoder.encode(text, 0).ids)
+        elif isinstance(text, Mapping):
+            if tenant is None:
+                raise UserError("columns need a prompt with a template; give text, or name a prompt")
+            template = tenant.method.text_task.template
+            template.check_columns(list(text), f"the input for prompt {tenant.name!r}", answer=False)
+            ids = list(self.encoder.source(template, text).ids)
+        else:
+            ids = list(text)
+            if not all(
+                isinstance(i, int) and not isinstance(i, bool) and 0 <= i < len(self.backbone.embeddings) for i in ids
+            ):
+                raise UserError(f"token ids must be whole numbers from 0 to {len(self.backbone.embeddings) - 1}")
+        if not ids:
+            raise UserError("the text has zero tokens")
+        return ids
+
+    def complete(
+        self, texts: Sequence[str | Sequence[int] | Mapping[str, str]], prompts: Sequence[str | None], max_new_tokens: int = 16,
+        **options: Any,
+    ) -> list[Completion]:  # fmt: skip
+        """One completion per text, each behind its own prompt; rows with different prompts share batches.
+
+        Raises:
+            UserError: another number of prompts than texts, or as `request` says.
+        """
+        if len(texts) != len(prompts):
+            raise UserError(
+                f"{len(prompts)} prompts for {len(texts)} texts; give one per text (None for the bare model)"
+            )
+        requests = [self.request(t, p, max_new_tokens, **options) for t, p in zip(texts, prompts, strict=True)]
+        waiting, rows = list(requests), Rows(self.backbone)
+        while waiting or len(rows):
+            if waiting and len(rows) < self.limits.batch:
+                count = self.limits.batch - len(rows)
+                self.admit(rows, waiting[:count])
+                waiting = waiting[count:]
+            self.step(rows)
+        return [request.completion(self.backbone.tokenizer) for request in requests]
+
+    @torch.no_grad()
+    def admit(self, rows: Rows, requests: Sequence[Request]) -> None:
+        """Read the texts of new requests and add them to running rows, with their first new token."""
+        with self.lock:
+            fixed = [r for r in requests if r.tenant is None or r.tenant.method.static]
+            groups: dict[int, list[Request]] = {}
+            for request in requests:
+                if request.tenant is not None and not request.tenant.method.static:
+                    groups.setdefault(id(request.tenant), []).append(request)
+            for chosen in [fixed, *groups.values()]:
+                if chosen:
+                    logits, cache, mask = self.prefill(chosen)
+                    rows.add(chosen, logits, cache, mask)
+
+    @torch.no_grad()
+    def step(self, rows: Rows) -> None:
+        """One more token for every running row."""
+        with self.lock:
+            rows.step()
+
+    @torch.no_grad()
+    def prefill(self, requests: Sequence[Request]) -> tuple[Tensor, Any, Tensor]:
+        """(next-token logits (rows, vocabulary), cache, mask) of texts behind their prompts, in one forward.
+
+        Requests of one prompt that depends on the text must come alone.
+        """
+        ids, mask = (t.to(self.backbone.device) for t in pad([request.ids for request in requests], left=True))
+        inputs: dict[str, Any] = {"ids": ids, "mask": mask, "roles": torch.full_like(ids, 2)}
+        first = requests[0].tenant
+        if first is not None and not first.method.static:
+            batch = Batch(inputs, None, torch.arange(len(ids)), [f"request {n}" for n in range(len(ids))])
+            edits = first.method.edits(batch)
+            extra = self.backbone.prefill(inputs, edits).extra
+        else:
+            extra = self.backbone.prefill(inputs, prefix=self.prefix([r.tenant for r in requests])).extra
+        return extra["logits"][:, -1].float(), extra["cache"], extra["mask"]
+
+    def prefix(self, tenants: Sequence[Tenant | None]) -> Prefix | None:
+        """The prompts of several rows as one prefix: shared where all are the same, else one per row, padded on the left."""
+        distinct = {id(tenant): tenant for tenant in tenants}
+        pairs = {key: self._keys_and_values(t) for key, t in distinct.items() if t is not None and t.length}
+        longest = max((found[0][0].shape[2] for found in pairs.values()), default=0)
+        if not longest:
+            return None
+        if len(distinct) == 1:
+            return Prefix(bridge.cache_of(self.backbone.module, next(iter(pairs.values()))))
+        order = list(distinct)
+        index = torch.tensor([order.index(id(tenant)) for tenant in tenants], device=self.backbone.device)
+        lengths = torch.tensor(
+            [pairs[key][0][0].shape[2] if key in pairs else 0 for key in order], device=self.backbone.device
+        )
+        real = (torch.arange(longest, device=index.device) >= longest - lengths[:, None]).long()
+        stacked = [
+            tuple(
+                _stack([pairs[k][layer][part] if k in pairs else None for k in order], longest)[index]
+                for part in (0, 1)
+            )
+            for layer in range(self.backbone.depth)
+        ]
+        return Prefix(bridge.cache_of(self.backbone.module, cast("Any", stacked)), real[index])
+
+    def _keys_and_values(self, tenant: Tenant) -> list[tuple[Tensor, Tensor]]:
+        """(1, kv_heads, L, head_dim) per block, computed at the first call."""
+        known = self._pairs.get(id(tenant))
+        if known is None:
+            self.prefills += 1
+            known = (tenant, self._compute(tenant))
+            if self._tenants.get(tenant.name) is not tenant:
+                return known[1]  # removed while its last requests were waiting: not kept
+            self._pairs[id(tenant)] = known
+            sizes = {key: sum(k.nbytes + v.nbytes for k, v in found) for key, (_, found) in self._pairs.items()}
+            while len(self._pairs) > 1 and sum(sizes[key] for key in self._pairs) > self.limits.cache_bytes:
+                self._pairs.popitem(last=False)
+        self._pairs.move_to_end(id(tenant))
+        return known[1]
+
+    def _compute(self, tenant: Tenant) -> list[tuple[Tensor, Tensor]]:
+        batch = Batch({}, None, torch.zeros(0, dtype=torch.long), [])
+        own = tenant.method.prefix(batch)
+        if own is not None:
+            pairs = bridge.pairs_of(own.cache)
+        else:
+            edits = self.backbone.lower(tenant.method.edits(batch))
+            found = [edits.get(f"kv[{layer}]") for layer in range(self.backbone.depth)]
+            pairs = [
+                (e.k.to(self.backbone.dtype), e.v.to(self.backbone.dtype)) for e in found if isinstance(e, KeyValue)
+            ]
+            pairs = pairs if len(pairs) == self.backbone.depth else None
+        if pairs is None:
+            raise UserError(f"backbone {self.backbone.source!r} keeps no keys and values that prompts could share")
+        return [(k.detach(), v.detach()) for k, v in pairs]
+
+
+def _stack(tensors: Sequence[Tensor | None], longest: int) -> Tensor:
+    """(rows, kv_heads, longest, head_dim) of prefixes (1, kv_heads, L, head_dim), padded on the left; None is all padding."""
+    like = next(t for t in tensors if t is not None)
+    filled = [like.new_zeros(1, like.shape[1], 0, like.shape[3]) if t is None else t for t in tensors]
+    return torch.cat([F.pad(t, (0, 0, longest - t.shape[2], 0)) for t in filled])
+
+
+__all__ = ["Completion", "Limits", "PromptServer", "Request", "Tenant", "TooLong", "UnknownPrompt"]

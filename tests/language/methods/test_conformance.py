@@ -1,0 +1,56 @@
+"""Every method passes the conformance suite of pt-core."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from pt_language.methods.cpt import CPT
+from pt_language.methods.full import FullFineTuning
+from pt_language.methods.iapt import IAPT
+from pt_language.methods.lora import LoRA
+from pt_language.methods.p_tuning import PTuning
+from pt_language.methods.prefix import Prefix
+from pt_language.methods.prompt_tuning import PromptTuning
+
+from tests.language.common import case, conformance, data, make, tiny
+
+D, N, KV = 32, 2, 2 * 8
+HEAD = 3 * D + 3
+
+
+def context_length(rows: int) -> int:
+    return len(make(CPT, adopt=rows).ids)
+
+
+FULL = sum(p.numel() for p in tiny("llama").module.parameters())
+CASES = {
+    "prompt_tuning": case(PromptTuning, 5 * D, prompt_length=5),
+    "prompt_head": case(PromptTuning, 5 * D + HEAD, scoring="head", prompt_length=5),
+    "prompt_t5": case(PromptTuning, 5 * D, name="t5", prompt_length=5),
+    "prompt_bert": case(PromptTuning, 5 * D + HEAD, name="bert", scoring="head", prompt_length=5),
+    "prefix": case(Prefix, 3 * 2 * N * KV, prompt_length=3, init_std=0.5),
+    "prefix_projected": case(Prefix, 3 * D + D * 8 + 8 + 8 * 2 * N * KV + 2 * N * KV, prompt_length=3, projection=8),
+    "p_tuning_mlp": case(PTuning, 3 * D + 3 * (D * D + D), prompt_length=3, encoder="mlp"),
+    "p_tuning_lstm": case(
+        PTuning,
+        3 * D + 2 * (4 * 16 * (D + 16) + 8 * 16) + 2 * (4 * 16 * (2 * 16 + 16) + 8 * 16) + 2 * (D * D + D),
+        prompt_length=3,
+    ),
+    "iapt": replace(case(IAPT, N * (2 * D * 6 + 6 * 4) + 12 * N, bottleneck=6, activation_lr=0.05), accumulates=False),
+    "iapt_gelu": case(IAPT, 2 * D * 6 + 6 * 4, bottleneck=6, activation="gelu", share_every=2),
+    "cpt": case(CPT, context_length(3) * D, adopt=3, epsilon_input=1.0, epsilon_format=1.0),
+    "lora": replace(case(LoRA, N * 2 * (D + D) + N * 2 * (D + KV), rank=2), idle=("*lora_A*",)),
+    "full": case(FullFineTuning, FULL),
+}
+
+
+@pytest.mark.parametrize(("one", "check"), conformance(CASES, fresh=("prompt_tuning",)))
+def test_conformance(one, check, tmp_path):
+    check(one, tmp_path)
+
+
+def test_the_data_of_a_case_can_be_collated():
+    part = data()["train"]
+    batch = part.collate([0, 1], [part.sample(i, epoch=None, seed=0) for i in (0, 1)])
+    assert batch.inputs["ids"].shape == batch.inputs["mask"].shape == batch.inputs["roles"].shape
