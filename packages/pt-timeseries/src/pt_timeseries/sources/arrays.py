@@ -38,6 +38,8 @@ def read_npz(path: Path, options: DataOptions, prefix: str = "") -> Domains:
         raise DataError(f"array 'x' of {path} holds {values.dtype}, not numbers")
     scale = float(arrays["scale"]) if "scale" in arrays and np.ndim(arrays["scale"]) == 0 else 1.0
     labels = _labels(arrays, path)
+    if labels is not None and len(labels) != len(values):
+        raise DataError(f"{path}: array 'x' has {len(values)} entries and the labels {len(labels)}")
     if "seq_ptr" in arrays:
         return _recordings(path, arrays, values, labels, scale, options, prefix)
     if values.ndim == 2:
@@ -46,7 +48,8 @@ def read_npz(path: Path, options: DataOptions, prefix: str = "") -> Domains:
     owner = [f"{prefix}{name}" for name in (arrays[key].tolist() if key else ["all"] * len(values))]
     group_key = _key(arrays, options.group_column, GROUP_KEYS, len(values), path, "group", optional=True)
     groups = [str(name) for name in arrays[group_key].tolist()] if group_key else None
-    parts = [str(name) for name in arrays["split"].tolist()] if "split" in arrays else None
+    key = _key(arrays, None, ("split",), len(values), path, "split", optional=True)
+    parts = [str(name) for name in arrays[key].tolist()] if key else None
     items = []
     for name in sort_names(set(owner)):
         rows = [row for row, found in enumerate(owner) if found == name]
