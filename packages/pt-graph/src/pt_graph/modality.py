@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
-from pt_core.errors import ConfigError
+from pt_core.errors import ConfigError, UserError
 from pt_core.run.modality import Demo, Modality
 from pt_core.run.options import ClassificationOptions
 from pt_core.run.registry import Registry
@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_core.run.fit import RunSpec
     from pt_core.run.report import Panel
     from pt_core.task import Task
+    from torch import Tensor
 
 DRAWN = 12
 """Graphs drawn in a report."""
@@ -196,6 +197,9 @@ class Graph(Modality):
         target = torch.ones(batch_size, 1) if binary else torch.zeros(batch_size, dtype=torch.long)
         ids = [str(row) for row in range(batch_size)]
         return {"backbone": backbone}, task, Batch(collate([one] * batch_size), target, torch.arange(batch_size), ids)
+
+    def blank_inputs(self, backbone: Backbone, batch_size: int) -> Tensor:
+        raise UserError("graphs vary in size, so pt-graph exports no programs; use --format artifact")
 
     def thumbnail(self, dataset: Dataset, index: int) -> bytes | None:
         from pt_graph.drawing import draw
