@@ -90,7 +90,7 @@ def run_prefix(model: Any, embeds: Tensor, mask: Tensor | None = None) -> Any:
     """The cache behind prefix vectors (rows, prefix, dim); with gradients where `embeds` has them."""
     if mask is None:
         mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
-    options = {"position_ids": packed_positions(mask)} if accepts(model, "position_ids") else {}
+    options: dict[str, Any] = {"position_ids": packed_positions(mask)} if accepts(model, "position_ids") else {}
     if accepts(model, "logits_to_keep"):
         options["logits_to_keep"] = 1
     result = model(inputs_embeds=embeds, attention_mask=mask, use_cache=True, **options)
