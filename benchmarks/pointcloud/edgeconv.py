@@ -120,7 +120,9 @@ def main() -> None:
     for measure in (edgeconv, cached):
         rows.append(measure(arguments.rounds))
         print(json.dumps(rows[-1]), flush=True)
-    write("pointcloud_edgeconv", {"settings": {"rounds": arguments.rounds}, "machine": {**machine(), "threads": 1}}, rows)
+    write(
+        "pointcloud_edgeconv", {"settings": {"rounds": arguments.rounds}, "machine": {**machine(), "threads": 1}}, rows
+    )
 
 
 if __name__ == "__main__":

@@ -195,13 +195,12 @@ class PointDataset:
 
     def subset(self, rows: Sequence[int]) -> PointDataset:
         """Some of the clouds, renumbered."""
-        pick = lambda values: None if values is None else [values[row] for row in rows]  # noqa: E731
         return replace(
             self,
-            clouds=pick(self.clouds),
-            ids=pick(self.ids),
-            labels=pick(self.labels),
-            parts=pick(self.parts),
+            clouds=[self.clouds[row] for row in rows],
+            ids=[self.ids[row] for row in rows],
+            labels=None if self.labels is None else [self.labels[row] for row in rows],
+            parts=None if self.parts is None else [self.parts[row] for row in rows],
             _ordered={},
             _indices={},
         )

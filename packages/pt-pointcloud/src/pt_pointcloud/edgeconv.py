@@ -82,9 +82,9 @@ class EdgeConv(nn.Module):
             wide = torch.promote_types(p.dtype, torch.float32)
             mean, var = self._statistics(p.to(wide), q.to(wide), idx)
         else:
+            assert self.norm.running_mean is not None
+            assert self.norm.running_var is not None
             mean, var = self.norm.running_mean, self.norm.running_var
-            assert mean is not None
-            assert var is not None
         best = neighbour_extreme(p, idx, self.norm.weight.detach() >= 0) + q
         scale = self.norm.weight * torch.rsqrt(var + self.norm.eps)
         return F.leaky_relu((best - mean) * scale + self.norm.bias, SLOPE)

@@ -48,9 +48,9 @@ def draw(
         shade = base + (255 - base) * (0.55 * (1 - near))[:, None]
         tile = np.full((side, side, 3), 255, dtype=np.uint8)
         column, row = np.round(side / 2 + scale * x).astype(int), np.round(side / 2 - scale * y).astype(int)
-        for point in np.argsort(depth, kind="stable"):  # the nearest last
-            r, c = row[point], column[point]
-            tile[max(0, r - 1) : r + 1, max(0, c - 1) : c + 1] = shade[point]
+        order = np.argsort(depth, kind="stable")  # the nearest last: later values overwrite earlier ones
+        for down, right in ((1, 1), (1, 0), (0, 1), (0, 0)):
+            tile[(row[order] - down).clip(0), (column[order] - right).clip(0)] = shade[order]
         tiles.append(tile)
     buffer = io.BytesIO()
     rows = [tiles[:2], tiles[2:]] if len(tiles) == 4 else [tiles]

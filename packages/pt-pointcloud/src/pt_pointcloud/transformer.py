@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, Gt
@@ -66,15 +66,18 @@ class PatchEncoder(nn.Module):
         local = _pointwise(leave, _normalise(norm, _pointwise(enter, patches)).relu())
         whole = local.max(2, keepdim=True).values
         enter, norm, _, leave = self.second_conv
-        of_whole, of_point = enter.weight[:, :, 0].chunk(2, 1)
-        joint = F.linear(whole, of_whole, enter.bias) + F.linear(local, of_point)
+        weight: Any = enter.weight
+        bias: Any = enter.bias
+        of_whole, of_point = weight[:, :, 0].chunk(2, 1)
+        joint = F.linear(whole, of_whole, bias) + F.linear(local, of_point)
         out: Tensor = _pointwise(leave, _normalise(norm, joint).relu()).max(2).values
         return out
 
 
-def _pointwise(conv: nn.Module, x: Tensor) -> Tensor:
+def _pointwise(conv: Any, x: Tensor) -> Tensor:
     """A Conv1d of kernel 1 on (..., channel)."""
-    return F.linear(x, conv.weight[:, :, 0], conv.bias)  # type: ignore[index, arg-type]
+    out: Tensor = F.linear(x, conv.weight[:, :, 0], conv.bias)
+    return out
 
 
 def _normalise(norm: nn.Module, x: Tensor) -> Tensor:

@@ -136,7 +136,10 @@ def three_interpolate(features: Tensor, idx: Tensor, weight: Tensor) -> Tensor:
     rows = []
     for b in range(batch):
         values = [
-            [sum(features[b, c, int(idx[b, i, t])] * weight[b, i, t] for t in range(3)) for i in range(idx.shape[1])]
+            [
+                torch.stack([features[b, c, int(idx[b, i, t])] * weight[b, i, t] for t in range(3)]).sum()
+                for i in range(idx.shape[1])
+            ]
             for c in range(channels)
         ]
         rows.append(torch.stack([torch.stack(row) for row in values]))

@@ -10,10 +10,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pt_pointcloud.shapes.primitives import Primitive, turn
+from pt_pointcloud.shapes.primitives import Kind, Primitive, turn
 
 Rng = np.random.Generator
 Shape = list[Primitive]
+KINDS: tuple[Kind, ...] = ("box", "frustum", "ellipsoid", "torus")
 
 
 def _legs(rng: Rng, x: float, z: float, height: float, top: float, part: str = "legs") -> Shape:
@@ -277,7 +278,7 @@ def house(rng: Rng) -> Shape:
 def dumbbell(rng: Rng) -> Shape:
     length, radius = rng.uniform(0.5, 1.0), rng.uniform(0.15, 0.35)
     bar = Primitive("frustum", (0.05, 0.05, length), "bar", (0, 0, 0), turn("z", 90))
-    kind = "ellipsoid" if rng.random() < 0.5 else "frustum"
+    kind: Kind = "ellipsoid" if rng.random() < 0.5 else "frustum"
     sizes = (radius, radius, radius) if kind == "ellipsoid" else (radius, radius, 0.2)
     return [bar, *(Primitive(kind, sizes, "weights", (s * length / 2, 0, 0), turn("z", 90)) for s in (-1, 1))]
 
@@ -288,7 +289,7 @@ def assembly(rng: Rng) -> Shape:
     for number in range(int(rng.integers(2, 8))):
         rotation = turn("y", rng.uniform(0, 360)) @ turn("x", float(rng.choice([0, 0, 90, rng.uniform(0, 180)])))
         a, b, c = np.exp(rng.uniform(np.log(0.04), np.log(0.7), 3))
-        kind = ("box", "frustum", "ellipsoid", "torus")[int(rng.integers(4))]
+        kind = KINDS[int(rng.integers(4))]
         sizes = (a, min(b, 0.4 * a) + 0.02, rng.uniform(90, 360)) if kind == "torus" else (a, b, c)
         at = np.zeros(3) if not parts else parts[int(rng.integers(len(parts)))].sample(1, rng)[0]
         parts.append(Primitive(kind, sizes, f"part{number}", tuple(at), rotation))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-AXES = {"x": 0, "y": 1, "z": 2}
+Kind = Literal["box", "frustum", "ellipsoid", "torus"]
 
 
 def turn(axis: Literal["x", "y", "z"], degrees: float) -> Array:
@@ -32,7 +32,7 @@ class Primitive:
     radii); `torus` (ring radius, tube radius, arc in degrees), in the x-y plane.
     """
 
-    kind: Literal["box", "frustum", "ellipsoid", "torus"]
+    kind: Kind
     sizes: tuple[float, float, float]
     part: str
     at: Sequence[float] = (0.0, 0.0, 0.0)

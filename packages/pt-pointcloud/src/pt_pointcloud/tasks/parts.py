@@ -56,7 +56,7 @@ class PartSegmentation(Task):
         found: dict[str, set[int]] = {name: set() for name in train.classes}
         for label, own in zip(labels, parts, strict=True):
             found[train.classes[label]].update(int(i) for i in set(own.tolist()))
-        return cls(train.classes, train.part_names, found)
+        return cls(train.classes, train.part_names, {name: sorted(own) for name, own in found.items()})
 
     def class_names(self) -> Sequence[str]:
         return self.categories
