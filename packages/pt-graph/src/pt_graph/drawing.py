@@ -58,7 +58,7 @@ def draw(graph: Graphs, values: Tensor | None = None, side: int = 220, top: floa
     place = layout(edges, nodes)
     span = max(float(np.ptp(place, axis=0).max()), 1e-6)
     scale = 2  # drawn twice as large, then reduced
-    big, edge = side * scale, 16 * scale
+    big, edge = side * scale, 16 * scale * side // 220
     points = (place - (place.max(0) + place.min(0)) / 2) / span * (big - 2 * edge) + big / 2
     picture = Image.new("RGB", (big, big), "white")
     pen = ImageDraw.Draw(picture)
@@ -68,7 +68,7 @@ def draw(graph: Graphs, values: Tensor | None = None, side: int = 220, top: floa
             pen.line([tuple(points[i]), tuple(points[j])], fill=(120, 120, 120), width=width)
     sizes = None if values is None else values.detach().float().cpu().numpy()[:nodes]
     most = top if top is not None else (float(sizes.max()) if sizes is not None and len(sizes) else 0.0)
-    radius = max(5, min(11, int(90 / max(nodes, 1) ** 0.5))) * scale
+    radius = max(2, min(11, int(48 / nodes**0.5)) * side // 220) * scale
     symbols = not graph.x.is_floating_point() and graph.x.ndim == 2
     for node in range(nodes):
         share = float(sizes[node] / most) if sizes is not None and most > 0 else 0.0
@@ -76,7 +76,7 @@ def draw(graph: Graphs, values: Tensor | None = None, side: int = 220, top: floa
         x, y = points[node]
         pen.ellipse([x - radius, y - radius, x + radius, y + radius], fill=fill, outline=(70, 70, 70), width=scale)
         text = ELEMENTS.get(int(graph.x[node, 0]) + 1, "*") if symbols else ""
-        if text:
+        if text and radius >= 4 * scale:
             pen.text((x, y), text, fill="black", anchor="mm", font_size=radius)
     buffer = io.BytesIO()
     picture.resize((side, side), Image.Resampling.LANCZOS).save(buffer, "PNG")

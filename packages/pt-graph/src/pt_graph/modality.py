@@ -204,7 +204,7 @@ class Graph(Modality):
     def thumbnail(self, dataset: Dataset, index: int) -> bytes | None:
         from pt_graph.drawing import draw
 
-        return draw(dataset.sample(index, epoch=None, seed=0), side=96)
+        return draw(dataset.sample(index, epoch=None, seed=0), side=120)
 
     def panels(self, method: Method, data: Mapping[str, Dataset], finals: Mapping[str, Evaluation]) -> Sequence[Panel]:
         """Graphs with their prompted nodes coloured by the size of the prompt."""
@@ -233,8 +233,7 @@ class Graph(Modality):
         items = [
             {
                 "picture": draw(graph, part, top=top),
-                "id": batch.ids[row],
-                "label": f"{int((part > 0).sum())} of {len(part)} nodes prompted, largest {float(part.max()):.3g}",
+                "id": f"{batch.ids[row]}: {int((part > 0).sum())} of {len(part)} nodes, largest {float(part.max()):.2g}",
             }
             for row, (graph, part) in enumerate(zip(graphs, parts, strict=True))
         ]

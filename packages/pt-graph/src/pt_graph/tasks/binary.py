@@ -174,12 +174,10 @@ class _Auc(Evaluator):
             )
         count = int(valid.sum())
         nll = float(torch.where(valid, _bce(logits, target), 0.0).sum() / max(count, 1))
-        right = ((logits >= 0) == (target > 0)) & valid
         mean = sum(scores) / len(scores) if scores else float("nan")
         return {
             "roc_auc": mean,
             "tasks_scored": len(scores) / width,
-            "accuracy": float(right.sum()) / max(count, 1),
             "nll": nll,
         }
 
