@@ -20,8 +20,8 @@ COMMON: dict[str, Any] = {
     "warmup_epochs": 1,
     "eval_every": 36,
 }
-FAST: dict[str, Any] = {"ways": 4, "queries": 8, "val_fraction": 0.1, "epochs": 6, "eval_every": 12}
-"""Four of the classes, and few test shapes."""
+FAST: dict[str, Any] = {"ways": 4, "queries": 8, "val_fraction": 0.1}
+"""Four of the classes and few test shapes; without missing parts."""
 DATA: dict[str, dict[str, Any]] = {
     "clean": {},
     "missing": {"corrupt": ("missing",), "severity": 0.5},
@@ -38,7 +38,7 @@ def shapes(out: Path, seeds: int, fast: bool) -> None:
     modality = PointClouds()
     contenders = {
         f"{name}/{kind}": {**COMMON, **changes, **corruption, **(FAST if fast else {})}
-        for kind, corruption in DATA.items()
+        for kind, corruption in list(DATA.items())[: 1 if fast else None]
         for name, changes in METHODS.items()
     }
     tested = "4 classes, test on 32 shapes" if fast else "12 classes, test on 240 shapes"
