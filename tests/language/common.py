@@ -139,6 +139,7 @@ def conformance(cases: Mapping[str, MethodCase], fresh: Sequence[str] = ()) -> l
 
 
 def close(have: Tensor, want: Tensor, tolerance: float = 1e-5) -> None:
+    have, want = have.detach(), want.detach()
     torch.testing.assert_close(have, want, rtol=0, atol=tolerance * max(float(want.abs().max()), 1e-12))
 
 

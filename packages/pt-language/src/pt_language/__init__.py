@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from pt_language.api import Run, fit, load, load_many
     from pt_language.backbones import list_backbones, load_backbone
     from pt_language.data import DataOptions, load_text
+    from pt_language.interop import export_peft, import_peft
     from pt_language.methods.cpt import CPT, CPTConfig
     from pt_language.methods.full import FullConfig, FullFineTuning
     from pt_language.methods.iapt import IAPT, IAPTConfig
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
     from pt_language.methods.p_tuning import PTuning, PTuningConfig
     from pt_language.methods.prefix import Prefix, PrefixConfig
     from pt_language.methods.prompt_tuning import PromptTuning, PromptTuningConfig
-    from pt_language.interop import export_peft, import_peft
     from pt_language.server import PromptServer
     from pt_language.templates import Template
 

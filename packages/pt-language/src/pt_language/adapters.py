@@ -117,10 +117,15 @@ class LanguageBackbone(Backbone):
         return pooled
 
 
+def wide(logits: Tensor) -> Tensor:
+    """Half precision as float32; anything else as it is."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+
 def gather_mean(logits: Tensor, choices: Tensor) -> Tensor:
     """(rows, choices, tokens, vocabulary) logits -> (rows, choices) mean log-probability of the tokens that are not IGNORED."""
     real = choices != IGNORED
-    found = logits.float().log_softmax(-1).gather(-1, choices.clamp(min=0).expand(logits.shape[:-1])[..., None])[..., 0]
+    found = wide(logits).log_softmax(-1).gather(-1, choices.clamp(min=0).expand(logits.shape[:-1])[..., None])[..., 0]
     return (found * real).sum(-1) / real.sum(-1)
 
 

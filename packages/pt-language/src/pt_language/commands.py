@@ -1,9 +1,10 @@
-"""Commands that only pt-language has: inspect, serve, and the exchange with PEFT."""
+"""Commands that only pt-language has: inspect, and the exchange of prompts with other libraries."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -33,18 +34,38 @@ def inspect(run: Path, backbone: str | None, as_json: bool) -> None:
     click.echo(f"next: pt-language predict {run} TEXT...")
 
 
-@click.command("export-peft")
+@click.command("export-prompt")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder (peft) or .safetensors file (embeddings) to write.",
+)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["peft", "embeddings"]),
+    default="peft",
+    show_default=True,
+    help="Form of the prompt.",
+)
 @click.option("--base-model", default=None, help="base_model_name_or_path to record (default: the backbone's source).")
-def export_peft(run: Path, out: Path, base_model: str | None) -> None:
-    """Write a tuned prompt as a PEFT folder."""
+def export_prompt(run: Path, out: Path, kind: str, base_model: str | None) -> None:
+    """Write a tuned prompt as a PEFT folder, or as embeddings for engines that take them per request."""
+    from pt_language import interop
     from pt_language.api import load
-    from pt_language.interop import export_peft as write
 
-    write(load(run).method, out, base_model)
-    click.echo(f"wrote {out}: adapter_config.json and adapter_model.safetensors")
-    click.echo(f"next: peft.PeftModel.from_pretrained(model, '{out}')")
+    method: Any = load(run).method
+    notes = interop.export_peft(method, out, base_model) if kind == "peft" else interop.export_embeddings(method, out)
+    for note in notes:
+        click.echo(note)
+    click.echo(f"wrote {out}")
+    click.echo(
+        f"next: peft.PeftModel.from_pretrained(model, '{out}')"
+        if kind == "peft"
+        else f"next: pt-language inspect {run}"
+    )
 
 
 @click.command("import-peft")
@@ -56,7 +77,7 @@ def export_peft(run: Path, out: Path, base_model: str | None) -> None:
 @click.option("--label-words", default="", help="CLASS=WORD,... for a classifier by label words; left out: generation.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Artifact folder to write.")
 def import_peft(folder: Path, backbone: str, template: str, label_words: str, out: Path) -> None:
-    """Read a PEFT folder into an artifact that can be predicted with, served and tuned on."""
+    """Read a PEFT folder (or a published .npy prompt) into an artifact that can be predicted with, served and tuned on."""
     from pt_core.artifact import card_of, save_artifact
     from pt_core.run.commands import check_out
 
@@ -77,27 +98,4 @@ def import_peft(folder: Path, backbone: str, template: str, label_words: str, ou
     click.echo(f"next: pt-language predict {out} TEXT...")
 
 
-@click.command()
-@click.argument("runs", nargs=-1, required=True)
-@click.option("--backbone", help="Backbone of all runs (default: the recorded one).")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535), help="Port to listen on.")
-@click.option("--max-batch", default=32, show_default=True, type=click.IntRange(1), help="Rows that decode together.")
-@click.option(
-    "--max-queue", default=256, show_default=True, type=click.IntRange(1), help="Waiting requests; more get status 429."
-)
-@click.option(
-    "--max-tokens", default=256, show_default=True, type=click.IntRange(1), help="Longest answer a request may ask for."
-)
-@click.option("--allow-changes", is_flag=True, help="Let clients add and remove prompts (POST and DELETE /v1/prompts).")
-def serve(
-    runs: tuple[str, ...], backbone: str | None, host: str, port: int, max_batch: int, max_queue: int, max_tokens: int,
-    allow_changes: bool,
-) -> None:  # fmt: skip
-    """Serve tuned prompts over HTTP, many over one backbone: RUNS are folders, or NAME=FOLDER."""
-    from pt_language.serve import run_server
-
-    run_server(runs, backbone, host, port, max_batch, max_queue, max_tokens, allow_changes)
-
-
-COMMANDS = (inspect, export_peft, import_peft, serve)
+COMMANDS = (inspect, export_prompt, import_peft)

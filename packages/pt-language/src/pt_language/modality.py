@@ -58,7 +58,7 @@ class PredictOptions:
 class PretrainOptions:
     """Flags of `pt-language pretrain`."""
 
-    steps: Annotated[int, Ge(1)] = 2400
+    steps: Annotated[int, Ge(1)] = 900
     """Optimiser steps."""
     width: Annotated[int, Ge(32)] = 128
     """Width d."""

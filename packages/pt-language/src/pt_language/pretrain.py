@@ -61,7 +61,7 @@ class PretrainConfig:
     """Width of the gated MLP."""
     context: int = 2048
     """Longest input, text and prompt together."""
-    steps: int = 2400
+    steps: int = 900
     """Optimiser steps."""
     tokens_per_step: int = 2048
     """Tokens of a step; its sequences have the length of the current phase."""

@@ -23,7 +23,7 @@ from pt_core.method import View
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pt_language.adapters import IGNORED, DecoderBackbone, Prefix
+from pt_language.adapters import IGNORED, DecoderBackbone, Prefix, wide
 from pt_language.context import build_context, check_codes, choose
 from pt_language.method import LanguageMethod
 
@@ -137,7 +137,7 @@ class CPT(LanguageMethod):
     def prompt(self) -> Tensor:
         """(L, d) float32: E0 + delta. Rows that may not move get neither gradient nor change."""
         moved = torch.where(self.movable[:, None], self.delta, torch.zeros_like(self.delta))
-        return self.backbone.embed(self.ids).float() + moved
+        return wide(self.backbone.embed(self.ids)) + moved
 
     def prompt_rows(self) -> Tensor:
         return self.prompt()
@@ -185,7 +185,7 @@ class CPT(LanguageMethod):
             prefix, shown = self.backbone.run_prefix(whole, keep=length)
             logits = self.backbone.target_logits(batch.inputs, answer, prefix=prefix)
             context_losses = self.context_losses(shown[asked])
-        losses = F.cross_entropy(logits.float().flatten(0, 1), answer.flatten(), reduction="sum", ignore_index=IGNORED)
+        losses = F.cross_entropy(wide(logits).flatten(0, 1), answer.flatten(), reduction="sum", ignore_index=IGNORED)
         own = int((answer != IGNORED).sum())
         count = own + rows * int(self.labelled.sum())
         loss = (losses + context_losses) / max(1, count)
@@ -203,7 +203,7 @@ class CPT(LanguageMethod):
         where = self.labelled.nonzero().flatten()
         weights = self.label_weights()[where]
         target = self.ids[where].expand(len(logits), -1)
-        each = F.cross_entropy(logits[:, where - 1].float().flatten(0, 1), target.flatten(), reduction="none")
+        each = F.cross_entropy(wide(logits[:, where - 1]).flatten(0, 1), target.flatten(), reduction="none")
         return (each.view(target.shape) * weights).sum()
 
     def label_weights(self) -> Tensor:

@@ -18,7 +18,7 @@ from pt_core.task import Evaluator, Predictions
 from torch import Tensor
 from torch.nn import functional as F
 
-from pt_language.adapters import IGNORED, LanguageBackbone
+from pt_language.adapters import IGNORED, LanguageBackbone, wide
 from pt_language.data import pad
 from pt_language.templates import Encoder, Template
 
@@ -60,7 +60,7 @@ class TextTask(Protocol):
 def token_losses(logits: Tensor, answer: Tensor, smoothing: float = 0.0) -> Tensor:
     """(batch, answer): cross-entropy per token, 0 where the answer is IGNORED."""
     flat = F.cross_entropy(
-        logits.float().flatten(0, 1),
+        wide(logits).flatten(0, 1),
         answer.flatten(),
         reduction="none",
         ignore_index=IGNORED,
