@@ -246,7 +246,7 @@ def test_budget_counts_without_weights_or_data(place: Path) -> None:
     assert found["tuned"] == 53_770
     text = good("budget", "linear", *BACKBONE, "--classes", "3").out
     assert "51 (" in text
-    assert "MFLOP per sample" in text
+    assert "FLOP per sample" in text
 
 
 def test_a_pretrained_backbone_is_what_its_card_says(place: Path) -> None:
