@@ -293,7 +293,7 @@ def _marked(kind):
     return pytest.param(kind, id=kind.__name__, marks=[pytest.mark.slow] if starts_a_process else [])
 
 
-@pytest.mark.parametrize("kind", map(_marked, BROKEN))
+@pytest.mark.parametrize("kind", [_marked(kind) for kind in BROKEN])
 def test_a_broken_method_fails_its_check(kind, tmp_path):
     name, message = BROKEN[kind]
     with pytest.raises(AssertionError, match=message):

@@ -81,6 +81,7 @@ def test_reference_kernels_agree(predictor):
     assert float((fast - slow).abs().max()) <= 1e-5 * float(slow.abs().max())
 
 
+@pytest.mark.slow
 def test_exported_program_equals_the_method(run, predictor, tmp_path):
     with pytest.raises(SystemExit) as stop:
         cli.main(Vision, ["export", str(run.path), "--format", "torch.export", "--out", str(tmp_path / "p.pt2")])

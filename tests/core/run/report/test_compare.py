@@ -139,8 +139,9 @@ def test_validation_is_used_where_no_run_has_a_test_part_and_never_mixed_with_it
 )
 def test_what_does_not_compare_is_said(change, said, tmp_path):
     runs = [run(tmp_path, "a", 0.5), run(tmp_path, "b", 0.6, tuned=9, method="pt-toy/other", **change)]
-    assert said in compared(runs, tmp_path)[2]
-    assert "not on one scale" in compared(runs, tmp_path)[2]
+    _, _, text = compared(runs, tmp_path)
+    assert said in text
+    assert "not on one scale" in text
 
 
 def test_comparable_runs_raise_no_caution(tmp_path):
