@@ -1,12 +1,13 @@
-"""Commands that only pt-language has: inspect, and the exchange of prompts with other libraries."""
+"""Commands that only pt-language has: inspect, import-peft and serve (`export --format peft` is the way back)."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
+
+from pt_language.server.command import serve
 
 
 @click.command()
@@ -32,40 +33,6 @@ def inspect(run: Path, backbone: str | None, as_json: bool) -> None:
     for layer, mass in enumerate(found["attention"]):
         click.echo(f"layer {layer:>3}  attention to the prompt {mass:.3f}")
     click.echo(f"next: pt-language predict {run} TEXT...")
-
-
-@click.command("export-prompt")
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Folder (peft) or .safetensors file (embeddings) to write.",
-)
-@click.option(
-    "--format",
-    "kind",
-    type=click.Choice(["peft", "embeddings"]),
-    default="peft",
-    show_default=True,
-    help="Form of the prompt.",
-)
-@click.option("--base-model", default=None, help="base_model_name_or_path to record (default: the backbone's source).")
-def export_prompt(run: Path, out: Path, kind: str, base_model: str | None) -> None:
-    """Write a tuned prompt as a PEFT folder, or as embeddings for engines that take them per request."""
-    from pt_language import interop
-    from pt_language.api import load
-
-    method: Any = load(run).method
-    notes = interop.export_peft(method, out, base_model) if kind == "peft" else interop.export_embeddings(method, out)
-    for note in notes:
-        click.echo(note)
-    click.echo(f"wrote {out}")
-    click.echo(
-        f"next: peft.PeftModel.from_pretrained(model, '{out}')"
-        if kind == "peft"
-        else f"next: pt-language inspect {run}"
-    )
 
 
 @click.command("import-peft")
@@ -98,4 +65,4 @@ def import_peft(folder: Path, backbone: str, template: str, label_words: str, ou
     click.echo(f"next: pt-language predict {out} TEXT...")
 
 
-COMMANDS = (inspect, export_prompt, import_peft)
+COMMANDS = (inspect, import_peft, serve)

@@ -1,0 +1,255 @@
+"""The HTTP face of a `PromptServer`: completions in the form of OpenAI's API, with a `prompt_id`.
+
+POST /v1/completions          complete texts behind a prompt; `stream` sends server-sent events
+GET /v1/prompts               the loaded prompts
+PUT, DELETE /v1/prompts/{id}  load {"path": folder below the configured root}, or unload
+GET /healthz                  whether it runs, and how much
+
+Errors are {"error": {"message", "type", "code"}}: 400 bad values or too many tokens, 404 unknown prompt, 413 body too large, 415 no JSON,
+429 queue full, 503 shutting down. There is no authentication: listen on a local address, or put a proxy in front.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pt_core.errors import UserError
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request as Call
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from pt_language.server.calls import Wanted, parse
+from pt_language.server.decoding import Request
+from pt_language.server.engine import Busy, Closing, Engine, Job
+from pt_language.server.prompts import PromptServer, UnknownPrompt
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+STATUS: Mapping[type[UserError], int] = {UnknownPrompt: 404, Busy: 429, Closing: 503}
+
+
+def build_app(server: PromptServer, root: Path | None = None) -> Starlette:
+    """The ASGI application of a server.
+
+    Args:
+        root: folder below which clients may name prompts to load; None: clients cannot load or unload any.
+    """
+    engine = Engine(server)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        engine.start()
+        yield
+        await run_in_threadpool(engine.close)
+
+    async def completions(call: Call) -> Response:
+        wanted = parse(await read_object(call, server.limits.body))
+        loop, events = asyncio.get_running_loop(), asyncio.Queue[tuple[int, Any]]()
+
+        def tell(index: int, event: Any) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody listens any more
+                loop.call_soon_threadsafe(events.put_nowait, (index, event))
+
+        def over(index: int) -> Callable[[BaseException | None], None]:
+            return lambda error: tell(index, FINISHED if error is None else error)
+
+        def make(index: int, text: Any) -> Request:
+            seed = None if wanted.seed is None else wanted.seed + index
+            emit = (lambda piece: tell(index, piece)) if wanted.stream else None
+            options = {
+                "temperature": wanted.temperature,
+                "top_p": wanted.top_p,
+                "seed": seed,
+                "stop": wanted.stop,
+                "emit": emit,
+            }
+            return server.request(text, wanted.prompt_id, wanted.max_tokens, **options)
+
+        texts = [text for text in wanted.texts for _ in range(wanted.n)]
+        requests = await run_in_threadpool(lambda: [make(index, text) for index, text in enumerate(texts)])
+        engine.submit([Job(request, over(index)) for index, request in enumerate(requests)])
+        answer = Answer(server, wanted, requests)
+        if wanted.stream:
+            return StreamingResponse(
+                answer.stream(events), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+            )
+        return await answer.whole(events, call)
+
+    async def prompts(call: Call) -> Response:
+        return JSONResponse({"object": "list", "data": [describe(server, name) for name in server.names]})
+
+    async def put(call: Call) -> Response:
+        name = str(call.path_params["id"])
+        given = await read_object(call, server.limits.body)
+        if not NAME.fullmatch(name):
+            raise HTTPException(400, "an id has 1 to 64 letters, digits, dots, dashes and underscores")
+        folder = inside(root, given)
+        known = name in server.names
+        await run_in_threadpool(server.add, name, folder)
+        return JSONResponse(describe(server, name), 200 if known else 201)
+
+    async def delete(call: Call) -> Response:
+        if root is None:
+            raise HTTPException(403, "this server's prompts are fixed; start it with --prompts-root to change them")
+        server.remove(str(call.path_params["id"]))
+        return Response(status_code=204)
+
+    async def health(call: Call) -> Response:
+        return JSONResponse(
+            {"status": "ok", "prompts": len(server), "running": engine.running, "waiting": engine.waiting}
+        )
+
+    app = Starlette(
+        routes=[
+            Route("/v1/completions", completions, methods=["POST"]),
+            Route("/v1/prompts", prompts, methods=["GET"]),
+            Route("/v1/prompts/{id}", put, methods=["PUT"]),
+            Route("/v1/prompts/{id}", delete, methods=["DELETE"]),
+            Route("/healthz", health, methods=["GET"]),
+        ],
+        exception_handlers={UserError: on_user_error, HTTPException: on_http_error, Exception: on_defect},  # type: ignore[dict-item]
+        lifespan=lifespan,
+    )
+    app.state.engine = engine
+    return app
+
+
+FINISHED = object()
+"""What a finished request sends instead of text."""
+
+
+class Answer:
+    """The answer to a call, from the events (index, text | FINISHED | exception) of its requests."""
+
+    def __init__(self, server: PromptServer, wanted: Wanted, requests: Sequence[Request]) -> None:
+        self.tokenizer, self.requests, self.wanted = server.backbone.tokenizer, requests, wanted
+        self.head = {
+            "id": f"cmpl-{uuid.uuid4().hex}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": wanted.prompt_id or server.backbone.source,
+        }
+
+    async def whole(self, events: asyncio.Queue[tuple[int, Any]], call: Call) -> Response:
+        """One JSON answer; a caller who hangs up frees the rows."""
+        gone = asyncio.ensure_future(call.receive())
+        try:
+            for _ in self.requests:
+                event = asyncio.ensure_future(events.get())
+                await asyncio.wait({event, gone}, return_when=asyncio.FIRST_COMPLETED)
+                if not event.done():
+                    event.cancel()
+                    return Response(status_code=499)
+                if isinstance(event.result()[1], BaseException):
+                    raise event.result()[1]
+        finally:
+            gone.cancel()
+            self.cancel()
+        found = [request.completion(self.tokenizer) for request in self.requests]
+        choices = [choice(index, done.text, done.reason) for index, done in enumerate(found)]
+        new, read = sum(len(done.tokens) for done in found), sum(done.text_tokens for done in found[:: self.wanted.n])
+        usage = {"prompt_tokens": read, "completion_tokens": new, "total_tokens": read + new}
+        return JSONResponse({**self.head, "choices": choices, "usage": usage})
+
+    async def stream(self, events: asyncio.Queue[tuple[int, Any]]) -> AsyncIterator[str]:
+        """Server-sent events: pieces of text, then [DONE]."""
+        left = len(self.requests)
+        try:
+            while left:
+                index, event = await events.get()
+                if isinstance(event, BaseException):
+                    yield line({"error": error_of(500, "the model failed on this request")})
+                    return
+                if event is FINISHED:
+                    left -= 1
+                    yield line({**self.head, "choices": [choice(index, "", self.requests[index].reason)]})
+                else:
+                    yield line({**self.head, "choices": [choice(index, event, None)]})
+            yield "data: [DONE]\n\n"
+        finally:
+            self.cancel()
+
+    def cancel(self) -> None:
+        for request in self.requests:
+            request.cancelled = True
+
+
+def choice(index: int, text: str, reason: str | None) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
+
+
+def line(value: Mapping[str, Any]) -> str:
+    return f"data: {json.dumps(value)}\n\n"
+
+
+def describe(server: PromptServer, name: str) -> dict[str, Any]:
+    tenant = server.tenant(name)
+    assert tenant is not None
+    return {"id": name, "object": "prompt", "method": type(tenant.method).__name__, "prompt_tokens": tenant.length}
+
+
+def inside(root: Path | None, given: Mapping[str, Any]) -> Path:
+    """The folder that a client names, below the root."""
+    if root is None:
+        raise HTTPException(403, "this server's prompts are fixed; start it with --prompts-root to change them")
+    path = given.get("path")
+    if set(given) != {"path"} or not isinstance(path, str) or not 0 < len(path) <= 4096 or "\0" in path:
+        raise HTTPException(400, 'the body must be {"path": a folder below the prompts root}')
+    folder = (root / path).resolve()
+    if Path(path).is_absolute() or not folder.is_relative_to(root.resolve()):
+        raise HTTPException(400, f"path {path[:80]!r} leaves the prompts root")
+    return folder
+
+
+async def read_object(call: Call, limit: int) -> dict[str, Any]:
+    """The JSON object in a body of at most `limit` bytes."""
+    if call.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise HTTPException(415, "send the body as application/json")
+    too_large = HTTPException(413, f"the body is larger than {limit:,} bytes")
+    length = call.headers.get("content-length", "0")
+    if not length.isdecimal() or int(length) > limit:
+        raise too_large
+    body = bytearray()
+    async for piece in call.stream():
+        body += piece
+        if len(body) > limit:
+            raise too_large
+    try:
+        found = json.loads(bytes(body))
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, f"the body is no JSON: {str(error)[:120]}") from None
+    if not isinstance(found, dict):
+        raise HTTPException(400, "the body must be a JSON object")
+    return found
+
+
+def error_of(status: int, message: str) -> dict[str, Any]:
+    kind = "invalid_request_error" if status < 500 and status != 429 else "server_error"
+    return {"message": message, "type": kind, "code": status}
+
+
+def failed(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"error": error_of(status, message)}, status, headers=headers)
+
+
+async def on_user_error(call: Call, error: Exception) -> Response:
+    status = next((status for kind, status in STATUS.items() if isinstance(error, kind)), 400)
+    return failed(status, str(error), {"Retry-After": "1"} if status in (429, 503) else None)
+
+
+async def on_http_error(call: Call, error: HTTPException) -> Response:
+    return failed(error.status_code, error.detail, error.headers)
+
+
+async def on_defect(call: Call, error: Exception) -> Response:
+    return failed(500, "the server failed on this request")
