@@ -1,0 +1,1 @@
+"""Comparisons of pt-language with HF PEFT."""
