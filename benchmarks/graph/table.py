@@ -93,8 +93,8 @@ def contenders(name: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]], st
         relief |= {"head_weight_decay": 5e-4, "select_by": "macro_f1", "rollout_graphs": 12}
         methods = {
             "linear": {"method": "linear", "epochs": 60, **layers},
-            "gpf": {"method": "gpf", "epochs": 100, **layers},
-            "gpf_plus": {"method": "gpf_plus", "epochs": 100, **layers, "bases": 10},
+            "gpf": {"method": "gpf", "epochs": 40, **layers},
+            "gpf_plus": {"method": "gpf_plus", "epochs": 40, **layers, "bases": 10},
             "all_in_one": {"method": "all_in_one", "epochs": 20, "batch_size": 20},
             "graph_prompt": {"method": "graph_prompt"},
             "gppt": {"method": "gppt"},
@@ -108,8 +108,8 @@ def contenders(name: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]], st
     layers, bases = chosen["plus"]
     methods = {
         "linear": {"method": "linear", "epochs": 60, **head},
-        "gpf": {"method": "gpf", "epochs": 100, "head_layers": chosen["gpf"]},
-        "gpf_plus": {"method": "gpf_plus", "epochs": 100, "head_layers": layers, "bases": bases},
+        "gpf": {"method": "gpf", "epochs": 40, "head_layers": chosen["gpf"]},
+        "gpf_plus": {"method": "gpf_plus", "epochs": 40, "head_layers": layers, "bases": bases},
         "all_in_one": {"method": "all_in_one", "epochs": 40},
         "relief": {"method": "relief", **RELIEF, **chosen["relief"]},
         "full": {"method": "full", "epochs": 40, **head},

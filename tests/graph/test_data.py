@@ -76,6 +76,7 @@ def test_missing_labels_are_zero(tmp_path):
     spec = table(tmp_path / "m.csv", "smiles,a,b,split\nCCO,1,,train\nCCN,0,1,train\nCCC,,,val\nCC,1.0,0.0,test\n")
     parts = load_graphs(spec)
     assert parts["train"].tasks == ["a", "b"]
+    assert parts["train"].notes == ("train: a 1 yes, 1 no, 0 missing; b 1 yes, 0 no, 1 missing",)
     assert parts["train"].targets.tolist() == [[1, 0], [-1, 1]]
     assert parts["val"].targets.tolist() == [[0, 0]]
     assert {role: len(part) for role, part in parts.items()} == {"train": 2, "val": 1, "test": 1}

@@ -166,7 +166,19 @@ def load_graphs(spec: str, options: DataOptions | None = None, seed: int = 0) ->
             chosen = order[:limit].tolist()
             note = (f"{role}: {limit} of {len(part)} graphs (drawn with seed {seed})",)
             parts[role] = replace(part.subset(chosen), notes=(*part.notes, *note))
+    for role, part in parts.items():
+        if part.targets is not None:
+            parts[role] = replace(part, notes=(*part.notes, f"{role}: {label_summary(part)}"))
     return parts
+
+
+def label_summary(part: GraphDataset, most: int = 3) -> str:
+    """How many graphs have which property, for the user; further properties are counted only."""
+    assert part.targets is not None
+    names = list(part.tasks or ())
+    counts = [((part.targets == sign).sum(0)).tolist() for sign in (1, -1, 0)]
+    shown = [f"{name} {yes} yes, {no} no, {none} missing" for name, yes, no, none in zip(names, *counts, strict=True)]
+    return "; ".join(shown[:most]) + (f"; and {len(shown) - most} more properties" if len(shown) > most else "")
 
 
 def by_role(whole: GraphDataset, rows: Mapping[str, Sequence[int]]) -> dict[str, GraphDataset]:

@@ -12,18 +12,20 @@ METHODS: dict[str, dict[str, Any]] = {
     "relief": {
         "method": "relief",
         "head_layers": 2,
-        "epochs": 25,
-        "head_passes": 5,
+        "epochs": 8,
+        "warmup": 60,
+        "head_steps": 10,
         "z_max": 0.5,
+        "alpha_d": 1.0,
         "minibatch": 64,
         "critic": "pooled",
-        "select_from": 10,
-        "eval_every": 5,
+        "select_from": 4,
+        "eval_every": 4,
     },
     "full": {"method": "full", "head_layers": 2, "epochs": 60},
 }
 COMMON: dict[str, Any] = {"data": "builtin:molecules", "total_shots": 50, "eval_every": 20}
-FAST = {"relief": 3}
+FAST = {"relief": 2}
 
 
 def molecules(out: Path, seeds: int, fast: bool) -> None:

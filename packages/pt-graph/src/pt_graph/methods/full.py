@@ -23,8 +23,8 @@ NEEDS = {"train": "labelled graphs"}
 class FullConfig:
     head_layers: Annotated[int, Ge(1)] = 1
     """Layers of the head."""
-    stochastic: bool = True
-    """Train mode as usual for these networks: dropout on, BatchNorm over the batch."""
+    stochastic: bool = False
+    """Train mode as is usual for these networks: dropout on, BatchNorm over the batch (needs more steps than 50 shots give)."""
 
 
 class FullFineTuning(GraphMethod):

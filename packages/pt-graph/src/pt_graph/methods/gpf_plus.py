@@ -28,8 +28,8 @@ class GPFPlusConfig:
     """k, vectors to mix (published: 5, 10 or 20 per data set)."""
     head_layers: Annotated[int, Ge(1)] = 1
     """Layers of the head (published: 1 to 4 per data set)."""
-    frozen_mode: FrozenMode = "dropout"
-    """The GNN while training: dropout on and BatchNorm kept (dropout), as in evaluation (eval), or published: BatchNorm drifts (train)."""
+    frozen_mode: FrozenMode = "eval"
+    """The GNN while training: as in evaluation (eval), with its dropout on (dropout), or published: BatchNorm drifts too (train)."""
 
 
 class GPFPlus(GraphMethod):

@@ -32,7 +32,7 @@ class SUPTConfig:
     """r, share of nodes per vector (hard)."""
     head_layers: Annotated[int, Ge(1)] = 1
     """Layers of the head."""
-    frozen_mode: FrozenMode = "dropout"
+    frozen_mode: FrozenMode = "eval"
     """The GNN while training: see gpf."""
 
 
