@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 from pt_core.run.cli import build
+from pt_core.run.registry import Registry
 from pt_vision.modality import Vision
 
 from tests.command import good
@@ -133,10 +134,21 @@ def test_links_lead_somewhere(page: str) -> None:
             assert (REPOSITORY / page).parent.joinpath(target).exists(), target
 
 
-def test_the_methods_tables_hold_every_method() -> None:
-    ids = set(Vision.registry.infos())
-    for page in ("README.md", VISION):
-        assert ids <= set(re.findall(r"^\| `(\w+)` \|", text(page), re.MULTILINE)), page
+def named(page: str) -> set[str]:
+    """Everything in backquotes in the tables of a page."""
+    rows = re.findall(r"^\|.*$", text(page), re.MULTILINE)
+    return {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+
+
+@pytest.mark.parametrize(
+    "folder", sorted(REPOSITORY.glob("packages/pt-*/src/*/methods")), ids=lambda path: path.parent.name
+)
+def test_the_methods_tables_hold_every_method(folder: Path) -> None:
+    ids = set(Registry(folder.parent.name, folder).infos())
+    assert ids
+    package = folder.parents[2].name
+    for page in ("README.md", f"packages/{package}/README.md"):
+        assert ids <= named(page), f"{page} lacks {sorted(ids - named(page))}"
 
 
 def test_the_contributors_commands_exist() -> None:
