@@ -605,6 +605,21 @@ def test_predictions_are_random_in_place_only_and_fixed_by_the_seed():
         assert bool((found["apm"] > 0).all())
 
 
+def test_several_draws_are_averaged_and_their_spread_is_told():
+    one, three = relief(), relief(draws=3)
+    for method in (one, three):
+        for member_ in method.members:
+            member_.continuous[-1].bias.data.fill_(0.3)
+        method.eval()
+    with torch.no_grad():
+        found = three.predict_step(batch(), lambda name: torch.Generator().manual_seed(1))
+        keys = [torch.Generator().manual_seed(1) for _ in batch().ids]
+        logits = [one.head(batch().inputs.mean(one.prompt(batch().inputs, keys).nodes)) for _ in range(3)]
+    close(found["logits"], torch.stack(logits).mean(0))
+    close(found["draw_std"], torch.stack(logits).std(0).mean(1))
+    assert "draw_std" not in one.predict_step(batch(), lambda name: torch.Generator().manual_seed(1))
+
+
 # ---- 10. it learns ------------------------------------------------------------------------------------------------------------------
 
 

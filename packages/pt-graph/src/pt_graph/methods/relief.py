@@ -104,6 +104,8 @@ class RELIEFConfig:
     """Leave missing labels out of the reward; False is the published reward, where they count as target 0.5."""
     small_overlap: Literal["none", "whole"] = "none"
     """Share of other members' parts of fewer than 5 graphs: nothing, or (published) the whole part."""
+    draws: Annotated[int, Ge(1)] = 1
+    """Episodes per graph at evaluation, where nodes are sampled: logits are averaged; with several their spread is reported (draw_std)."""
     select_from: Annotated[int, Ge(0)] = 20
     """Epochs before this one are not selected (where there are as many)."""
 
@@ -167,15 +169,21 @@ class RELIEF(GraphMethod):
         return self.nodes(graphs, edits, noisy=False)
 
     def predict_step(self, batch: Batch, rng: Callable[[str], torch.Generator]) -> Predictions:
-        """Logits, and per graph `pcr` (share of prompted nodes) and `apm` (mean |p| over these)."""
+        """Logits, and per graph `pcr` (share of prompted nodes), `apm` (mean |p| over these) and, for several draws, `draw_std`."""
+        graphs, keys = batch.inputs, [rng(sample) for sample in batch.ids]
+        logits, coverage, size = [], [], []
         with torch.autocast(self.backbone.device.type, enabled=False):
-            found = self.prompt(batch.inputs, [rng(sample) for sample in batch.ids])
-            logits = self.head(batch.inputs.mean(found.nodes))
-        touched = (found.prompts != 0).any(1).to(found.prompts.dtype)
-        coverage = batch.inputs.sum(touched[:, None])[:, 0] / batch.inputs.sizes
-        size = batch.inputs.sum((found.prompts.abs().mean(1) * touched)[:, None])[:, 0]
-        size = size / batch.inputs.sum(touched[:, None])[:, 0].clamp(min=1)
-        return {**self.task.predict(logits), "pcr": coverage, "apm": size}
+            for _ in range(self.config.draws):
+                found = self.prompt(graphs, keys)
+                logits.append(self.head(graphs.mean(found.nodes)))
+                touched = (found.prompts != 0).any(1, keepdim=True).to(found.prompts)
+                count = graphs.sum(touched)[:, 0]
+                coverage.append(count / graphs.sizes)
+                size.append(graphs.sum(found.prompts.abs().mean(1, keepdim=True) * touched)[:, 0] / count.clamp(min=1))
+        mean = {"pcr": torch.stack(coverage).mean(0), "apm": torch.stack(size).mean(0)}
+        if self.config.draws > 1:
+            mean["draw_std"] = torch.stack(logits).std(0).mean(1)
+        return {**self.task.predict(torch.stack(logits).mean(0)), **mean}
 
     def forward(self, batch: Batch) -> Tensor:
         """(graph, output) logits; node choices are keyed by the sample ids alone."""
