@@ -25,7 +25,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "full": {"method": "full", "head_layers": 2, "epochs": 60},
 }
 COMMON: dict[str, Any] = {"data": "builtin:molecules", "total_shots": 50, "eval_every": 20}
-FAST = {"relief": 2}
+FAST = {"relief": 1}
 
 
 def molecules(out: Path, seeds: int, fast: bool) -> None:
@@ -38,7 +38,7 @@ def molecules(out: Path, seeds: int, fast: bool) -> None:
     modality = Graph()
     contenders = {}
     for name, changes in METHODS.items():
-        short = {"epochs": FAST.get(name, 8), "eval_every": None, "max_test": 100} if fast else {}
+        short = {"epochs": FAST.get(name, 8), "eval_every": None, "max_val": 60, "max_test": 100} if fast else {}
         contenders[name] = {**COMMON, **changes, **short}
     compare_methods(
         modality,

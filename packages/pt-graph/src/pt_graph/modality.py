@@ -233,7 +233,8 @@ class Graph(Modality):
         items = [
             {
                 "picture": draw(graph, part, top=top),
-                "id": f"{batch.ids[row]}: {int((part > 0).sum())} of {len(part)} nodes, largest {float(part.max()):.2g}",
+                "id": batch.ids[row],
+                "predicted": f"{int((part > 0).sum())} of {len(part)}, largest {float(part.max()):.2g}",
             }
             for row, (graph, part) in enumerate(zip(graphs, parts, strict=True))
         ]
