@@ -82,7 +82,7 @@ class Graph(Modality):
 
     package = "pt-graph"
     registry = Registry("pt_graph", Path(__file__).parent / "methods")
-    input_name = "SMILES|TABLE|ARRAYS"
+    input_name = "INPUT"
 
     @property
     def data_options(self) -> type:
