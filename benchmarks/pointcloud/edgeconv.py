@@ -24,7 +24,7 @@ from pt_pointcloud.transformer import PointConfig, PointTransformer, init_weight
 
 from benchmarks._harness import alternate, difference, in_own_process, machine, peak_bytes, write
 
-BATCH, TOKENS, DIM, K = 8, 128, 384, 20
+BATCH, TOKENS, DIM, K = 2, 128, 384, 20
 
 
 def step(fast: bool, conv: EdgeConv, u: torch.Tensor) -> torch.Tensor:

@@ -108,12 +108,16 @@ def case(cls: type[Method], parameters: int, class_token: bool = False, **option
     )
 
 
-def conformance(cases: Mapping[str, MethodCase], fresh: tuple[str, ...] = ()) -> list[Any]:
-    """All checks of all cases as test parameters; those that start processes are slow but for `reload` of the cases in `fresh`."""
+def conformance(
+    cases: Mapping[str, MethodCase], fresh: tuple[str, ...] = (), brief: Mapping[str, tuple[str, ...]] | None = None
+) -> list[Any]:
+    """All checks of all cases as test parameters. Those that start processes are slow but for `reload` of the cases in `fresh`; of a case
+    in `brief` all checks are slow but the ones named there."""
     rows = []
     for name, one in cases.items():
         for check, run in {**CHECKS, **SLOW_CHECKS}.items():
             slow = check in SLOW_CHECKS or (check == "reload" and name not in fresh)
+            slow = slow or check not in (brief or {}).get(name, (check,))
             rows.append(pytest.param(one, run, id=f"{name}-{check}", marks=[pytest.mark.slow] if slow else []))
     return rows
 

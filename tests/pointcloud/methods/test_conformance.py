@@ -54,8 +54,14 @@ CASES = {
 
 
 CASES["idpt_published"] = replace(CASES["idpt_published"], options=replace(OPTIONS, clip_norm=10.0))
+CASES["full"] = replace(CASES["full"], tolerance=3e-4)  # the patch encoder has such biases too
+BRIEF = {
+    "idpt_early_mlp": ("declarations", "parameter_count", "fast_path"),
+    "idpt_published": ("declarations", "parameter_count", "resume"),
+    "idpt_seg": ("declarations", "parameter_count", "wrong_backbone", "fast_path", "independence"),
+}
 
 
-@pytest.mark.parametrize(("one", "check"), conformance(CASES, fresh=("idpt",)))
+@pytest.mark.parametrize(("one", "check"), conformance(CASES, ("idpt",), BRIEF))
 def test_conformance(one, check, tmp_path):
     check(one, tmp_path)
