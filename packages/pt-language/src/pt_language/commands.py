@@ -46,20 +46,24 @@ def inspect(run: Path, backbone: str | None, as_json: bool) -> None:
 def import_peft(folder: Path, backbone: str, template: str, label_words: str, out: Path) -> None:
     """Read a PEFT folder (or a published .npy prompt) into an artifact that can be predicted with, served and tuned on."""
     from pt_core.artifact import card_of, save_artifact
-    from pt_core.run.commands import check_out
+    from pt_core.errors import UserError
 
     from pt_language.backbones import load_backbone
-    from pt_language.interop import import_peft as read
+    from pt_language.interop import build, read_foreign
     from pt_language.tasks.text import Generation, TextClassification
 
-    check_out(out)
+    if out.exists():
+        raise UserError(f"{out} exists; choose another --out")
+    foreign = read_foreign(folder)  # before any weight of the backbone is read
+    for note in foreign.notes:
+        click.echo(note, err=True)
     pairs = [entry.partition("=") for entry in label_words.split(",") if entry]
     task = (
         TextClassification([p[0] for p in pairs], template, [p[2] or p[0] for p in pairs])
         if pairs
         else Generation(template)
     )
-    name, method = read(folder, load_backbone(backbone), task)
+    name, method = build(foreign, load_backbone(backbone), task)
     save_artifact(out, method, card_of(method, f"pt-language/{name}"))
     click.echo(f"wrote {out} ({method.parameter_count():,} values of {name})")
     click.echo(f"next: pt-language predict {out} TEXT...")

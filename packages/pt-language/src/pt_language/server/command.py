@@ -132,15 +132,14 @@ def run_server(server: PromptServer, root: Path | None, host: str, port: int, gr
 
     from pt_language.server.http import build_app
 
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.socket(family)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
     except OSError as error:
-        raise UserError(
-            f"cannot listen on {host}:{port} ({error.strerror or error}); choose another --host or --port"
-        ) from None
+        listener.close()
+        reason = error.strerror or error
+        raise UserError(f"cannot listen on {host}:{port} ({reason}); choose another --host or --port") from None
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{listener.getsockname()[1]}"
     click.echo(f"serving {len(server)} prompts over {server.backbone.source} on {address}", err=True)

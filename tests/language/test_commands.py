@@ -1,0 +1,137 @@
+"""import-peft, export --format, inspect and serve as a user types them, over a local model folder."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from pt_core.artifact import card_of, read_artifact, save_artifact
+from pt_core.run import cli
+from pt_language.backbones import load_backbone
+from pt_language.modality import Language
+from safetensors.torch import load_file
+
+from tests.language import tiny
+
+
+def pt(*arguments: str | Path) -> tuple[int, str, str]:
+    """`pt-language ARGUMENTS`: status, output, messages."""
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            cli.main(Language, [str(argument) for argument in arguments])
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
+    return status, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    on = tiny.backbone()
+    on.module.save_pretrained(folder)
+    on.tokenizer.save_pretrained(folder)
+    return f"local:{folder}"
+
+
+@pytest.fixture(scope="module")
+def runs(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Artifacts of three methods over the model."""
+    folder, on = tmp_path_factory.mktemp("runs"), load_backbone(model)
+    for name, options in (("prompt_tuning", {}), ("prefix", {}), ("iapt", {"bottleneck": 4})):
+        method = tiny.tuned(name, on, **options)
+        save_artifact(folder / name, method, card_of(method, f"pt-language/{name}"))
+    return folder
+
+
+def test_peft_folder_becomes_a_run_and_comes_back(model: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    made: Any = peft.get_peft_model(
+        tiny.network("llama"), peft.PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    )
+    made.save_pretrained(tmp_path / "theirs")
+    status, out, err = pt("import-peft", tmp_path / "theirs", "--backbone", model, "--out", tmp_path / "run")
+    assert status == 0
+    assert "it is read as prompt_tuning, the same function" in err
+    assert "next: pt-language predict" in out
+    assert read_artifact(tmp_path / "run").method == "pt-language/prompt_tuning"
+    status, out, _ = pt("predict", tmp_path / "run", "a text", "--json")
+    assert (status, "predicted" in json.loads(out)) == (0, True)
+    assert pt("export", tmp_path / "run", "--format", "peft", "--out", tmp_path / "back")[0] == 0
+    weights = [
+        load_file(tmp_path / name / "adapter_model.safetensors")["prompt_embeddings"] for name in ("theirs", "back")
+    ]
+    assert torch.equal(*weights)
+    status, _, err = pt("import-peft", tmp_path / "theirs", "--backbone", model, "--out", tmp_path / "run")
+    assert status == 2
+    assert str(tmp_path / "run") in err
+
+
+def test_embeddings_are_exported_where_there_are_some(runs: Path, tmp_path: Path) -> None:
+    status, _, err = pt("export", runs / "prompt_tuning", "--format", "embeddings", "--out", tmp_path / "p.safetensors")
+    assert status == 0
+    assert "followed by the embedded text" in err
+    assert load_file(tmp_path / "p.safetensors")["prompt_embeds"].shape == (5, 32)
+    status, _, err = pt("export", runs / "iapt", "--format", "embeddings", "--out", tmp_path / "q.safetensors")
+    assert (status, err.count("error: ")) == (2, 1)
+    assert "IAPT is no list of input vectors" in err
+    assert pt("export", runs / "iapt", "--format", "peft", "--out", tmp_path / "q")[0] == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["p.safetensors"]
+
+
+def test_wrong_folders_are_told_before_the_backbone_is_read(tmp_path: Path) -> None:
+    for folder, message in (
+        (tmp_path, "has no adapter_config.json"),
+        (tmp_path / "no.npy", "cannot be read as an array"),
+    ):
+        status, _, err = pt("import-peft", folder, "--backbone", "local:/nowhere", "--out", tmp_path / "run")
+        assert (status, err.count("error: ")) == (2, 1)
+        assert message in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["prompt_tuning", "prefix"])
+def test_inspect_prints_rows_and_attention(name: str, runs: Path) -> None:
+    status, out, _ = pt("inspect", runs / name)
+    assert status == 0
+    assert "attention to the prompt" in out
+    found = json.loads(pt("inspect", runs / name, "--json")[1])
+    assert len(found["attention"]) == 3
+    assert all(0 < mass < 1 for mass in found["attention"])
+    assert len(found["rows"]) == (5 if name == "prompt_tuning" else 0)
+    assert found["tensors"][0]["tensor"] == "prompt"
+
+
+def test_serve_refuses_what_it_cannot_do(runs: Path, model: str, tmp_path: Path) -> None:
+    for arguments, message in (
+        ((), "give runs to serve, or --backbone"),
+        ((tmp_path,), "holds no tuned artifact"),
+        ((runs / "prefix", f"prefix={runs / 'iapt'}"), "two runs are called 'prefix'"),
+        ((runs / "prefix", "--prompts-root", tmp_path / "none"), "is not a folder"),
+    ):
+        status, _, err = pt("serve", *arguments)
+        assert (status, err.count("error: ")) == (2, 1), err
+        assert message in err
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        status, _, err = pt("serve", runs / "prefix", "--device", "cpu", "--port", str(taken.getsockname()[1]))
+    assert status == 2
+    assert "cannot listen on 127.0.0.1:" in err
+
+
+def test_help_of_every_command() -> None:
+    for command, text in (
+        ("serve", "Serve tuned prompts over HTTP"),
+        ("import-peft", "PEFT folder"),
+        ("inspect", "Nearest tokens"),
+    ):
+        status, out, _ = pt(command, "--help")
+        assert (status, text in out) == (0, True)

@@ -1,0 +1,48 @@
+"""What inspection says about prompts whose answer is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from pt_core import Batch
+from pt_language.inspection import attention_mass, rows_table
+
+from tests.language import tiny
+
+
+def batch(method: Any, text: str = "a text") -> Batch:
+    ids = torch.tensor([method.backbone.tokenizer(text, add_special_tokens=False)["input_ids"]])
+    return Batch({"ids": ids, "mask": torch.ones_like(ids)}, None, torch.arange(1), ["a"])
+
+
+def test_rows_that_are_tokens_name_them() -> None:
+    method: Any = tiny.tuned("prompt_tuning", tiny.backbone())
+    ids = method.backbone.tokenizer("hello", add_special_tokens=False)["input_ids"]
+    start = method.prompt.detach().clone()
+    with torch.no_grad():
+        method.prompt.copy_(3 * method.backbone.embeddings[ids])
+    rows = rows_table(method, start)
+    for row, letter, token in zip(rows, "hello", ids, strict=True):
+        assert row["nearest tokens (cosine)"].startswith(f"{letter!r} 1.00")
+        assert row["norm"] == pytest.approx(3 * float(method.backbone.embeddings[token].norm()), rel=1e-3)
+    drift = (method.prompt.detach() - start).norm(dim=1)
+    assert [row["drift"] for row in rows] == pytest.approx(drift.tolist(), rel=1e-3)
+    assert "drift" not in rows_table(method)[0]
+
+
+@pytest.mark.parametrize("name", ["prompt_tuning", "prefix"])
+def test_attention_of_equal_keys_is_shared_evenly(name: str) -> None:
+    """With all query weights zero every key gets the same: token t (from 0) behind L prompt keys pays them L / (L + t + 1)."""
+    method: Any = tiny.tuned(name, tiny.backbone(), length=5)
+    with torch.no_grad():
+        for block in method.backbone.module.model.layers:
+            block.self_attn.q_proj.weight.zero_()
+    tokens = batch(method).inputs["ids"].shape[1]
+    expected = sum(5 / (5 + t + 1) for t in range(tokens)) / tokens
+    assert attention_mass(method, batch(method)) == pytest.approx([expected] * 3, rel=1e-4)
+
+
+def test_no_prompt_has_no_attention() -> None:
+    assert attention_mass(tiny.tuned("full", tiny.backbone()), batch(tiny.tuned("full", tiny.backbone()))) == []
