@@ -12,8 +12,8 @@ from pt_core.errors import ArtifactError, DataError
 from pt_core.run.options import ClassificationOptions
 from pt_core.run.sampling import SubsetDataset
 from pt_timeseries.data import DataOptions, divide, domains_of, load_windows
+from pt_timeseries.domain_streams import domain_rows
 from pt_timeseries.domains import Domain, collect
-from pt_timeseries.method import domain_rows
 from pt_timeseries.task import DomainClassification
 from pt_timeseries.windows import cut_windows
 

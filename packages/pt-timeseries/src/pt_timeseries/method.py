@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from pt_core import Method
-from pt_core.data import Dataset
 from torch import nn
-
-from pt_timeseries.data import domains_of
 
 if TYPE_CHECKING:
     from pt_timeseries.adapters._common import SeriesBackbone
@@ -39,14 +35,6 @@ class SeriesMethod(Method):
                 head.weight.copy_(known.weight[rows])
                 head.bias.copy_(known.bias[rows])
         return head
-
-
-def domain_rows(dataset: Dataset, names: Sequence[str]) -> list[tuple[int, ...]]:
-    """Rows of every named domain, for streams that draw from one domain."""
-    found: dict[str, list[int]] = {name: [] for name in names}
-    for row, name in enumerate(domains_of(dataset)):
-        found.setdefault(name, []).append(row)
-    return [tuple(found[name]) for name in names]
 
 
 def stage_steps(ctx: Any, epochs: float, samples: int, batch_size: int, evaluations: int = 4) -> dict[str, Any]:

@@ -95,6 +95,8 @@ def pretrain(
     """
     if train.labels is None or train.targets is None:
         raise UserError("pre-training needs labelled sources")
+    if options.masked_epochs and options.architecture != "patch":
+        raise ConfigError("masked_epochs needs architecture='patch': tsai's networks are pre-trained by labels only")
     channels, length = train.values.shape[1:]
     try:
         config = EncoderConfig(
@@ -179,10 +181,7 @@ def _step(loss: Tensor, optimiser: AdamW, schedule: LambdaLR, step: int) -> None
 
 def _reconstruct(backbone: SeriesBackbone, options: PretrainOptions, train: WindowDataset, progress: bool) -> None:
     net = backbone.module
-    if not isinstance(net, PatchEncoder):
-        raise ConfigError(
-            "masked_epochs needs architecture='patch': tsai's networks are pre-trained by their labels only"
-        )
+    assert isinstance(net, PatchEncoder)
     config = net.config
     token = nn.Parameter(torch.zeros(config.dim))
     restore = nn.Linear(config.dim, config.channels * config.patch)

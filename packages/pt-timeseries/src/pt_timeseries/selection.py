@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pt_timeseries.domain_streams import domain_rows
 from pt_timeseries.information import distinction, pair_by_class
-from pt_timeseries.method import domain_rows
 
 if TYPE_CHECKING:
     from pt_timeseries.methods.pond import POND

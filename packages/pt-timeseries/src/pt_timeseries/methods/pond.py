@@ -8,7 +8,6 @@ Step 1 [V], pre-training on the pooled sources, is `pt-timeseries pretrain`; ste
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -16,13 +15,13 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from annotated_types import Ge, Gt, Le
 from pt_core import Backbone, Batch, Optimiser, Stage, Stream, Task
-from pt_core.data import generator
 from pt_core.errors import ConfigError
 from torch import Tensor, nn
 
+from pt_timeseries.domain_streams import NAME, TARGET, by_source, chunk, domain_plan, domain_rows, mean
 from pt_timeseries.fidelity import Fidelity
 from pt_timeseries.information import distinction, pair_by_class
-from pt_timeseries.method import SeriesMethod, domain_rows, stage_steps
+from pt_timeseries.method import SeriesMethod, stage_steps
 from pt_timeseries.panels import source_panels
 from pt_timeseries.prompts import Generator, SeriesPrompt
 from pt_timeseries.selection import Evidence, gather, select_source
@@ -31,8 +30,6 @@ ID = "pond"
 TITLE = "POND: Multi-Source Time Series Domain Adaptation with Information-Aware Prompt Tuning"
 TUNES = "a common series prompt, a small prompt generator per domain, and a linear head"
 NEEDS = {"train": "labelled windows of several source domains", "unlabeled": "windows of the target domain"}
-
-NAME = "source-{}"
 
 
 @dataclass(frozen=True)
@@ -64,14 +61,18 @@ class PONDConfig:
     """Learning rate of the common prompt (inner learning rate in `reptile`). [D]"""
     domains_per_step: Annotated[int, Ge(1)] = 4
     """Sources drawn per step; fewer than all for many sources. [D]"""
+    target_start: Literal["joint", "mean"] = "joint"
+    """`joint`: g_T is learned along with the g_i, from the same initial weights, so that equal domains get equal prompts; `mean`: it starts
+    from the mean of the g_i after step 2. [D]"""
     target_epochs: Annotated[float, Gt(0)] = 60
     """Passes over the target shots (or the unlabelled target windows) for g_T. [D]"""
     adapt_epochs: Annotated[float, Gt(0)] = 10
     """Passes over the chosen source for the head. [D]"""
     mix: Annotated[float, Ge(0), Le(1)] | None = 0.5
     """w, share of the chosen source's prompt at inference; None chooses among 0, .5 and 1 on the target shots. [D]"""
-    fidelity_floor: Annotated[float, Ge(0), Le(1)] = 0.5
-    """Share of the sources' median fidelity that a source needs to be chosen; 1 excludes half of the sources whatever the target is. [D]"""
+    fidelity_floor: Annotated[float, Ge(0), Le(1)] = 0.0
+    """Share of the sources' median fidelity that a source needs to be chosen. 0: its dP must carry some information; 1 (the median itself)
+    excludes half of the sources whatever the target is. [D]"""
     pool: Literal["all", "data"] = "all"
     """The head reads the mean over prompt and data tokens, or over data tokens. [D]"""
 
@@ -148,7 +149,8 @@ class POND(SeriesMethod):
     def _target_delta(self, inputs: Tensor) -> Tensor:
         """(1 - w) g_T(X) + w g_i*(X), or g_T(X) before a source is chosen; indexing weights keeps i* on its device."""
         tables = [dict(generator.named_parameters()) for generator in self.generators]
-        picked = {name: torch.stack([t[name] for t in tables])[self.chosen.clamp(min=0)] for name in tables[0]}
+        index = self.chosen.clamp(min=0)[None]
+        picked = {name: torch.stack([t[name] for t in tables]).index_select(0, index)[0] for name in tables[0]}
         theirs = torch.func.functional_call(self.target_generator, picked, (inputs,))
         share = self.mix * (self.chosen >= 0)
         mixed: Tensor = (1 - share) * self.target_generator(inputs) + share * theirs
@@ -211,35 +213,48 @@ class POND(SeriesMethod):
                 "meta='reptile' reads gradients itself and takes no precision='fp16'; use bf16 or meta='joint'"
             )
         size = options.batch_size * (config.inner_steps if meta else 1)
+        role = "shots" if "shots" in ctx.data else "unlabeled"
+        together = config.target_start == "joint" and self._can_learn(role)
+        streams = {NAME.format(i): Stream("train", size, rows=found) for i, found in enumerate(rows)}
+        if together:
+            streams[TARGET] = Stream(role, min(len(ctx.data[role]), options.batch_size))
+        learned = ("common.*", "generators.*", "head.*", "fidelity.*", *(("target_generator.*",) if together else ()))
         yield Stage(
             "prompts",
-            trains=("common.*", "generators.*", "head.*", "fidelity.*"),
-            streams={NAME.format(i): Stream("train", size, rows=found) for i, found in enumerate(rows)},
-            plan=domain_plan(count, drawn, options.seed_of("data")),
+            trains=learned,
+            streams=streams,
+            plan=domain_plan(count, drawn, options.seed_of("data"), together),
             options=stage_steps(ctx, options.epochs, total, drawn * size),
             optimisers=self._meta_optimisers() if meta else None,
             step=self.meta_step if meta else self.joint_step,
         )
-        if len(self.generators):
+        choice = Stage("select", trains=(), tracks=("chosen", "mix", "evidence_*"), streams={}, run=self.select)
+        if together:
+            yield choice
+        elif len(self.generators):
             yield Stage("target-start", trains=("target_generator.*",), streams={}, run=self.start_target)
-            role = "shots" if "shots" in ctx.data else "unlabeled"
+        if self._can_learn(role):
             samples = len(ctx.data[role])
-            if role == "shots" or self.fidelity is not None:
-                yield Stage(
-                    "target",
-                    trains=("target_generator.*",),
-                    streams={role: Stream(role, min(samples, 2 * options.batch_size))},
-                    options=stage_steps(ctx, config.target_epochs, samples, 2 * options.batch_size, 1),
-                    step=self.target_step,
-                    select=False,
-                )
-        yield Stage("select", trains=(), tracks=("chosen", "mix", "evidence_*"), streams={}, run=self.select)
+            yield Stage(
+                "target",
+                trains=("target_generator.*",),
+                streams={role: Stream(role, min(samples, 2 * options.batch_size))},
+                options=stage_steps(ctx, config.target_epochs, samples, 2 * options.batch_size, 1),
+                step=self.target_step,
+                select=False,
+            )
+        if not together:
+            yield choice
         chosen = rows[int(self.chosen)] if len(self.generators) else tuple(r for found in rows for r in found)
         streams = {"source": Stream("train", rows=chosen)}
         if "shots" in ctx.data:
             streams["shots"] = Stream("shots")
         steps = stage_steps(ctx, config.adapt_epochs, len(chosen), options.batch_size, 1)
         yield Stage("adapt", trains=("head.*",), streams=streams, options=steps, select=False)
+
+    def _can_learn(self, role: str) -> bool:
+        """Whether g_T has something to learn from: labels, or the fidelity term."""
+        return len(self.generators) > 0 and (role == "shots" or self.fidelity is not None)
 
     def param_groups(self, stage: Stage) -> list[dict[str, Any]]:
         groups = super().param_groups(stage)
@@ -257,7 +272,7 @@ class POND(SeriesMethod):
             "weight_decay": 0.0,
             "schedule": "linear",
         }
-        main = ("common.codes", "generators.*", "head.*", "fidelity.*")
+        main = ("common.codes", "generators.*", "target_generator.*", "head.*", "fidelity.*")
         return {"main": Optimiser(main), "prompt": Optimiser(("common.series",), {**outer, "warmup_epochs": 0})}
 
     def joint_step(self, ctx: Any, batches: Mapping[str, Batch]) -> Mapping[str, float | Tensor]:
@@ -265,7 +280,8 @@ class POND(SeriesMethod):
         found = by_source(batches)
         if found:
             objective, logs = self.objectives(found, ctx.rng("pairs"))
-            ctx.backward(mean(objective), sum(map(len, found.values())))
+            own = self.target_alone(batches.get(TARGET), len(found))
+            ctx.backward(mean(objective) + own, sum(map(len, found.values())))
         ctx.update()
         return {"loss": float(mean(objective).detach()), **logs} if found else {}
 
@@ -287,7 +303,8 @@ class POND(SeriesMethod):
             if part:
                 objective, logs = self.objectives(part, ctx.rng("pairs", number), copies)
                 count = sum(map(len, part.values()))
-                ctx.backward(mean(objective), count)
+                own = self.target_alone(batches.get(TARGET), len(part))
+                ctx.backward(mean(objective) + own, count)
                 for i in part:
                     gradient = copies[i].grad
                     assert gradient is not None
@@ -310,22 +327,35 @@ class POND(SeriesMethod):
         for name, tensor in self.target_generator.named_parameters():
             tensor.copy_(torch.stack([table[name] for table in tables]).mean(0))
 
+    def target_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """CE + lam1 l_F on the shots; l_F with e(Y) = 0 on unlabelled windows [D]."""
+        delta = self.target_generator(batch.inputs)
+        feature = self.feature(batch.inputs, self.common.series + delta)
+        logs: dict[str, Tensor] = {}
+        loss = feature.new_zeros(())
+        if batch.target is not None:
+            loss = loss + self.task.loss(self.head(feature), batch)[0]
+        if self.fidelity is not None and len(batch) > 1:
+            logs["fidelity"] = self.fidelity(delta, feature, batch.target)
+            loss = loss - self.config.fidelity_weight * logs["fidelity"]
+        return loss, {"loss": loss.detach(), **logs}
+
+    def target_alone(self, batch: Batch | None, parts: int) -> Tensor:
+        """A scalar whose gradient is that of the target's loss over `parts` with respect to g_T, and zero for P, h and the critic."""
+        if batch is None:
+            return self.common.series.new_zeros(())
+        own = list(self.target_generator.parameters())
+        gradients = torch.autograd.grad(self.target_loss(batch)[0] / parts, own)
+        return torch.stack([(p * g).sum() for p, g in zip(own, gradients, strict=True)]).sum()
+
     def target_step(self, ctx: Any, batches: Mapping[str, Batch]) -> Mapping[str, float | Tensor]:
-        """CE + lam1 l_F on the shots; l_F with e(Y) = 0 on unlabelled windows [D]. P, f, h and the critic stay."""
-        logs: dict[str, float | Tensor] = {}
+        """g_T is learned on; P, f, h and the critic stay."""
+        logs: Mapping[str, Tensor] = {}
         for batch in batches.values():
-            delta = self.target_generator(batch.inputs)
-            feature = self.feature(batch.inputs, self.common.series + delta)
-            loss = feature.new_zeros(())
-            if batch.target is not None:
-                loss = loss + self.task.loss(self.head(feature), batch)[0]
-            if self.fidelity is not None and len(batch) > 1:
-                logs["fidelity"] = self.fidelity(delta, feature, batch.target)
-                loss = loss - self.config.fidelity_weight * logs["fidelity"]
-            logs["loss"] = loss.detach()
+            loss, logs = self.target_loss(batch)
             ctx.backward(loss, len(batch))
         ctx.update()
-        return {name: float(torch.as_tensor(value).detach()) for name, value in logs.items()}
+        return {name: float(value.detach()) for name, value in logs.items()}
 
     @torch.no_grad()
     def select(self, ctx: Any) -> None:
@@ -351,36 +381,3 @@ class POND(SeriesMethod):
             return ()
         stored = {name.removeprefix("evidence_"): t for name, t in self.named_buffers() if name.startswith("evidence_")}
         return source_panels(self.sources, int(self.chosen), float(self.mix), self.common.series.detach(), stored)
-
-
-def mean(objective: Mapping[int, Tensor]) -> Tensor:
-    return torch.stack(list(objective.values())).mean()
-
-
-def by_source(batches: Mapping[str, Batch]) -> dict[int, Batch]:
-    """Source index -> its batch."""
-    return {int(name.rpartition("-")[2]): batch for name, batch in batches.items()}
-
-
-def chunk(batch: Batch, number: int, parts: int) -> Batch:
-    """Part `number` of a batch that was drawn for several inner steps."""
-    size = math.ceil(len(batch) / parts)
-    rows = slice(number * size, (number + 1) * size)
-    return Batch(batch.inputs[rows], batch.target[rows], batch.index[rows], batch.ids[rows])
-
-
-def domain_plan(count: int, drawn: int, seed: int) -> Callable[[int], Sequence[str]]:
-    """Step k -> the sources drawn: walks through random orders of all sources, `drawn` at a time."""
-    if drawn >= count:
-        return lambda step: [NAME.format(i) for i in range(count)]
-
-    def plan(step: int) -> list[str]:
-        places = range(step * drawn, (step + 1) * drawn)
-        orders = {
-            r: torch.randperm(count, generator=generator(seed, "sources", r)).tolist()
-            for r in {p // count for p in places}
-        }
-        picked = dict.fromkeys(orders[p // count][p % count] for p in places)
-        return [NAME.format(i) for i in sorted(picked)]
-
-    return plan
