@@ -1,0 +1,125 @@
+"""The command line and the Python API end to end on built-in data, and the mistakes a new user makes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pt_timeseries
+import pytest
+from pt_core.errors import DataError
+from pt_core.run import cli
+from pt_timeseries.modality import TimeSeries
+
+SHORT = ("--steps", "3", "--batch-size", "8", "--eval-every", "3")
+
+
+def command(capsys, *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(TimeSeries, list(arguments))
+    captured = capsys.readouterr()
+    return int(stop.value.code or 0), captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "pond"
+    options = {"steps": 3, "batch_size": 8, "eval_every": 3, "quiet": True, "out": out}
+    return pt_timeseries.fit("pond", data="builtin:twins", **options)
+
+
+def test_a_run_has_a_report_that_says_why_a_source_was_chosen(run):
+    assert run.info["status"] == "finished"
+    assert "macro_f1" in run.metrics
+    page = (run.path / "report.html").read_text()
+    for text in (
+        "Choice of the source",
+        "Distinction of every pair",
+        "Prompts over time",
+        "Target domains (test)",
+        "(chosen)",
+    ):
+        assert text in page
+
+
+def test_predictions_need_no_labels_and_agree_with_the_command_line(run, tmp_path, capsys):
+    windows = np.random.default_rng(0).normal(size=(3, 6, 128)).astype(np.float32)
+    predictor = pt_timeseries.load(run)
+    records = predictor.predict(list(windows))
+    assert [record["id"] for record in records] == ["window/0", "window/1", "window/2"]
+    np.savez(tmp_path / "new.npz", x=windows)
+    code, out, _ = command(capsys, "predict", str(run.path), str(tmp_path / "new.npz"), "--json")
+    assert code == 0
+    told = [json.loads(line) for line in out.splitlines()]
+    assert [r["predicted"] for r in told] == [r["predicted"] for r in records]
+    assert told[0]["score"] == pytest.approx(records[0]["score"], rel=1e-5)
+    with pytest.raises(DataError, match="reads 6 channels x 128 steps, the windows have 3 x 128"):
+        predictor.predict([windows[0, :3]])
+
+
+def test_eval_repeats_the_test_of_the_run(run, capsys):
+    code, out, _ = command(capsys, "eval", str(run.path), "--data", "builtin:twins", "--json")
+    assert code == 0
+    assert json.loads(out)["metrics"]["macro_f1"] == pytest.approx(run.metrics["macro_f1"])
+
+
+def test_budget_counts_without_data(capsys):
+    code, out, _ = command(capsys, "budget", "pond")
+    assert code == 0
+    assert "2 prompt tokens at tokens[0]" in out
+
+
+@pytest.mark.parametrize("name", ["source_only", "common_prompt", "coral", "codats", "full"])
+@pytest.mark.slow
+def test_every_method_runs(name, tmp_path, capsys):
+    code, out, err = command(capsys, "fit", name, "--data", "builtin:motion", "--out", str(tmp_path / "run"), *SHORT)
+    assert code == 0, err
+    assert "test: " in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "pnd"], "did you mean 'pond'"),
+        (["fit", "pond", "--data", "nowhere.npz"], "nowhere.npz does not exist"),
+        (["fit", "pond", "--data", "builtin:motion", "--target", "q"], "has no such domain"),
+        (["fit", "pond", "--data", "builtin:motion", "--prompt-length", "10"], "the nearest lengths are 8 and 16"),
+        (["fit", "pond", "--data", "builtin:motion", "--prompt-lenght", "8"], "did you mean '--prompt-length'"),
+        (
+            ["fit", "full", "--data", "builtin:motion", "--target-shots", "0"],
+            "'shots' (labelled target windows (--target-shots))",
+        ),
+        (["fit", "pond", "--data", "builtin:motion", "--backbone", "timm:x"], "of no known kind"),
+        (["pretrain", "--dim", "10", "--heads", "4", "--out", "e.safetensors"], "dim=10 is not a multiple of heads=4"),
+        (["demo", "movement"], "no demo 'movement'; known: motion"),
+        (["predict", "nowhere", "x.npz"], "is not a run folder"),
+    ],
+)
+def test_mistakes_end_with_one_line_and_nothing_written(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = command(capsys, *arguments)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_help_does_not_wait_for_torch():
+    code = (
+        "import sys\nfrom pt_core.run import cli\nfrom pt_timeseries.modality import TimeSeries\n"
+        "for a in (['--help'], ['methods'], ['fit', '--help']):\n"
+        "    try:\n        cli.main(TimeSeries, a)\n    except SystemExit as stop:\n        assert not stop.code\n"
+        "assert not {'torch', 'tsai', 'aeon', 'pandas'} & set(sys.modules), 'imported'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_the_public_names_can_be_had():
+    for name in pt_timeseries.__all__:
+        assert getattr(pt_timeseries, name) is not None
+    for method in TimeSeries.registry.infos():
+        cls = TimeSeries.registry.load(method)
+        assert getattr(pt_timeseries, cls.__name__) is cls
+        assert getattr(pt_timeseries, cls.Config.__name__) is cls.Config
