@@ -87,3 +87,11 @@ def module_sentences(names: Collection[str]) -> dict[str, list[str]]:
         name: sorted({s for s in found if times[s] == 1}, key=lambda s: hashlib.sha256(s.encode()).digest())
         for name, found in texts.items()
     }
+
+
+def window(text: str, word: str, count: int, offset: int | None = None) -> str:
+    """`count` neighbouring words of a text around the one that holds `word`: in the middle, or `offset` words before it."""
+    parts = text.split()
+    place = next(number for number, part in enumerate(parts) if word in part.lower())
+    start = max(0, min(place - (count // 2 if offset is None else offset), len(parts) - count))
+    return " ".join(parts[start : start + count])

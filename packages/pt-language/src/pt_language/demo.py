@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-COMMON: dict[str, Any] = {"data": "builtin:modules", "shots": 8, "batch_size": 16, "eval_every": 20}
-MODULES: dict[str, dict[str, Any]] = {
+COMMON: dict[str, Any] = {"data": "builtin:words", "shots": 8, "batch_size": 16, "eval_every": 20}
+WORDS: dict[str, dict[str, Any]] = {
     "zero-shot": {"method": "icl", "examples": 0},
     "icl": {"method": "icl"},
     "prompt_tuning": {"method": "prompt_tuning", "prompt_length": 20, "lr": 0.05, "steps": 60},
@@ -19,8 +19,8 @@ MODULES: dict[str, dict[str, Any]] = {
 }
 
 
-def modules(out: Path, seeds: int, fast: bool) -> None:
-    """8 sentences per class from four modules of Python's documentation that the built-in model never read."""
+def words(out: Path, seeds: int, fast: bool) -> None:
+    """8 texts per class from modules of Python's documentation that the built-in model never read."""
     from pt_core.run.demo import compare_methods
 
     from pt_language.backbones import load_backbone
@@ -28,14 +28,14 @@ def modules(out: Path, seeds: int, fast: bool) -> None:
 
     modality = Language()
     contenders = {}
-    for name, changes in MODULES.items():
+    for name, changes in WORDS.items():
         short = {"steps": 4, "eval_every": None} if fast and "steps" in changes else {}
         contenders[name] = {**COMMON, **changes, **short, **({"limit": 120} if fast else {})}
     compare_methods(
         modality,
         out,
         contenders,
-        intro="builtin:lm_docs (never read these modules) -> builtin:modules: which of 4 topics is a sentence about? 8 shots per class",
+        intro="builtin:lm_docs -> builtin:words: which of 4 nouns is a piece of unseen documentation about? 8 shots per class, 4 classes",
         next_="pt-language fit prompt_tuning --data reviews.csv --backbone hf:Qwen/Qwen2.5-0.5B",
         seeds=seeds,
         backbones={"backbone": load_backbone(modality.default_backbone("backbone"))},

@@ -58,7 +58,7 @@ class PredictOptions:
 class PretrainOptions:
     """Flags of `pt-language pretrain`."""
 
-    steps: Annotated[int, Ge(1)] = 900
+    steps: Annotated[int, Ge(1)] = 2000
     """Optimiser steps."""
     width: Annotated[int, Ge(32)] = 128
     """Width d."""
@@ -208,15 +208,10 @@ class Language(Modality):
         return COMMANDS
 
     def demos(self) -> Sequence[Demo]:
-        from pt_language.demo import modules
+        from pt_language.demo import words
 
-        return (
-            Demo(
-                "modules",
-                "sentences of Python's documentation by topic: prompts against in-context learning and LoRA",
-                modules,
-            ),
-        )
+        summary = "pieces of Python's documentation by noun: prompts against in-context learning, LoRA and full tuning"
+        return (Demo("words", summary, words),)
 
     def pretrain_options(self) -> type:
         return PretrainOptions

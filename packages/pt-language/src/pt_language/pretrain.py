@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pt_language.corpus import HELD_OUT, docstrings, module_files, module_sentences, topics
+from pt_language.corpus import HELD_OUT, docstrings, module_files, module_sentences, topics, window
 
 END = "<|end|>"
 TEMPLATES = (
@@ -61,7 +61,7 @@ class PretrainConfig:
     """Width of the gated MLP."""
     context: int = 2048
     """Longest input, text and prompt together."""
-    steps: int = 900
+    steps: int = 2000
     """Optimiser steps."""
     tokens_per_step: int = 2048
     """Tokens of a step; its sequences have the length of the current phase."""
@@ -136,10 +136,15 @@ class Episodes:
         if kind == "word":
             chosen = rng.sample(self.words, classes)
             return [
-                [around(text, word, rng.randint(*words), rng) for text in rng.sample(self.by_word[word], 8)]
+                self._windows(word, words, rng)
                 for word in chosen
             ]
         return [[crop(text, rng.randint(*words), rng)] for text in rng.sample(self.pool, classes)]
+
+    def _windows(self, word: str, words: tuple[int, int], rng: random.Random) -> list[str]:
+        sizes = [rng.randint(*words) for _ in range(8)]
+        texts = rng.sample(self.by_word[word], 8)
+        return [window(text, word, size, rng.randrange(size)) for text, size in zip(texts, sizes, strict=True)]
 
     def episode(
         self, length: int, words: tuple[int, int], rng: random.Random, kind: str, classes: int | None = None
@@ -190,14 +195,6 @@ def crop(text: str, count: int, rng: random.Random) -> str:
     """`count` neighbouring words of a text."""
     parts = text.split()
     start = rng.randrange(max(1, len(parts) - count + 1))
-    return " ".join(parts[start : start + count])
-
-
-def around(text: str, word: str, count: int, rng: random.Random) -> str:
-    """`count` neighbouring words of a text, one of which holds `word`."""
-    parts = text.split()
-    place = next(i for i, part in enumerate(parts) if word in part.lower())
-    start = max(0, min(place - rng.randrange(count), len(parts) - count))
     return " ".join(parts[start : start + count])
 
 
@@ -442,6 +439,18 @@ def save(model: LlamaForCausalLM, tokenizer: Tokenizer, card: dict[str, Any], ou
     (out / "recipe.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
 
 
+def measure(model: Any, material: Material, rounds: int = 200) -> dict[str, float]:
+    """In-context accuracy on held-out topics and label words."""
+    names = {"copy": "same text", "word": "shared word", "module": "same module"}
+    return {
+        f"held out, {names[kind]}, {classes} classes, {shots} shots each": in_context_accuracy(
+            model, material.unseen, classes, shots, rounds, kind
+        )
+        for kind in KINDS
+        for classes, shots in ((2, 1), (2, 4), (4, 2))
+    }
+
+
 def pretrain(config: PretrainConfig, out: Path, progress: bool = True) -> dict[str, Any]:
     """Train the model and write it to the folder `out`; returns what recipe.json holds.
 
@@ -455,12 +464,7 @@ def pretrain(config: PretrainConfig, out: Path, progress: bool = True) -> dict[s
     started = time.monotonic()
     model, loss = train(config, material, progress)
     seconds = time.monotonic() - started
-    measured = {
-        f"held out, {classes} classes, {shots} shots each": in_context_accuracy(
-            model, material.unseen, classes, shots, 500
-        )
-        for classes, shots in ((2, 0), (2, 1), (2, 4), (4, 2), (4, 4))
-    }
+    measured = measure(model, material)
     card = {
         "format_version": 1,
         "parameters": sum(p.numel() for p in model.parameters()),

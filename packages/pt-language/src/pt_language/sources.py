@@ -16,12 +16,12 @@ ROLES = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".txt")
-BUILTIN = {
-    "modules": ("asyncio", "decimal", "email", "turtle"),
-    "modules2": ("email", "turtle"),
-}
-"""Built-in data: sentences of the standard library's documentation, to be told apart by module."""
-DECOY_WORDS = {"asyncio": "tasks", "decimal": "numbers", "email": "messages", "turtle": "drawing"}
+BUILTIN = ("words", "modules")
+"""Built-in data from modules of the standard library that the built-in model never read: `words`, eight words around one of four nouns;
+`modules`, sentences to be told apart by their module (hard for a tiny model)."""
+NOUNS = {"address": "function", "message": "character", "thread": "time", "turtle": "state"}
+MODULES = {"asyncio": "function", "decimal": "character", "email": "time", "turtle": "state"}
+"""Class -> the word that stands for it; none of these words was a label while the built-in model was trained."""
 
 
 @dataclass
@@ -150,18 +150,28 @@ def select(frame: pd.DataFrame, where: Sequence[str], spec: str) -> pd.DataFrame
 
 
 def builtin(name: str) -> dict[str, pd.DataFrame]:
-    """Built-in text by name."""
+    """Built-in text by name: 60 test, 40 validation and up to 100 training rows per class."""
     if name not in BUILTIN:
         raise DataError(f"no built-in data {name!r}{nearest(name, BUILTIN)}; known: {', '.join(BUILTIN)}")
-    from pt_language.corpus import module_sentences
+    from pt_language.corpus import HELD_OUT, module_sentences, window
 
-    texts = module_sentences(BUILTIN[name])
+    if name == "modules":
+        texts = {label: module_sentences(MODULES)[module] for module, label in MODULES.items()}
+    else:
+        pool = [text for found in module_sentences(HELD_OUT).values() for text in found]
+        texts = {}
+        for noun, label in NOUNS.items():
+            others = [other for other in NOUNS if other != noun]
+            fitting = [t for t in pool if noun in t.lower() and not any(other in t.lower() for other in others)]
+            texts[label] = [window(text, noun, 8) for text in fitting]
     parts: dict[str, list[dict[str, str]]] = {"train": [], "val": [], "test": []}
-    for module, found in texts.items():
-        chosen = found[:200]
-        for number, text in enumerate(chosen):
-            role = "test" if number < 60 else "val" if number < 100 else "train"
-            parts[role].append({"text": " ".join(text.split()[:20]), "label": DECOY_WORDS[module]})
+    for label, found in texts.items():
+        distinct = list(dict.fromkeys(" ".join(text.split()[:20]) for text in found))
+        room = len(distinct)
+        test, val = min(60, room // 3), min(40, room // 5)
+        for number, text in enumerate(distinct[:200]):
+            role = "test" if number < test else "val" if number < test + val else "train"
+            parts[role].append({"text": text, "label": label})
     return {role: pd.DataFrame(rows) for role, rows in parts.items()}
 
 

@@ -6,6 +6,7 @@ W x + (alpha / r) B A x with A (r, in), B (out, r), B starting at zero. The froz
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -65,7 +66,11 @@ class LoRA(LanguageMethod):
         options = {"target_modules": list(config.targets)} if config.targets else {}
         settings = peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, **options)
         try:
-            adapted = peft.get_peft_model(network, settings)
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore", FutureWarning
+                )  # the two libraries' names drift apart; nothing a user can mend
+                adapted = peft.get_peft_model(network, settings)
         except ValueError as error:
             raise ConfigError(
                 f"LoRA cannot adapt {self.backbone.source!r}: {' '.join(str(error).split())[:160]}"
