@@ -26,7 +26,7 @@ SMALL = PretrainOptions(
     heads=2,
     first=4,
     decoder_depth=1,
-    steps=30,
+    steps=20,
     batch_size=8,
     lr=5e-3,
 )
@@ -61,9 +61,9 @@ def test_pretraining_learns_and_its_file_loads(tmp_path):
     report = pretrain(SMALL, out, progress=False)
     assert report.held_out_loss < 0.1
     first = pretrain(replace(SMALL, steps=1), tmp_path / "first.safetensors", progress=False)
-    assert report.train_loss < 0.7 * first.train_loss
+    assert report.train_loss < 0.8 * first.train_loss
     net, card = load_backbone(out)
-    assert card["recipe"]["steps"] == 30
+    assert card["recipe"]["steps"] == 20
     assert card == json.loads(out.with_suffix(".json").read_text())
     assert net.config.points == 48
     assert report.parameters == sum(p.numel() for n, p in net.named_parameters() if not n.startswith("cls_"))

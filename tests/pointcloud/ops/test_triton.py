@@ -43,6 +43,7 @@ print("fine")
 """
 
 
+@pytest.mark.slow
 def test_kernels_give_the_values_of_the_cpu_in_the_interpreter():
     pytest.importorskip("triton", reason="triton has wheels for Linux only")
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
