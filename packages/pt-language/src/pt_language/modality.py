@@ -114,7 +114,8 @@ class Language(Modality):
     def load_data(self, spec: str, options: Any, seed: int) -> Mapping[str, Dataset]:
         from pt_language.data import load_text
 
-        return load_text(spec, options)
+        found: dict[str, Any] = dict(load_text(spec, options))
+        return found
 
     def bind(
         self, dataset: Dataset, backbones: Mapping[str, Backbone], task: Task, options: Any | None, training: bool

@@ -135,10 +135,7 @@ class Episodes:
             return [self.groups[name] for name in rng.sample(self.names, classes)]
         if kind == "word":
             chosen = rng.sample(self.words, classes)
-            return [
-                self._windows(word, words, rng)
-                for word in chosen
-            ]
+            return [self._windows(word, words, rng) for word in chosen]
         return [[crop(text, rng.randint(*words), rng)] for text in rng.sample(self.pool, classes)]
 
     def _windows(self, word: str, words: tuple[int, int], rng: random.Random) -> list[str]:
@@ -268,7 +265,7 @@ def build(config: PretrainConfig) -> LlamaForCausalLM:
 
 
 @torch.no_grad()
-def start(model: LlamaForCausalLM, tokenizer: Tokenizer, seed: int) -> None:
+def start(model: Any, tokenizer: Tokenizer, seed: int) -> None:
     """Initial values that already compare and copy. From random values, learning in context did not appear within the compute that a small
     recipe may take; with this circuit it is there from the first step, and training makes it and everything else better. (Structured
     initial attention speeds up learning to recall: Trockman and Kolter, arXiv 2305.09828.)

@@ -1,6 +1,6 @@
 """P-tuning: a small network produces the virtual tokens and is dropped after training (Liu et al., "GPT Understands, Too", 2103.10385).
 
-P = MLP(LSTM(e)): pseudo-token embeddings e (L, d) pass a two-layer bidirectional LSTM of d/2 units per direction and an MLP d -> d -> d with
+P = MLP(LSTM(e)): pseudo-token embeddings e (L, d) pass a two-layer bidirectional LSTM of d/2 units per direction and an MLP d, d, d with
 ReLU (official code). `encoder="mlp"` is PEFT's default, three linear layers. The tokens stand in front of the text.
 """
 

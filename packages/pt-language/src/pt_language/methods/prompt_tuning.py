@@ -85,7 +85,7 @@ class PromptTuning(LanguageMethod):
 
     @classmethod
     def bank(cls, methods: Sequence[LanguageMethod]) -> Edits | None:
-        prompts = [method.prompt for method in methods if isinstance(method, PromptTuning)]
+        prompts: list[Tensor] = [method.prompt for method in methods if isinstance(method, PromptTuning)]
         if len({prompt.shape for prompt in prompts}) != 1:
             return None
         return {"input": Insert(torch.stack(prompts), at="front", keep_output=True)}
