@@ -117,7 +117,11 @@ def test_a_folder_with_a_file_per_part(tmp_path):
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        ("text,label\na,b\n", {"template": "{txt} {label}"}, r"no column 'txt' \(did you mean 'text'\?\).*it has: text, label"),
+        (
+            "text,label\na,b\n",
+            {"template": "{txt} {label}"},
+            r"no column 'txt' \(did you mean 'text'\?\).*it has: text, label",
+        ),
         ("text,label\na,\nb,c\n", {}, "row 'train/0' of .* has an empty 'label'"),
         ("x,y\na,b\n", {}, "columns x, y do not tell.*--template"),
         ("text,label\na,b\n", {"where": ("kind=x",)}, "no column 'kind'"),
@@ -131,7 +135,9 @@ def test_bad_tables_are_named(content, options, message, tmp_path):
         load_text(str(write(tmp_path, "d.csv", content)), DataOptions(**options))
 
 
-@pytest.mark.parametrize(("spec", "message"), [("nowhere.csv", "does not exist"), ("builtin:x", "no built-in data 'x'")])
+@pytest.mark.parametrize(
+    ("spec", "message"), [("nowhere.csv", "does not exist"), ("builtin:x", "no built-in data 'x'")]
+)
 def test_data_that_are_not_there(spec, message):
     with pytest.raises(DataError, match=message):
         load_text(spec, DataOptions())
@@ -191,7 +197,9 @@ def test_the_task_follows_from_the_data(tmp_path):
     modality = Language()
     table = load_text(str(write(tmp_path, "d.csv", CSV)), DataOptions())
     assert isinstance(modality.make_task(TaskOptions(), table), TextClassification)
-    free = load_text(str(write(tmp_path, "e.csv", "text,answer\n" + "".join(f"t{i},answer {i}\n" for i in range(8)))), DataOptions())
+    free = load_text(
+        str(write(tmp_path, "e.csv", "text,answer\n" + "".join(f"t{i},answer {i}\n" for i in range(8)))), DataOptions()
+    )
     assert isinstance(modality.make_task(TaskOptions(), free), Generation)
     lines = load_text(str(write(tmp_path, "f.txt", "one line\nanother line\n")), DataOptions())
     assert isinstance(modality.make_task(TaskOptions(), lines), LanguageModelling)
@@ -202,7 +210,11 @@ def test_the_task_follows_from_the_data(tmp_path):
 
 
 def test_tasks_survive_the_card():
-    for what in (TextClassification(LABELS, TEMPLATE, ["x", "y", "z"]), Generation(TEMPLATE, 7, 2), LanguageModelling("{text}")):
+    for what in (
+        TextClassification(LABELS, TEMPLATE, ["x", "y", "z"]),
+        Generation(TEMPLATE, 7, 2),
+        LanguageModelling("{text}"),
+    ):
         spec = {"name": what.name, **what.to_json()}
         again = task_from_json(json.loads(json.dumps(spec)))
         assert type(again) is type(what)
@@ -228,7 +240,8 @@ def test_tasks_of_a_foreign_card_are_checked(spec):
 def test_inputs_for_prediction(tmp_path):
     path = write(tmp_path, "in.csv", "body\nfirst\nsecond\n")
     template = Template(TEMPLATE)
-    assert [row["text"] for row in input_texts(["a text", {"text": "b"}, str(path)], template, "body").rows] == ["a text", "b", "first", "second"]
+    found = input_texts(["a text", {"text": "b"}, str(path)], template, "body").rows
+    assert [row["text"] for row in found] == ["a text", "b", "first", "second"]
     with pytest.raises(DataError, match="no column 'text'"):
         input_texts([str(path)], template)
     with pytest.raises(DataError, match="has the inputs a, b"):
@@ -254,7 +267,8 @@ def test_generation_metrics_count_tokens_and_exact_answers():
     from pt_core import Batch
 
     found = what.evaluator()
-    found.update({"tokens": tokens, "nll": torch.tensor([1.0, 3.0]), "count": torch.tensor([1, 3])}, Batch(one.inputs, None, one.index, one.ids, {"answer": answer}))
+    predictions = {"tokens": tokens, "nll": torch.tensor([1.0, 3.0]), "count": torch.tensor([1, 3])}
+    found.update(predictions, Batch(one.inputs, None, one.index, one.ids, {"answer": answer}))
     metrics = found.compute()
     assert metrics["exact_match"] == 0.5
     assert metrics["nll"] == 1.0

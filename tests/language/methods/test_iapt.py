@@ -105,7 +105,9 @@ def test_known_instructions_reuse_their_prompts():
         assert method.calls > calls, "changed weights make new prompts"
 
 
-@pytest.mark.parametrize(("stream", "moves"), [("train", ("down", "query", "up")), ("val", ("numerator", "denominator"))])
+@pytest.mark.parametrize(
+    ("stream", "moves"), [("train", ("down", "query", "up")), ("val", ("numerator", "denominator"))]
+)
 def test_training_batches_move_the_generators_and_validation_batches_the_activations(stream, moves, tmp_path):
     one = case(IAPT, 0, bottleneck=6, activation_lr=0.1)
     method: Any = one.make()

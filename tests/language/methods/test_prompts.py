@@ -49,7 +49,9 @@ def test_ragged_batches_equal_rows_and_the_shared_path_equals_the_plain_one(fami
     with torch.no_grad():
         whole = method.target_logits(one)
         for row in range(len(one)):
-            alone = Batch(unpadded(one, row), None, torch.arange(1), ["x"], {"answer": one.extra["answer"][row : row + 1]})
+            alone = Batch(
+                unpadded(one, row), None, torch.arange(1), ["x"], {"answer": one.extra["answer"][row : row + 1]}
+            )
             real = one.extra["answer"][row] >= 0
             close(whole[row][real], method.target_logits(alone)[0][real], 2e-5)
         with reference_kernels():
@@ -154,7 +156,9 @@ def test_prefix_from_the_vocabulary_is_what_tokens_leave_in_the_cache():
 
 @pytest.mark.parametrize("name", ["p_tuning", "prefix_projected"])
 def test_what_a_network_produced_is_enough_for_predictions(name):
-    cls, options = (PTuning, {"prompt_length": 3}) if name == "p_tuning" else (Prefix, {"prompt_length": 3, "projection": 6})
+    cls, options = (
+        (PTuning, {"prompt_length": 3}) if name == "p_tuning" else (Prefix, {"prompt_length": 3, "projection": 6})
+    )
     method, fresh, one = make(cls, **options).eval(), make(cls, **options).eval(), batch()
     artifact = method.export("predict")
     assert set(artifact) == {"prompt"}
@@ -177,7 +181,12 @@ def test_flops_against_peft():
     from tests.language.common import tokenizer
 
     config = transformers.LlamaConfig(
-        vocab_size=300, hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=256
+        vocab_size=300,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=256,
     )
     models = [transformers.LlamaForCausalLM(config).eval() for _ in range(2)]
     settings = PromptTuningConfig(prompt_length=100, init="normal")
@@ -207,9 +216,15 @@ BAD: dict[str, tuple[Any, str]] = {
     "text without text": (lambda: PromptTuningConfig(init="text"), "belong together"),
     "text of nothing": (lambda: make(PromptTuning, init="text", init_text="", prompt_length=3), "zero tokens"),
     "projection of zeros": (lambda: PrefixConfig(projection=3, init="zero"), "needs init='normal'"),
-    "prefix on an encoder-decoder": (lambda: make(Prefix, "t5"), "kind decoder; 'tiny:t5-0' is of kind encoder-decoder"),
+    "prefix on an encoder-decoder": (
+        lambda: make(Prefix, "t5"),
+        "kind decoder; 'tiny:t5-0' is of kind encoder-decoder",
+    ),
     "words on an encoder": (lambda: make(PromptTuning, "bert"), "cannot score label words; use --scoring head"),
-    "too long": (lambda: make(PromptTuning, prompt_length=250), r"prompt of 250 tokens and text of \d+ tokens exceed .* of 256"),
+    "too long": (
+        lambda: make(PromptTuning, prompt_length=250),
+        r"prompt of 250 tokens and text of \d+ tokens exceed .* of 256",
+    ),
     "odd width": (lambda: make(PTuning, prompt_length=0), "prompt_length=0"),
 }
 
