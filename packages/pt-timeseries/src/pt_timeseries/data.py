@@ -7,61 +7,22 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt, Lt
 from pt_core.data import Batch, Dataset, generator
 from pt_core.errors import DataError, nearest
 from torch import Tensor
 
 from pt_timeseries.domains import Domain, Domains
+from pt_timeseries.options import DataOptions
 from pt_timeseries.sources import read
 
 SMALLEST_STD = 1e-6
 """Floor of a channel's standard deviation: a constant channel stays constant."""
 TRIES = 16
 """Shuffles of whole recordings tried for a split that keeps every class."""
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """How multi-domain series are read and which scenario is made of them."""
-
-    target: tuple[str, ...] = ()
-    """Target domain: a name, or patterns such as `watch:*` whose domains together are the target."""
-    sources: tuple[str, ...] = ()
-    """Source domains, names or patterns (default: all but the target, leave-one-domain-out)."""
-    target_shots: Annotated[int, Ge(0)] = 5
-    """k, labelled target windows per class; 0 adapts without target labels."""
-    target_test_fraction: Annotated[float, Gt(0), Lt(1)] = 0.5
-    """Share of the target that is kept for the test; shots and unlabelled windows come from the rest."""
-    val_fraction: Annotated[float, Gt(0), Lt(1)] = 0.2
-    """Share of every source that is kept for validation."""
-    normalise: Literal["train", "domain", "none"] = "train"
-    """`train`: z-scores by the statistics of the source training windows; `domain`: every part of a domain by its own (AdaTime's files;
-    uses statistics of the target's test part); `none`: as they are."""
-    window: Annotated[int, Ge(2)] = 128
-    """Steps of a window cut from long recordings."""
-    stride: Annotated[int, Ge(1)] = 64
-    """Steps between the windows of a recording."""
-    domain_column: str | None = None
-    """Column (npz: array) with the domain (default: domain, subject, user, load ...)."""
-    group_column: str | None = None
-    """Column (npz: array) with the recording; splits keep every recording on one side (default: group, recording, execution)."""
-    series_column: str | None = None
-    """Column with the series id of a table (default: series, series_id, id)."""
-    time_column: str | None = None
-    """Column with the time of a table (default: time, t, step)."""
-    label_column: str | None = None
-    """Column with the class of a table (default: label, class, y)."""
-    channels: Annotated[int, Ge(1)] | None = None
-    """Channels of AdaTime files, where arrays may have to be transposed."""
-    skip_files: bool = False
-    """Leave out files of a folder that cannot be read, with a note, instead of stopping."""
-    shift: Annotated[float, Ge(0)] = 1.0
-    """How far the subjects of builtin: data are from each other."""
 
 
 @dataclass(eq=False)

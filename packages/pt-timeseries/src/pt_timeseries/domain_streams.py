@@ -42,13 +42,12 @@ def chunk(batch: Batch, number: int, parts: int) -> Batch:
 
 def domain_plan(count: int, drawn: int, seed: int, target: bool = False) -> Callable[[int], Sequence[str]]:
     """Step k -> the streams drawn: walks through random orders of all sources, `drawn` at a time; the target as often as a source."""
-    every = math.ceil(count / drawn)
 
     def plan(step: int) -> list[str]:
         places = range(step * drawn, (step + 1) * drawn)
         rounds = {p // count for p in places}
         orders = {r: torch.randperm(count, generator=generator(seed, "sources", r)).tolist() for r in rounds}
         picked = dict.fromkeys(orders[p // count][p % count] for p in places)
-        return [NAME.format(i) for i in sorted(picked)] + [TARGET] * (target and step % every == 0)
+        return [NAME.format(i) for i in sorted(picked)] + [TARGET] * (target and step * drawn % count < drawn)
 
     return plan

@@ -44,7 +44,7 @@ class TimeSeries(Modality):
 
     @property
     def data_options(self) -> type:
-        from pt_timeseries.data import DataOptions
+        from pt_timeseries.options import DataOptions
 
         return DataOptions
 
@@ -143,7 +143,7 @@ class TimeSeries(Modality):
         )
 
     def pretrain_options(self) -> type:
-        from pt_timeseries.pretrain import PretrainOptions
+        from pt_timeseries.options import PretrainOptions
 
         return PretrainOptions
 

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from annotated_types import Ge, Gt, Lt
 from pt_core.data import generator, stable_seed
 from pt_core.errors import ConfigError, NonFiniteError, UserError
 from torch import Tensor, nn
@@ -26,51 +25,12 @@ from tqdm import tqdm
 
 from pt_timeseries.adapters._common import PretrainedHead, SeriesBackbone
 from pt_timeseries.backbones import build, write_backbone
-from pt_timeseries.data import DataOptions, WindowDataset
+from pt_timeseries.data import WindowDataset
 from pt_timeseries.encoder import EncoderConfig, Experts, PatchEncoder, cut
+from pt_timeseries.options import PretrainOptions
 
 BUILTIN_SUBJECTS = 40
 """Generated subjects of the built-in backbone's recipe; none of them is in the built-in data."""
-
-
-@dataclass(frozen=True)
-class PretrainOptions(DataOptions):
-    """Flags of `pt-timeseries pretrain`."""
-
-    data: str | None = None
-    """Labelled multi-domain series, as in `fit` (default: generated sensor data, the recipe of the built-in backbone)."""
-    architecture: Literal["patch", "tsai:TST", "tsai:PatchTST", "tsai:InceptionTime"] = "patch"
-    """Encoder: the card's patch Transformer, or one of tsai's architectures (extra `tsai`)."""
-    patch: Annotated[int, Ge(1)] = 16
-    """p, steps of a patch."""
-    patch_stride: Annotated[int, Ge(1)] = 8
-    """s, steps between patches."""
-    dim: Annotated[int, Ge(1)] = 64
-    """d, width."""
-    depth: Annotated[int, Ge(1)] = 3
-    """Blocks."""
-    heads: Annotated[int, Ge(1)] = 4
-    """Attention heads."""
-    hidden: Annotated[int, Ge(1)] = 128
-    """Width of the feed-forward layers."""
-    dropout: Annotated[float, Ge(0), Lt(1)] = 0.2
-    """Dropout."""
-    experts: Annotated[int, Ge(0)] = 0
-    """E, experts per feed-forward layer (Mixture-of-Experts variant); 0 is one plain layer."""
-    epochs: Annotated[float, Gt(0)] = 40
-    """Passes over the sources, supervised."""
-    masked_epochs: Annotated[float, Ge(0)] = 0
-    """Passes of masked-patch reconstruction before that."""
-    mask_ratio: Annotated[float, Gt(0), Lt(1)] = 0.4
-    """Share of masked patches."""
-    batch_size: Annotated[int, Ge(2)] = 32
-    """Windows per step."""
-    lr: Annotated[float, Gt(0)] = 1e-3
-    """Peak learning rate of AdamW (cosine schedule)."""
-    weight_decay: Annotated[float, Ge(0)] = 1e-4
-    """Weight decay."""
-    seed: Annotated[int, Ge(0)] = 0
-    """Seed."""
 
 
 @dataclass(frozen=True)

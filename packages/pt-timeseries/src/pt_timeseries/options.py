@@ -1,0 +1,87 @@
+"""Flags of data and of pre-training. The help reads them, so nothing here imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Lt
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How multi-domain series are read and which scenario is made of them."""
+
+    target: tuple[str, ...] = ()
+    """Target domain: a name, or patterns such as `watch:*` whose domains together are the target."""
+    sources: tuple[str, ...] = ()
+    """Source domains, names or patterns (default: all but the target, leave-one-domain-out)."""
+    target_shots: Annotated[int, Ge(0)] = 5
+    """k, labelled target windows per class; 0 adapts without target labels."""
+    target_test_fraction: Annotated[float, Gt(0), Lt(1)] = 0.5
+    """Share of the target that is kept for the test; shots and unlabelled windows come from the rest."""
+    val_fraction: Annotated[float, Gt(0), Lt(1)] = 0.2
+    """Share of every source that is kept for validation."""
+    normalise: Literal["train", "domain", "none"] = "train"
+    """`train`: z-scores by the statistics of the source training windows; `domain`: every part of a domain by its own (AdaTime's files;
+    uses statistics of the target's test part); `none`: as they are."""
+    window: Annotated[int, Ge(2)] = 128
+    """Steps of a window cut from long recordings."""
+    stride: Annotated[int, Ge(1)] = 64
+    """Steps between the windows of a recording."""
+    domain_column: str | None = None
+    """Column (npz: array) with the domain (default: domain, subject, user, load ...)."""
+    group_column: str | None = None
+    """Column (npz: array) with the recording; splits keep every recording on one side (default: group, recording, execution)."""
+    series_column: str | None = None
+    """Column with the series id of a table (default: series, series_id, id)."""
+    time_column: str | None = None
+    """Column with the time of a table (default: time, t, step)."""
+    label_column: str | None = None
+    """Column with the class of a table (default: label, class, y)."""
+    channels: Annotated[int, Ge(1)] | None = None
+    """Channels of AdaTime files, where arrays may have to be transposed."""
+    skip_files: bool = False
+    """Leave out files of a folder that cannot be read, with a note, instead of stopping."""
+    shift: Annotated[float, Ge(0)] = 1.0
+    """How far the subjects of builtin: data are from each other."""
+
+
+@dataclass(frozen=True)
+class PretrainOptions(DataOptions):
+    """Flags of `pt-timeseries pretrain`."""
+
+    data: str | None = None
+    """Labelled multi-domain series, as in `fit` (default: generated sensor data, the recipe of the built-in backbone)."""
+    architecture: Literal["patch", "tsai:TST", "tsai:PatchTST", "tsai:InceptionTime"] = "patch"
+    """Encoder: the card's patch Transformer, or one of tsai's architectures (extra `tsai`)."""
+    patch: Annotated[int, Ge(1)] = 16
+    """p, steps of a patch."""
+    patch_stride: Annotated[int, Ge(1)] = 8
+    """s, steps between patches."""
+    dim: Annotated[int, Ge(1)] = 64
+    """d, width."""
+    depth: Annotated[int, Ge(1)] = 3
+    """Blocks."""
+    heads: Annotated[int, Ge(1)] = 4
+    """Attention heads."""
+    hidden: Annotated[int, Ge(1)] = 128
+    """Width of the feed-forward layers."""
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.2
+    """Dropout."""
+    experts: Annotated[int, Ge(0)] = 0
+    """E, experts per feed-forward layer (Mixture-of-Experts variant); 0 is one plain layer."""
+    epochs: Annotated[float, Gt(0)] = 40
+    """Passes over the sources, supervised."""
+    masked_epochs: Annotated[float, Ge(0)] = 0
+    """Passes of masked-patch reconstruction before that."""
+    mask_ratio: Annotated[float, Gt(0), Lt(1)] = 0.4
+    """Share of masked patches."""
+    batch_size: Annotated[int, Ge(2)] = 32
+    """Windows per step."""
+    lr: Annotated[float, Gt(0)] = 1e-3
+    """Peak learning rate of AdamW (cosine schedule)."""
+    weight_decay: Annotated[float, Ge(0)] = 1e-4
+    """Weight decay."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Seed."""
