@@ -33,12 +33,12 @@ def initial_rows(
         if not task.words:
             raise ConfigError("init='labels' needs a task with classes")
         words = [encoder.answer(task.template, word).ids for word in task.words]
-        rows = torch.stack([table[torch.tensor(ids, device=table.device)].float().cpu().mean(0) for ids in words])
+        rows = torch.stack([lookup(table, torch.tensor(ids)).mean(0) for ids in words])
     if kind == "text":
         ids = encoder.encode(str(text), 0).ids
         if not ids:
             raise ConfigError(f"init_text={text!r} has zero tokens")
-        rows = table[torch.tensor(ids, device=table.device)].float().cpu()
+        rows = lookup(table, torch.tensor(ids))
     missing = length - len(rows)
     if missing <= 0:
         return rows[:length].clone()
@@ -51,4 +51,11 @@ def sampled_rows(table: Tensor, count: int, population: int) -> Tensor:
     """(count, dim): distinct rows among the first `population` ids of the embedding table; repeated only where there are too few."""
     size = min(population, len(table))
     order = torch.cat([torch.randperm(size) for _ in range(-(-count // size))])[:count]
-    return table[order.to(table.device)].float().cpu()
+    return lookup(table, order)
+
+
+def lookup(table: Tensor, ids: Tensor) -> Tensor:
+    """Float32 rows on the CPU; zeros where the table has no values (cost counting)."""
+    if table.is_meta:
+        return torch.zeros(*ids.shape, table.shape[1])
+    return table[ids.to(table.device)].float().cpu()

@@ -83,6 +83,11 @@ def packed_positions(mask: Tensor, start: Tensor | int = 0) -> Tensor:
     return counted + (start[:, None] if isinstance(start, Tensor) else start)
 
 
+def _seen(mask: Tensor) -> Tensor | None:
+    """The mask as models take it; cost counting on tensors without values needs none, and models look into masks."""
+    return None if mask.is_meta else mask
+
+
 # ---- the model's own cache ---------------------------------------------------------------------------------------------------
 
 
@@ -93,7 +98,7 @@ def run_prefix(model: Any, embeds: Tensor, mask: Tensor | None = None) -> Any:
     options: dict[str, Any] = {"position_ids": packed_positions(mask)} if accepts(model, "position_ids") else {}
     if accepts(model, "logits_to_keep"):
         options["logits_to_keep"] = 1
-    result = model(inputs_embeds=embeds, attention_mask=mask, use_cache=True, **options)
+    result = model(inputs_embeds=embeds, attention_mask=_seen(mask), use_cache=True, **options)
     if getattr(result, "past_key_values", None) is None:
         raise UserError(f"{type(model).__name__} returns no cache: a shared prefix needs one")
     return result.past_key_values
@@ -227,7 +232,7 @@ def run(
     if prefix is not None:
         options["past_key_values"] = prefix
     with _slots(model, slots), _recomputed(model, recompute and torch.is_grad_enabled()):
-        result = model(inputs_embeds=embeds, attention_mask=whole, use_cache=use_cache or prefix is not None, **options)
+        result = model(inputs_embeds=embeds, attention_mask=_seen(whole), use_cache=use_cache or prefix is not None, **options)
     logits = result.logits[:, -keep:] if keep else result.logits[:, -tokens:]
     states = result.hidden_states[-1][:, -tokens:] if hidden else None
     weights = getattr(result, "attentions", None) if attentions else None

@@ -125,10 +125,10 @@ class IAPT(LanguageMethod):
         if length == 0:
             return {}
         mask = batch.inputs["mask"]
-        empty = (mask.sum(1) == 0).nonzero().flatten().tolist()
+        empty = [] if mask.is_meta else (mask.sum(1) == 0).nonzero().flatten().tolist()
         if empty:
             raise DataError(f"row {batch.ids[empty[0]]!r} (number {empty[0]} of the batch) has no instruction token")
-        known = self._recall(batch) if not torch.is_grad_enabled() and fast_paths_enabled() else None
+        known = self._recall(batch) if not (torch.is_grad_enabled() or mask.is_meta) and fast_paths_enabled() else None
         if isinstance(known, Tensor):
             return {f"tokens[{layer}]": Insert(known[:, layer], at="front") for layer in range(self.backbone.depth)}
         made: list[Tensor] = []

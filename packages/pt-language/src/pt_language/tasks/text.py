@@ -57,6 +57,11 @@ class TextTask(Protocol):
     def answer(self, model: LanguageModel, batch: Batch) -> Predictions: ...
 
 
+def answer_tokens(answer: Tensor) -> int:
+    """How many tokens of (batch, answer) have a loss; all of them where there are no values (cost counting)."""
+    return answer.numel() if answer.is_meta else int((answer != IGNORED).sum())
+
+
 def token_losses(logits: Tensor, answer: Tensor, smoothing: float = 0.0) -> Tensor:
     """(batch, answer): cross-entropy per token, 0 where the answer is IGNORED."""
     flat = F.cross_entropy(
@@ -124,7 +129,7 @@ class TextClassification(Classification):
         if self.scoring == "head":
             return super().loss(output, batch)
         answer = batch.extra["answer"]
-        losses, count = token_losses(output, answer, self.label_smoothing), int((answer != IGNORED).sum())
+        losses, count = token_losses(output, answer, self.label_smoothing), answer_tokens(answer)
         if self.class_weights is not None:
             losses = losses * self.class_weights.to(losses)[batch.target][:, None]
         return losses.sum() / count, count
@@ -188,7 +193,7 @@ class TokenTask(Task):
 
     def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, int]:
         answer = batch.extra["answer"]
-        count = int((answer != IGNORED).sum())
+        count = answer_tokens(answer)
         return token_losses(output, answer).sum() / count, count
 
     def predict(self, output: Any) -> Predictions:
