@@ -166,25 +166,34 @@ def run(name: str, method: str, seed: int, data: Path, work: Path) -> dict[str, 
     return row
 
 
+def stored(path: Path) -> dict[str, Any]:
+    """The results so far."""
+    done: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"runs": []}
+    return {**done, "torch": torch.__version__, "threads": 1, "backbone": WEIGHTS}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--sets", nargs="+", default=[*MOLECULES, "cora"], choices=[*MOLECULES, "cora"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5])
+    parser.add_argument("--methods", nargs="+", help="only these (default: all)")
+    parser.add_argument(
+        "--work", type=Path, help="keep the network pretrained for Cora here (default: a temporary folder)"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
-    done: dict[str, Any] = json.loads(given.out.read_text()) if given.out.is_file() else {"runs": []}
-    done |= {"torch": torch.__version__, "threads": 1, "backbone": WEIGHTS}
-    known = {(row["set"], row["method"], row["seed"]) for row in done["runs"]}
+    known = {(row["set"], row["method"], row["seed"]) for row in stored(given.out)["runs"]}
     with tempfile.TemporaryDirectory() as folder:
         for seed in given.seeds:
             for name in given.sets:
                 for method in contenders(name)[1]:
-                    if (name, method, seed) in known:
+                    if (name, method, seed) in known or method not in (given.methods or [method]):
                         continue
-                    row = run(name, method, seed, given.data, Path(folder))
+                    row = run(name, method, seed, given.data, given.work or Path(folder))
+                    done = stored(given.out)  # read again: another process may have added runs
                     done["runs"].append(row)
                     given.out.parent.mkdir(parents=True, exist_ok=True)
                     given.out.write_text(json.dumps(done, indent=1) + "\n")

@@ -193,14 +193,16 @@ def test_pretraining_command(tmp_path):
     refused("--lr|lr=", "pretrain", "--lr", "-1", "--out", tmp_path / "m.safetensors")
 
 
-def test_negative_pairs_are_no_edges():
-    graphs = batch("shapes").inputs
+@pytest.mark.parametrize("kind", ["molecules", "shapes"])
+def test_negative_pairs_are_no_edges(kind):
+    graphs = batch(kind).inputs
     anchors = graphs.edge_index[0]
     chosen = unlinked(graphs, anchors, torch.Generator().manual_seed(0))
-    assert torch.equal(graphs.graph[chosen], graphs.graph[anchors])
+    inside = torch.equal(graphs.graph[chosen], graphs.graph[anchors])
+    assert inside is (kind == "molecules")  # parts of one large graph are told from other parts
     edges = set(map(tuple, graphs.edge_index.T.tolist()))
     bad = sum((a, b) in edges or a == b for a, b in zip(anchors.tolist(), chosen.tolist(), strict=True))
-    assert bad < 0.3 * len(anchors)  # in a star the hub has no other choice
+    assert bad < 0.1 * len(anchors)
 
 
 def test_hop_distances():

@@ -168,14 +168,20 @@ def contrastive_edge(config: PretrainConfig, net: Any) -> tuple[LossOf, list[nn.
 
 
 def unlinked(batch: Graphs, anchors: Tensor, rng: torch.Generator) -> Tensor:
-    """(anchor,) a random node of the anchor's graph that is not its neighbour, where a few tries find one."""
+    """(anchor,) a random node that is not the anchor's neighbour, where a few tries find one: of the same molecule, and of any graph of
+    the batch where graphs are parts of one large graph (float features), so that far nodes are told from near ones."""
     linked = batch.edge_index[0] * batch.nodes + batch.edge_index[1]
     first, size = batch.starts[batch.graph[anchors]], batch.sizes[batch.graph[anchors]]
-    chosen = first + (torch.rand(len(anchors), generator=rng) * size).long().clamp(max=size - 1)
+    if batch.x.is_floating_point():
+        first, size = torch.zeros_like(first), torch.full_like(size, batch.nodes)
+
+    def draw() -> Tensor:
+        return first + torch.minimum((torch.rand(len(anchors), generator=rng) * size).long(), size - 1)
+
+    chosen = draw()
     for _ in range(4):
         bad = torch.isin(anchors * batch.nodes + chosen, linked) | (chosen == anchors)
-        redrawn = first + (torch.rand(len(anchors), generator=rng) * size).long().clamp(max=size - 1)
-        chosen = torch.where(bad, redrawn, chosen)
+        chosen = torch.where(bad, draw(), chosen)
     return chosen
 
 
