@@ -2,8 +2,8 @@
 
     python -m benchmarks.language.real_text --data DIR [--seeds 3] [--backbone builtin:lm_docs]
 
-DIR holds `sentence_classification`, `ag_news` and `intents`. Shots are the TOTAL number of labelled examples; where a data set has more
-classes than shots, the cell is left out and listed. The last weights are taken (no validation data in few-shot learning), and the test part is
+DIR holds `sentence_classification` and `ag_news`. Shots are the TOTAL number of labelled examples; where a data set has more classes
+than shots, the cell is left out and listed. The last weights are taken (no validation data in few-shot learning), and the test part is
 a fixed subset of `--limit` rows. Everything is scored by label words; the chance level stands beside the results.
 """
 

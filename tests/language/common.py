@@ -131,13 +131,13 @@ def case(cls: type[Method], parameters: int, name: str = "llama", adopt: int = 1
     )
 
 
-def conformance(cases: Mapping[str, MethodCase], fresh: Sequence[str] = ()) -> list[Any]:
+def conformance(cases: Mapping[str, MethodCase], fresh: Sequence[str] = (), slow: Sequence[str] = ()) -> list[Any]:
     """All checks of all cases; those that start processes are slow."""
     found = []
     for name, one in cases.items():
         for check, run in {**CHECKS, **SLOW_CHECKS}.items():
-            slow = check in SLOW_CHECKS or (check == "reload" and name not in fresh)
-            found.append(pytest.param(one, run, id=f"{name}-{check}", marks=[pytest.mark.slow] if slow else []))
+            late = name in slow or check in SLOW_CHECKS or (check == "reload" and name not in fresh)
+            found.append(pytest.param(one, run, id=f"{name}-{check}", marks=[pytest.mark.slow] if late else []))
     return found
 
 

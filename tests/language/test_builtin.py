@@ -44,7 +44,9 @@ def test_it_learns_in_context_on_label_words_and_texts_it_never_saw():
             for body, word in order:
                 ids += [*backbone.tokenizer(text.format(body, word), add_special_tokens=False)["input_ids"], 0]
             ids += backbone.tokenizer(f"input: {query} output:", add_special_tokens=False)["input_ids"]
-            words = [backbone.tokenizer(f" {word}", add_special_tokens=False)["input_ids"][0] for word in ("state", "time")]
+            words = [
+                backbone.tokenizer(f" {word}", add_special_tokens=False)["input_ids"][0] for word in ("state", "time")
+            ]
             with torch.no_grad():
                 logits = backbone.module(torch.tensor([ids])).logits[0, -1]
             right += ("state", "time")[int(logits[words].argmax())] == label
@@ -56,7 +58,9 @@ def test_built_in_text_is_prose_that_no_two_parts_share():
     texts = [row["text"] for table in tables.values() for row in table.rows]
     assert len(texts) == len(set(texts)) > 100
     assert {row["label"] for row in tables["test"].rows} == set(NOUNS.values())
-    assert list(sentences(">>> code()\nresult\n\nThis is a plain sentence of words.")) == ["This is a plain sentence of words."]
+    assert list(sentences(">>> code()\nresult\n\nThis is a plain sentence of words.")) == [
+        "This is a plain sentence of words."
+    ]
     assert window("a b c d e f", "e", 3) == "d e f"
     with pytest.raises(UserError, match="no source of the standard library's 'nothere'"):
         module_sentences(["nothere"])
@@ -74,7 +78,8 @@ def test_a_run_leaves_everything_that_is_needed_to_predict(tmp_path):
 
 def test_several_prompts_in_one_batch_equal_their_own_runs(tmp_path):
     runs = [
-        pt_language.fit("prompt_tuning", prompt_length=4, steps=3, seed=seed, out=tmp_path / f"r{seed}", **FAST) for seed in (1, 2)
+        pt_language.fit("prompt_tuning", prompt_length=4, steps=3, seed=seed, out=tmp_path / f"r{seed}", **FAST)
+        for seed in (1, 2)
     ]
     mixed = pt_language.load_many({"a": runs[0].path, "b": runs[1].path})
     assert mixed._together is not None, "label words of one token: one forward for all rows"

@@ -41,7 +41,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     inner.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     inner.add_special_tokens(["<s>", "</s>"])
     inner.save(str(out / "tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+    }
     (out / "tokenizer_config.json").write_text(json.dumps(settings))
     return out
 
@@ -59,7 +64,9 @@ def test_its_reference_outputs(folder, reference):
     inputs = {"ids": torch.tensor([ids]), "mask": torch.ones(1, len(ids), dtype=torch.long)}
     with torch.no_grad():
         logits = backbone.prefill(inputs).extra["logits"][0, -1]
-        torch.testing.assert_close(logits[:8], torch.tensor(reference["last_position_logits_first8"]), rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            logits[:8], torch.tensor(reference["last_position_logits_first8"]), rtol=0, atol=1e-4
+        )
         tokens = backbone.generate(inputs, 60, options={"do_sample": False, "eos_token_id": None})
     assert tokens[0].tolist() == reference["greedy_next_60"]
 
@@ -76,6 +83,15 @@ def test_prompt_tuning_on_it_beats_the_untuned_model(folder, tmp_path):
         "quiet": True,
     }
     plain = pt_language.fit("icl", examples=0, out=tmp_path / "plain", **shared)
-    tuned = pt_language.fit("prompt_tuning", prompt_length=10, lr=0.1, steps=20, batch_size=16, eval_every=100, out=tmp_path / "tuned", **shared)
+    tuned = pt_language.fit(
+        "prompt_tuning",
+        prompt_length=10,
+        lr=0.1,
+        steps=20,
+        batch_size=16,
+        eval_every=100,
+        out=tmp_path / "tuned",
+        **shared,
+    )
     assert tuned.metrics["nll"] < plain.metrics["nll"]
     assert tuned.metrics["accuracy"] >= plain.metrics["accuracy"]

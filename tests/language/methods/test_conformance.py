@@ -45,7 +45,11 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("one", "check"), conformance(CASES, fresh=("prompt_tuning",)))
+SLOW = ("prompt_head", "prompt_bert", "prefix_projected", "p_tuning_mlp", "iapt_gelu", "full")
+"""Variants whose code paths other cases share; they run with the slow tests."""
+
+
+@pytest.mark.parametrize(("one", "check"), conformance(CASES, fresh=("prompt_tuning",), slow=SLOW))
 def test_conformance(one, check, tmp_path):
     check(one, tmp_path)
 
