@@ -11,6 +11,12 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
+HOW = """Accuracy, mean ± standard deviation over seeds; shots are the total number of labelled examples. All
+classes are told by label words."""
+MEANING = """Chance is 0.5 (sst2, subj) and 0.25 (ag_news). The built-in model of 0.6 M parameters was trained on the
+documentation of Python's standard library only; it matches texts by the words they share and knows no sentiment. With a
+handful of shots everything stays near chance on these sets. The table is a check that all methods run on real text under
+one protocol; it neither confirms nor refutes the papers' claims."""
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
@@ -62,22 +68,19 @@ def main() -> None:
         "",
         "## Few-shot classification of real text",
         "",
-        f"`{text['command']}` on `{text['backbone']}` (fingerprint {text['fingerprint']}), accuracy, mean ± standard deviation over seeds. Shots are",
-        "the total number of labelled examples. All classes are told by label words.",
+        f"`{text['command']}` on `{text['backbone']}` (fingerprint {text['fingerprint']}). {HOW}",
         "",
         *([text["note"], ""] if "note" in text else []),
         *table(text["rows"]),
         "",
         *verdicts(text["rows"]),
         "",
-        "Chance is 0.5 (sst2, subj) and 0.25 (ag_news). The built-in model of 0.6 M parameters was trained on the documentation of Python's standard",
-        "library only; it matches texts by the words they share and knows no sentiment. With a handful of shots everything stays near chance on these",
-        "sets. The table is a check that all methods run on real text under one protocol; it neither confirms nor refutes the papers' claims.",
+        MEANING,
         "",
         "## Against HF PEFT",
         "",
-        f"`{speed['command']}`, {speed['machine']['cpu']}, torch {speed['machine']['torch']}, PEFT {speed['machine']['peft']}; load of the machine at the",
-        f"start {speed['load']}: ratios of alternating runs, not seconds, are what to read.",
+        f"`{speed['command']}`, {speed['machine']['cpu']}, torch {speed['machine']['torch']}, PEFT {speed['machine']['peft']}.",
+        f"The machine's load at the start was {speed['load']}: ratios of alternating runs, not seconds, are what to read.",
         "",
         "| setting | time PEFT / ours | spread | FLOPs ours / PEFT | peak memory ours / PEFT | largest difference of gradients |",
         "|---|---|---|---|---|---|",
@@ -85,9 +88,14 @@ def main() -> None:
     for row in speed["rows"]:
         if "peft / ours" in row:
             memory = f"{row['peak memory ours / peft']:.2f}" if "peak memory ours / peft" in row else "–"
-            lines.append(
-                f"| {row['setting']} | {row['peft / ours']:.2f} | {row['spread']:.2f} | {row['flops ours / peft']:.3f} | {memory} | {row['gradient difference']:.1e} |"
-            )
+            cells = [
+                row["setting"],
+                f"{row['peft / ours']:.2f}",
+                f"{row['spread']:.2f}",
+                f"{row['flops ours / peft']:.3f}",
+                memory,
+            ]
+            lines.append(f"| {' | '.join([*cells, format(row['gradient difference'], '.1e')])} |")
     lines += [
         "",
         "| setting | time LoRA (PEFT) / ours | mixed / one prompt | tokens/s ours | tokens/s LoRA |",
@@ -96,9 +104,8 @@ def main() -> None:
     for row in speed["rows"]:
         if "mixed / one prompt" in row:
             rate = row["tokens per second"]
-            lines.append(
-                f"| {row['setting']} | {row['peft lora / ours']:.2f} | {row['mixed / one prompt']:.2f} | {rate['ours']:,} | {rate['peft lora']:,} |"
-            )
+            cells = [row["setting"], f"{row['peft lora / ours']:.2f}", f"{row['mixed / one prompt']:.2f}"]
+            lines.append(f"| {' | '.join([*cells, format(rate['ours'], ','), format(rate['peft lora'], ',')])} |")
     (ROOT / "docs" / "results" / "language.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
