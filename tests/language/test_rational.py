@@ -32,7 +32,7 @@ def test_equals_the_fraction_with_powers_in_value_and_gradients(m, n):
 def test_gradients_are_finite_differences_away_from_the_kink():
     a, b = coefficients(6, 5, 2)
     x = torch.tensor([0.3, -0.7, 1.1], dtype=torch.float64, requires_grad=True)
-    assert float((horner(x, b) * x).abs().min()) > 1e-3
+    assert float((horner(x, b) * x).detach().abs().min()) > 1e-3
     assert torch.autograd.gradcheck(rational, (x, a, b))
 
 

@@ -30,6 +30,8 @@ def read_ts(files: Sequence[Path]) -> Domains:
             values, labels = loading.load_from_ts_file(str(file), return_meta_data=False)
         except Exception as error:  # aeon raises many kinds
             raise DataError(f"{file} cannot be read as a .ts file ({' '.join(str(error).split())[:120]})") from None
+        if len(values) == 0:
+            raise DataError(f"{file} cannot be read as a .ts file (it holds no series)")
         if isinstance(values, list):
             raise DataError(f"{file} has series of unequal length; cut or pad them first")
         names = [str(label) for label in labels] if len(labels) == len(values) else None
