@@ -221,7 +221,7 @@ class Method(nn.Module):
         """Pure in (own tensors, batch): teachers and inner loops call it through `torch.func.functional_call`."""
         raise TypeError(f"{type(self).__name__} must define forward(batch)")
 
-    def adopt(self, data: Mapping[str, Dataset]) -> None:  # noqa: B027 - most methods do not depend on the data's sizes
+    def adopt(self, data: Mapping[str, Dataset]) -> None:
         """Size tensors by the prepared training data and check that its samples fit; called once, before training and before a resumed
         run is restored. A method that overrides it also overrides `restore`, which then sizes them by the artifact."""
 

@@ -40,7 +40,9 @@ class FeatureDataset:
 
     def collate(self, index: Sequence[int], samples: Sequence[Any]) -> Batch:
         rows = torch.as_tensor(list(index))
-        return Batch(None, self.target(index), rows, [self.ids[i] for i in index], {"frozen": torch.stack(list(samples))})
+        return Batch(
+            None, self.target(index), rows, [self.ids[i] for i in index], {"frozen": torch.stack(list(samples))}
+        )
 
     def identity(self) -> str:
         return self.base.identity()
