@@ -140,8 +140,7 @@ def run(name: str, method: str, seed: int, data: Path, work: Path) -> dict[str, 
     options = {**common, **backbone, **methods[method], "data": (file,), "seed": seed, "device": "cpu"}
     options.setdefault("eval_every", 20)
     modality = Graph()
-    folder = work / "run"
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(dir=work))  # other processes may use the same `work`
     before = time.process_time()
     prepared = prepare(modality, resolve(modality, options.pop("method"), options), lambda text: None)
     status = execute(modality, prepared, folder, lambda text: None, report=False)
@@ -157,6 +156,7 @@ def run(name: str, method: str, seed: int, data: Path, work: Path) -> dict[str, 
         "predict_values": sum(t.numel() for t in prepared.method.export("predict").values()),
         "cpu_seconds": round(time.process_time() - before, 1),
     }
+    shutil.rmtree(folder)
     if method == "relief":
         train = prepared.data["train"]
         rows = list(range(len(train)))
