@@ -40,7 +40,7 @@ class TimeSeries(Modality):
 
     package = "pt-timeseries"
     registry = Registry("pt_timeseries", Path(__file__).parent / "methods")
-    input_name = "SERIES"
+    input_name = "FILE"
 
     @property
     def data_options(self) -> type:
