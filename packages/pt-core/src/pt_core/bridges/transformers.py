@@ -232,7 +232,9 @@ def run(
     if prefix is not None:
         options["past_key_values"] = prefix
     with _slots(model, slots), _recomputed(model, recompute and torch.is_grad_enabled()):
-        result = model(inputs_embeds=embeds, attention_mask=_seen(whole), use_cache=use_cache or prefix is not None, **options)
+        result = model(
+            inputs_embeds=embeds, attention_mask=_seen(whole), use_cache=use_cache or prefix is not None, **options
+        )
     logits = result.logits[:, -keep:] if keep else result.logits[:, -tokens:]
     states = result.hidden_states[-1][:, -tokens:] if hidden else None
     weights = getattr(result, "attentions", None) if attentions else None
