@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from pt_core.errors import ArtifactError, ConfigError, UserError
 from pt_core.kernels import reference_kernels
 from pt_core.kernels.flops import flop_counter
 from pt_core.run.options import build_all
+from pt_language.methods.full import FullFineTuning
 from pt_language.methods.p_tuning import PTuning
 from pt_language.methods.prefix import Prefix, PrefixConfig, from_pairs, key_values
 from pt_language.methods.prompt_tuning import PromptTuning, PromptTuningConfig
@@ -251,3 +253,32 @@ def test_classes_that_look_alike_are_refused():
     with pytest.raises(ConfigError, match="label word 'same' stands for two classes"):
         task(words=["same", "same", "other"])
     assert task().template.text == TEMPLATE
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_recomputing_blocks_changes_nothing(name):
+    cls, options = KINDS[name]
+    method, one = make(cls, **options), batch()
+    gradients = []
+    for recompute in (False, True):
+        method.backbone.recompute = recompute
+        method.zero_grad()
+        method.training_step(one).loss.backward()
+        gradients.append([p.grad.clone() for p in method.parameters()])
+    for have, want in zip(*gradients, strict=True):
+        close(have, want)
+
+
+def test_recomputing_with_trained_weights_is_refused():
+    method = make(FullFineTuning)
+    method.backbone.recompute = True
+    with pytest.raises(ConfigError, match="recompute"):
+        method(batch())
+
+
+def test_padding_never_takes_places_of_a_short_window():
+    method = make(PromptTuning, "mistral", prompt_length=3).eval()
+    method.backbone.sizes = replace(method.backbone.sizes, window=20)
+    with pytest.raises(UserError, match="last 20 positions only.*--batch-size 1"):
+        method.target_logits(batch("mistral"))
+    method.target_logits(batch("mistral", chosen=(0,)))

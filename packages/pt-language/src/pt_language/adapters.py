@@ -146,6 +146,13 @@ class DecoderBackbone(LanguageBackbone):
         slots = self._slots(edits)
         front = (prefix.get_seq_length() if prefix is not None else 0) + (slots[0] if slots else 0)
         bridge.check_length(front, ids.shape[1], self.sizes.context)
+        window = self.sizes.window
+        if window is not None and front + ids.shape[1] > window and not bool(mask.all()):
+            # Padding would take places of the window that belong to real tokens.
+            raise UserError(
+                f"{self.source!r} attends to the last {window} positions only, fewer than prompt and padded text "
+                f"({front} + {ids.shape[1]}): rows of different lengths need --batch-size 1"
+            )
         result = bridge.run(
             self.module,
             embeds,

@@ -40,6 +40,8 @@ class DataOptions:
     """Share that is split off as test part where the data have neither validation nor test part (0: none)."""
     limit: Annotated[int, Ge(1)] | None = None
     """Use at most this many rows of every part (the first ones of a seeded shuffle)."""
+    recompute: bool = False
+    """Checkpoint every block of the model while training: less memory, one more forward pass."""
     max_text_tokens: Annotated[int, Ge(1)] | None = None
     """Cut every input text to this many tokens (default: a text that does not fit is an error, nothing is cut)."""
 

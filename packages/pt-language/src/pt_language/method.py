@@ -81,6 +81,10 @@ class LanguageMethod(Method):
 
     def forward(self, batch: Batch) -> Tensor:
         """(batch, class) logits of the head, or (batch, answer, vocabulary) logits of the answer's tokens."""
+        if self.weights is not None and self.network.recompute:
+            raise ConfigError(
+                "recompute runs blocks again after the call, when trained weights are no longer in place; leave it out here"
+            )
         return self.head_logits(batch) if self.head is not None else self.target_logits(batch)
 
     def predict_step(self, batch: Batch, rng: Callable[[str], torch.Generator]) -> Predictions:

@@ -109,7 +109,9 @@ class Language(Modality):
     def load_backbone(self, spec: str, weights: str | None, options: Any | None, role: str) -> Backbone:
         from pt_language.backbones import load_backbone
 
-        return load_backbone(spec, weights)
+        backbone = load_backbone(spec, weights)
+        backbone.recompute = bool(getattr(options, "recompute", False))
+        return backbone
 
     def load_data(self, spec: str, options: Any, seed: int) -> Mapping[str, Dataset]:
         from pt_language.data import load_text
