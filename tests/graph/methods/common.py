@@ -74,11 +74,13 @@ def shapes(count: int, seed: int) -> GraphDataset:
 @cache
 def molecules() -> dict[str, GraphDataset]:
     """Small ones; the first training molecule has no label at all."""
-    whole = molecule_data((90, 30, 10), seed=3)
+    whole = molecule_data((90, 120, 10), seed=3)
     parts = {}
     for role, count in (("train", 12), ("val", 6)):
         small = [row for row, graph in enumerate(whole[role].graphs) if graph.nodes <= 11]
-        parts[role] = whole[role].subset(small[:count])
+        yes = [row for row in small if whole[role].targets[row, 1] > 0]  # both labels, so that an AUC is defined
+        no = [row for row in small if whole[role].targets[row, 1] < 0]
+        parts[role] = whole[role].subset([*yes[: count // 2], *no[: count - count // 2]])
     parts["train"].targets[0] = 0
     return parts
 
