@@ -266,8 +266,10 @@ def build(config: PretrainConfig) -> LlamaForCausalLM:
 
 @torch.no_grad()
 def start(model: Any, tokenizer: Tokenizer, seed: int) -> None:
-    """Initial values that already compare and copy. A few short runs from random values, with weaker
-    episodes, showed no learning in context (whether the circuit is needed was not isolated); with the circuit it is there from the first step, and training makes it and everything else better. (Structured
+    """Initial values that already compare and copy.
+
+    A few short runs from random values, with weaker episodes, showed no learning in context (whether the circuit is needed was not
+    isolated); with the circuit it is there from the first step, and training makes it and everything else better. (Structured
     initial attention speeds up learning to recall: Trockman and Kolter, arXiv 2305.09828.)
 
     The first half of the residual stream holds a constant 1, token embeddings, and a mark on words such as "output" (the output tie is to
