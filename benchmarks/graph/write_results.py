@@ -97,7 +97,7 @@ def shortfall(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     done = [count for (name, method), count in seeds.items() if method not in ("graph_prompt", "gppt")]
     if min(done) >= 5:
         return []
-    head = f"Five seeds were planned; what could be run so far has {min(done)} to {max(done)} per cell: no spread is known,"
+    head = f"Five seeds were planned; what could be run so far has {min(done)} to {max(done)} per cell: hardly any spread is known,"
     return [
         head,
         "and no cell says which method is better. The command above adds the missing runs to what is there.",
