@@ -188,7 +188,8 @@ def render() -> str:
         "",
         *policies(runs),
         "",
-        "After so few epochs the prompts are small (APM) and the policy's return is close to zero: RELIEF is on the molecules nearly its own head.",
+        "After so few epochs the prompts are small (APM) and the policy's return is close to zero: RELIEF is on "
+        "the molecules nearly its own head.",
         "Being above the random policy mostly means doing no harm; it does not show that the prompts help.",
         "",
         "## Rollouts",
