@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -122,11 +123,13 @@ class VisionBackbone(Backbone):
             return ("prompt", "register", "token")
         return self._default_segments() if how == "default" else (how,)
 
+    @abstractmethod
     def _default_segments(self) -> tuple[str, ...]:
-        raise NotImplementedError
+        """The segments that the default pooling reads."""
 
+    @abstractmethod
     def _pool(self, features: Features, how: str) -> Tensor:
-        raise NotImplementedError
+        """(batch, dim) of the features by a pooling of `pools`."""
 
     def _read_pixels(self, inputs: Tensor, edits: Edits, patch_embed: Any) -> Tensor:
         """Check the images, apply the edits of `pixels`, and cast to the backbone's dtype."""
