@@ -65,7 +65,7 @@ def watch_writes(folder):
         if event == "open" and isinstance(args[0], str) and args[0].startswith(str(folder)):
             mode = args[1] or ""
             writes = any(letter in mode for letter in "wax+") if mode else bool(args[2] & (os.O_WRONLY | os.O_RDWR))
-            if writes and "/work/" not in args[0]:
+            if writes and "/work/" not in args[0][len(str(folder)) :]:
                 opened.append(args[0])
 
     sys.addaudithook(hook)

@@ -35,7 +35,7 @@ class Samples:
         return index
 
     def collate(self, index: Sequence[int], samples: Sequence[Any]) -> Batch:
-        raise NotImplementedError
+        raise AssertionError("an audit reads no samples")
 
     def identity(self) -> str:
         return "x"
