@@ -23,7 +23,7 @@ def test_every_run_is_one_that_fit_would_take(fast: bool) -> None:
         given = {key: (value,) if key == "data" else value for key, value in options.items() if key != "method"}
         spec = resolve(Vision(), options["method"], given)
         assert spec.run.shots == 16
-        assert spec.train.epochs <= (4 if fast else 60)
+        assert spec.train.epochs <= (4 if fast else 40)
 
 
 @pytest.mark.slow

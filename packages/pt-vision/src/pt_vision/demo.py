@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 DIGITS: dict[str, dict[str, Any]] = {
-    "linear": {"method": "linear", "epochs": 60},
+    "linear": {"method": "linear", "epochs": 40},
     "vpt-shallow": {"method": "vpt", "mode": "shallow", "prompt_length": 10},
     "vpt-deep": {"method": "vpt", "mode": "deep", "prompt_length": 10},
     "dvpt": {"method": "dvpt", "prompt_length": 10, "lr": 5e-3},
-    "full": {"method": "full", "lr": 3e-4, "epochs": 15},
+    "full": {"method": "full", "lr": 3e-4, "epochs": 10},
 }
-COMMON: dict[str, Any] = {"data": "builtin:digits", "shots": 16, "batch_size": 32, "epochs": 30, "eval_every": 75}
+COMMON: dict[str, Any] = {"data": "builtin:digits", "shots": 16, "batch_size": 32, "epochs": 20, "eval_every": 50}
 VPT = {"lr": 1.0, "warmup_epochs": 3}
 """SGD as published; of 1, 5 and 25 (scaled by batch / 256) the rate that was best on validation."""
 
