@@ -201,6 +201,18 @@ def test_two_runs_in_one_batch_equal_one_by_one(place: Path) -> None:
     assert [line.rpartition("  ")[2] for line in shown] == ["[a]", "[b]"]
 
 
+def test_an_ensemble_agrees_where_its_runs_agree(place: Path) -> None:
+    together = records("a", "c", "photos", "--ensemble", "--batch-size", "5")
+    left, right = records("a", "photos"), records("c", "photos")
+    assert [row["id"] for row in together] == [row["id"] for row in left]
+    for mean, one, other in zip(together, left, right, strict=True):
+        if one["predicted"] == other["predicted"]:
+            assert mean["predicted"] == one["predicted"]
+            assert mean["score"] >= min(one["score"], other["score"]) - 1e-6  # of mean logits, always
+    shown = good("predict", "a", "c", "photos/cat", "--ensemble").out.splitlines()
+    assert len(shown) == 8 and not any("[" in line for line in shown)
+
+
 # ---- the other commands ----------------------------------------------------------------------------------------------------
 
 

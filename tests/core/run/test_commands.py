@@ -567,6 +567,12 @@ def test_several_runs_share_a_backbone_in_one_batch(run, tmp_path):
         (expected,) = alone[row["run"]].predict([value])
         assert row["predicted"] == expected["predicted"]
         assert row["score"] == pytest.approx(expected["score"], rel=1e-5)
+    logits = torch.stack([predictor.method.logits(torch.stack(values)) for predictor in alone.values()]).mean(0)
+    expected = logits.detach().softmax(-1).max(-1)
+    together = list(many.ensemble(values, batch_size=3))
+    assert [row["score"] for row in together] == pytest.approx(expected.values.tolist(), rel=1e-5)
+    names = many.predictors["a"].method.task.class_names()
+    assert [row["predicted"] for row in together] == [names[index] for index in expected.indices.tolist()]
     with pytest.raises(UserError, match="unknown run 'c'; loaded: a, b"):
         many.predict(values, ["a", "b", "c", "a"])
     with pytest.raises(UserError, match="3 routes for 4 inputs"):

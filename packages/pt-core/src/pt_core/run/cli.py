@@ -157,7 +157,7 @@ def build(modality: Modality) -> click.Group:
     )
     add(
         "predict",
-        f"Predict {modality.input_name}s: `predict RUN {modality.input_name}...`, or several runs with --route.",
+        f"Predict {modality.input_name}s: `predict RUN {modality.input_name}...`, or several runs with --route or --ensemble.",
         lambda **kw: c.predict(modality, **kw),
         [
             click.Argument(["items"], nargs=-1, required=True),
@@ -165,6 +165,7 @@ def build(modality: Modality) -> click.Group:
                 ["--route"],
                 help="With several runs: column of the input table (CSV/Parquet) that names the run for each row.",
             ),
+            click.Option(["--ensemble"], is_flag=True, help="With several runs: predict by the mean of their outputs."),
             click.Option(["--batch-size"], type=click.IntRange(1), default=32, show_default=True),
             click.Option(["--out"], type=click.Path(path_type=Path), help="CSV, JSONL or Parquet file to write."),
             as_json,

@@ -265,6 +265,7 @@ def predict(
     modality: Modality,
     items: tuple[str, ...],
     route: str | None,
+    ensemble: bool,
     batch_size: int,
     out: Path | None,
     as_json: bool,
@@ -286,20 +287,26 @@ def predict(
     if out is not None:
         _check_table(out)
     if len(runs) > 1:
-        if route is None:
+        if (route is None) is not ensemble:
             raise UserError(
-                "several runs need --route COLUMN, the column of the input table that names the run of each row"
+                "several runs need either --route COLUMN, the column of the input table that names the run of each row, "
+                "or --ensemble, the mean of all runs"
             )
-        if len(inputs) > 1:
+        if len(inputs) > 1 and not ensemble:
             shown = ", ".join(map(repr, inputs[:3]))
             raise UserError(f"several runs take one input table; {shown} are no run folders: one table, or a wrong RUN")
         if allow_backbone_mismatch:
             raise UserError("several runs share one backbone: --allow-backbone-mismatch works with a single run only")
-        paths, routes = _routes(Path(inputs[0]), route)
+        table = None if route is None else _routes(Path(inputs[0]), route)
         many = load_many(modality, runs, backbone=backbone, weights=weights)
-        stream = many.stream(paths, routes, batch_size, options)
+        stream = (
+            many.ensemble(inputs, batch_size, options) if table is None else many.stream(*table, batch_size, options)
+        )
         task_of = {name: predictor.method.task for name, predictor in many.predictors.items()}
+        task_of[""] = task_of[many.names[0]]
     else:
+        if ensemble:
+            raise UserError("--ensemble is the mean of several runs; give at least two, or leave it out")
         if route is not None:
             raise UserError("--route chooses among several runs; give at least two, or leave it out")
         predictor = _open(modality, runs[0], backbone, weights, allow_backbone_mismatch)

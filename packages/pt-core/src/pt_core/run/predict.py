@@ -208,6 +208,27 @@ class MixedPredictor:
     ) -> list[dict[str, Any]]:
         return list(self.stream(items, routes, batch_size, options))
 
+    def ensemble(
+        self, items: Sequence[Any], batch_size: int = 32, options: Any | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """One record per input from the mean of all runs' predictions (of their logits, for classification).
+
+        Raises:
+            UserError: the runs differ in their task (other classes, say), or predict nothing that has a mean.
+        """
+        task = self._first.task
+        for name, predictor in self.predictors.items():
+            if predictor.method.task.to_json() != task.to_json():
+                raise UserError(f"runs {self.names[0]!r} and {name!r} have different tasks or classes: no ensemble")
+        built = predict_options(self.modality, options)
+        methods = [predictor.method for predictor in self.predictors.values()]
+        passes = [
+            predictions(one, self.modality.inputs(items, one, built), self.world, batch_size, 0) for one in methods
+        ]
+        for results in zip(*passes, strict=True):
+            batch = results[0][0]
+            yield from task.records(_mean([predicted for _, predicted in results]), batch)
+
     def _rows(self, batch: Batch, tenants: Tensor) -> Sequence[Predictions]:
         if self._together is not None:
             return self._together(batch, tenants)
@@ -219,6 +240,13 @@ class MixedPredictor:
             for place, number in enumerate(chosen):
                 rows[number] = {key: value[place : place + 1] for key, value in predicted.items()}
         return rows
+
+
+def _mean(results: Sequence[Predictions]) -> Predictions:
+    for name, tensor in results[0].items():
+        if not tensor.is_floating_point():
+            raise UserError(f"{name!r} of these predictions has no mean: an ensemble needs scores")
+    return {name: torch.stack([result[name] for result in results]).mean(0) for name in results[0]}
 
 
 def take(batch: Batch, rows: Sequence[int]) -> Batch:
