@@ -15,6 +15,7 @@ import argparse
 import itertools
 import json
 import os
+import shutil
 import statistics
 import sys
 from pathlib import Path
@@ -48,6 +49,7 @@ def run(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
     status = RunDir(folder).status()
     if status.get("status") == "finished":
         return status
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was stopped
     values = dict(options)
     pt_pointcloud.fit(values.pop("method"), out=folder, quiet=True, **values)
     return RunDir(folder).status()

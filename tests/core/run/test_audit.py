@@ -115,7 +115,7 @@ def test_groups_on_both_sides_are_named() -> None:
 def test_unlabelled_data_and_data_without_digests_are_counted() -> None:
     found = audit({"train": Bare("a", [0, 1] * 5), "unlabeled": Samples("u", None, ["x", "y"])})
     assert found.counts["unlabeled"] == {"": 2}
-    assert "(no label)" in found.table()
+    assert "(no class)" in found.table()
     assert found.duplicates == {}
 
 

@@ -51,7 +51,7 @@ class Audit:
             classes = [label for label in classes if label in shown]
         rows = [["class", *self.counts]]
         rows += [
-            [label or "(no label)", *(f"{part.get(label, 0):,}" for part in self.counts.values())] for label in classes
+            [label or "(no class)", *(f"{part.get(label, 0):,}" for part in self.counts.values())] for label in classes
         ]
         if len(total) > len(classes):
             rows.append([f"... {len(total) - len(classes)} more", *("" for _ in self.counts)])

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt, Le
 from pt_core import Add, Backbone, Batch, Optimiser, Stage, Task
-from pt_core.errors import ConfigError
+from pt_core.errors import ConfigError, DataError
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pt_graph.graphs import Graphs
 from pt_graph.heads import build_head
+from pt_graph.meta import adapted_loss
 from pt_graph.method import GraphMethod
 from pt_graph.structure import SELF_LOOP
 
@@ -43,6 +46,21 @@ class AllInOneConfig:
     """... epochs of the tokens, in turn."""
     head_lr: Annotated[float, Gt(0)] = 1e-2
     """Learning rate of the head; tokens use --lr."""
+    meta_steps: Annotated[int, Ge(0)] = 0
+    """Meta-learning before the training: steps of Adam on the tokens' start over tasks that each tell two classes of the training graphs
+    apart. 0: none."""
+    meta_pairs: Annotated[int, Ge(1)] = 4
+    """Pairs of classes per step, drawn without repetition (all of them where there are fewer)."""
+    meta_shots: Annotated[int, Ge(1)] = 5
+    """Graphs per class in a task's support and, others, in its query (half of the class where it has fewer)."""
+    meta_lr: Annotated[float, Gt(0)] = 1e-3
+    """Learning rate of the meta-learning."""
+    adapt_lr: Annotated[float, Gt(0)] = 0.01
+    """Learning rate of the adaptation to one task."""
+    adapt_steps: Annotated[int, Ge(1)] = 2
+    """Steps of the adaptation to one task."""
+    first_order: bool = False
+    """Leave second derivatives out of the meta-learning."""
 
 
 class AllInOne(GraphMethod):
@@ -53,6 +71,9 @@ class AllInOne(GraphMethod):
 
     Z (T, D) starts kaiming-uniform (a = 0.01). Links follow the current tokens at every forward and carry no gradient. New edges of
     molecules have the bond type of self-loops. Parameters: T D (light C T D), + d C + C with a head.
+
+    With `meta_steps`, tokens and a head for two classes first learn a start from which `adapt_steps` on a few graphs of two classes serve
+    other graphs of these (second-order MAML). The paper's tasks come from other data; here they are pairs of the training classes.
     """
 
     Config = AllInOneConfig
@@ -73,6 +94,8 @@ class AllInOne(GraphMethod):
             raise ConfigError(
                 "mode='light' and double_softmax need one of several classes; these data have yes/no properties"
             )
+        if config.meta_steps and (light or not task.class_names()):
+            raise ConfigError("meta_steps needs a head and one of several classes per graph; leave it out")
         sets, count = (task.outputs, config.tokens or 100) if light else (1, config.tokens or 10)
         self.inner = config.inner_prune if config.inner_prune is not None else (0.01 if light else 0.3)
         self.tokens = nn.Parameter(torch.empty(sets, count, self.backbone.prompt_dim))
@@ -80,9 +103,9 @@ class AllInOne(GraphMethod):
             nn.init.kaiming_uniform_(one, a=0.01, mode="fan_in", nonlinearity="leaky_relu")
         self.head = None if light else build_head(self.backbone.dim, task.outputs)
 
-    def joined(self, graphs: Graphs) -> Graphs:
-        """The graphs with the prompt graph in front of each: nodes [T tokens, n_b nodes]."""
-        tokens, x, device = self.tokens[0], graphs.x, graphs.x.device
+    def joined(self, graphs: Graphs, tokens: Tensor) -> Graphs:
+        """The graphs with the prompt graph of `tokens` (T, D) in front of each: nodes [T tokens, n_b nodes]."""
+        x, device = graphs.x, graphs.x.device
         count, batch = len(tokens), len(graphs)
         shift = count * (graphs.graph + 1)  # every node moves behind its own tokens and those of earlier graphs
         with torch.no_grad():
@@ -115,10 +138,17 @@ class AllInOne(GraphMethod):
         counts = torch.bincount(owner, minlength=batch)
         return Graphs(features, edges[:, order], attributes, graphs.sizes + count, counts, embedded=True)
 
-    def weighted(self, x: Tensor) -> Tensor:
+    def weighted(self, x: Tensor, tokens: Tensor) -> Tensor:
         """(node, D): sum of each node's weighted tokens."""
-        weight = torch.sigmoid(x @ self.tokens[0].T)
-        return (weight * (weight >= self.config.cross_prune)) @ self.tokens[0]
+        weight = torch.sigmoid(x @ tokens.T)
+        return (weight * (weight >= self.config.cross_prune)) @ tokens
+
+    def pooled(self, graphs: Graphs, tokens: Tensor) -> Tensor:
+        """(graph, d) mean embedding of the graphs with their tokens (T, D), for the modes with a head."""
+        if self.config.mode == "insert_nodes":
+            graphs = self.joined(self.backbone.embed(graphs), tokens)
+            return graphs.mean(self.nodes(graphs))
+        return graphs.mean(self.nodes(graphs, {"input": Add(lambda x, _: self.weighted(x.float(), tokens))}))
 
     def prompt_graphs(self) -> Graphs:
         """One graph per class, tokens linked by `inner_prune` (light)."""
@@ -137,21 +167,19 @@ class AllInOne(GraphMethod):
 
     def forward(self, batch: Batch) -> Tensor:
         """(graph, output) logits."""
-        graphs = batch.inputs
         if self.head is None:
-            classes = self.prompt_graphs()
+            graphs, classes = batch.inputs, self.prompt_graphs()
             scores = graphs.mean(self.nodes(graphs)) @ classes.mean(self.nodes(classes)).T
-        elif self.config.mode == "insert_nodes":
-            graphs = self.joined(self.backbone.embed(graphs))
-            scores = self.head(graphs.mean(self.nodes(graphs)))
         else:
-            scores = self.head(graphs.mean(self.nodes(graphs, {"input": Add(lambda x, _: self.weighted(x.float()))})))
+            scores = self.head(self.pooled(batch.inputs, self.tokens[0]))
         return scores.softmax(-1) if self.config.double_softmax else scores
 
     def stages(self, ctx: Any) -> Iterator[Stage]:
         if self.head is None:
             yield Stage("train")
             return
+        if self.config.meta_steps:
+            yield Stage("meta", trains=("tokens", "head.*"), streams={}, run=self.meta_learn)
         per_epoch = math.ceil(len(ctx.data["train"]) / min(ctx.options.batch_size, len(ctx.data["train"])))
         optimisers = {"prompt": Optimiser(("tokens",)), "head": Optimiser(("head.*",), {"lr": self.config.head_lr})}
         yield Stage("train", optimisers=optimisers, step=lambda step, batches: self.alternate(step, batches, per_epoch))
@@ -171,6 +199,66 @@ class AllInOne(GraphMethod):
             logs = {"loss": loss.detach()}
         ctx.update(turn)
         return logs
+
+    def meta_learn(self, ctx: Any) -> None:
+        """The same on every process. The head for two classes is what the training starts from where the data have two."""
+        config, data = self.config, ctx.data["train"]
+        head = nn.Linear(self.backbone.dim, 2)
+        nn.init.normal_(head.weight, std=self.backbone.dim**-0.5, generator=ctx.rng("head"))
+        nn.init.zeros_(head.bias)
+        start = [
+            value.detach().to(ctx.device, copy=True).requires_grad_() for value in (self.tokens, *head.parameters())
+        ]
+        optimiser = torch.optim.Adam(start, lr=config.meta_lr)
+        rows: dict[int, list[int]] = {}
+        for row, label in enumerate(data.labels):
+            rows.setdefault(label, []).append(row)
+        scarce = [self.task.class_names()[label] for label, found in rows.items() if len(found) < 2]
+        if scarce:
+            raise DataError(f"meta_steps needs 2 training graphs or more per class; {', '.join(scarce)} has 1")
+        pairs = list(itertools.combinations(sorted(rows), 2))
+
+        def loss_of(chosen: Sequence[Sequence[int]]) -> Callable[[Sequence[Tensor]], Tensor]:
+            picked = [row for part in chosen for row in part]
+            graphs = (
+                data.collate(picked, [data.sample(row, epoch=None, seed=0) for row in picked]).to(ctx.device).inputs
+            )
+            target = torch.repeat_interleave(torch.arange(2), torch.tensor([len(part) for part in chosen])).to(
+                ctx.device
+            )
+
+            def loss(own: Sequence[Tensor]) -> Tensor:
+                tokens, weight, bias = own
+                return functional.cross_entropy(functional.linear(self.pooled(graphs, tokens[0]), weight, bias), target)
+
+            return loss
+
+        losses = []
+        for step in range(config.meta_steps):
+            rng = ctx.rng("meta", step)
+            tasks = [pairs[i] for i in torch.randperm(len(pairs), generator=rng)[: config.meta_pairs].tolist()]
+            total = torch.zeros((), device=ctx.device)
+            for pair in tasks:
+                drawn = [[rows[c][i] for i in torch.randperm(len(rows[c]), generator=rng).tolist()] for c in pair]
+                size = [min(config.meta_shots, len(one) // 2) for one in drawn]
+                support = loss_of([one[:k] for one, k in zip(drawn, size, strict=True)])
+                query = loss_of([one[k : 2 * k] for one, k in zip(drawn, size, strict=True)])
+                how: dict[str, Any] = {
+                    "lr": config.adapt_lr,
+                    "steps": config.adapt_steps,
+                    "first_order": config.first_order,
+                }
+                total = total + adapted_loss(start, support, query, **how)
+            for value, gradient in zip(start, torch.autograd.grad(total / len(tasks), start), strict=True):
+                value.grad = gradient
+            optimiser.step()
+            losses.append(float(total.detach()) / len(tasks))
+        ctx.log({"first_query_loss": losses[0], "query_loss": losses[-1]})
+        with torch.no_grad():
+            self.tokens.copy_(start[0])
+            if self.task.outputs == 2:
+                for value, found in zip(self.get_submodule("head").parameters(), start[1:], strict=True):
+                    value.copy_(found)
 
 
 def links(tokens: Tensor, others: Tensor, threshold: float) -> Tensor:
