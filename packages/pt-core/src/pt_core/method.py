@@ -60,6 +60,7 @@ class Stream:
         balanced: draw classes evenly (with repetition) instead of samples.
         augment: True gives the training view of the samples, False the evaluation view.
         rows: positions of the samples to draw from, such as those of one domain or class; None draws from all of them.
+        view: what the stream sees instead of the role's dataset, such as other crops, or samples without their labels; as many samples.
     """
 
     role: str
@@ -68,6 +69,7 @@ class Stream:
     balanced: bool | None = None
     augment: bool = True
     rows: tuple[int, ...] | None = None
+    view: Callable[[Dataset], Dataset] | None = None
 
 
 @dataclass(frozen=True)

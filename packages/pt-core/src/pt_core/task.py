@@ -39,6 +39,8 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
+    eval_batch: ClassVar[int] = 32
+    """Samples that `eval` predicts at once."""
     outputs: int
     select: tuple[str, Literal["max", "min"]]
 

@@ -251,7 +251,7 @@ def evaluate_run(
     predictor.method.task.check_dataset(part, role)
     method = predictor.method
     dataset = modality.bind(part, method.backbones, method.task, options, training=False)
-    result = evaluate(method, dataset, predictor.world, 32, 0)
+    result = evaluate(method, dataset, predictor.world, method.task.eval_batch, 0)
     if as_json:
         found = {"role": role, "samples": len(dataset), "metrics": result.metrics, "notes": predictor.notes}
         click.echo(json.dumps(found))

@@ -71,11 +71,23 @@ def compute_features(
 def with_features(
     method: Method, dataset: Dataset, world: World, batch_size: int, store: Store, workers: int = 0
 ) -> Dataset:
-    """The dataset with its frozen features, where the method has some and the samples are the same in every epoch."""
+    """The dataset with its frozen features, where the method has some and the samples are the same in every epoch.
+
+    Samples that share parts (clips that occur in several questions, say) need not store them several times: a dataset with `parts()`, a
+    dataset of the parts, and `with_parts(features)` gets one row per part and says itself how its batches hold them.
+    """
     key = method.frozen_key()
-    if key is None or getattr(dataset, "augmented", False):
+    if key is None:
+        return dataset
+    parts = getattr(dataset, "parts", None)
+    if parts is None and getattr(dataset, "augmented", False):
         return dataset
     method.eval()
+    if parts is not None:
+        shared: Dataset = parts()
+        features = store(key, shared, lambda rows: compute_features(method, shared, rows, world, batch_size, workers))
+        filled: Dataset = dataset.with_parts(features)  # type: ignore[attr-defined]
+        return filled
     return FeatureDataset(
         dataset,
         store(key, dataset, lambda rows: compute_features(method, dataset, rows, world, batch_size, workers)),

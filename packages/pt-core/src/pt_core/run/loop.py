@@ -68,7 +68,7 @@ class StageLoop:
             self.readers[name] = StreamReader(
                 name,
                 stream,
-                data[stream.role],
+                data[stream.role] if stream.view is None else stream.view(data[stream.role]),
                 stream.batch_size or options.batch_size,
                 options.seed_of("data"),
                 shard,

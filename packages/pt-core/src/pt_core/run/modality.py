@@ -146,6 +146,10 @@ class Modality(ABC):
         """Further panels of a run's report, from its data and its final evaluations (role -> evaluation)."""
         return ()
 
+    def history_panels(self, method: Method, metrics: Sequence[Mapping[str, Any]]) -> Sequence[Panel]:
+        """Further panels of a run's report, from the lines of its metrics.jsonl."""
+        return ()
+
     def commands(self) -> Sequence[click.Command]:
         """Commands that only this package has."""
         return ()

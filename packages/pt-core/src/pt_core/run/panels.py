@@ -13,6 +13,7 @@ from pt_core.method import Method
 from pt_core.run.evaluate import Evaluation
 from pt_core.run.modality import Modality
 from pt_core.run.report import Panel
+from pt_core.run.rundir import RunDir
 from pt_core.sealed import write_text
 
 SAMPLES = 24
@@ -41,6 +42,7 @@ def write_panels(
             panels.append(_samples(modality, data[role], final.records, role))
     panels += [_stored(Panel(**panel)) for panel in method.panels()]
     panels += [_stored(panel) for panel in modality.panels(method, data, finals)]
+    panels += [_stored(panel) for panel in modality.history_panels(method, RunDir(run).metrics())]
     norms = prompt_norms(method)
     if norms:
         note = "Mean Euclidean norm of a tensor's rows; a stack over layers has a bar per layer."
@@ -80,7 +82,7 @@ def prompt_norms(method: Method) -> dict[str, float]:
     """Mean row norm per tensor; stacks of layers (3 axes) give one value per layer. Weights of the backbone are left out."""
     norms: dict[str, float] = {}
     for name, tensor in method.named_parameters():
-        if name.startswith("claimed"):
+        if "claimed" in name.split("."):
             continue
         if tensor.ndim == 3:
             norms |= {f"{name}[{layer}]": float(part.detach().norm(dim=-1).mean()) for layer, part in enumerate(tensor)}

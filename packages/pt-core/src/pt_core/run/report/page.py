@@ -162,7 +162,7 @@ def _audit(run: Mapping[str, Any]) -> dict[str, Any] | None:
     counts = {role: mapping(part) for role, part in mapping(mapping(run.get("audit")).get("counts")).items()}
     names = list(dict.fromkeys(name for part in counts.values() for name in part))
     rows = [
-        {"class": name or "(no label)", **{role: part.get(name, 0) for role, part in counts.items()}} for name in names
+        {"class": name or "(no class)", **{role: part.get(name, 0) for role, part in counts.items()}} for name in names
     ]
     return table(rows) if rows else None
 
