@@ -127,6 +127,58 @@ def test_plain_networks_are_pygs(kind, tmp_path):
     assert (backbone.prompt_dim, backbone.dim, backbone.depth) == (5, 4, 3)
 
 
+@pytest.mark.parametrize(
+    ("text", "settings"),
+    [
+        ("GCN,norm=batch_norm,jk=cat", {"norm": "batch_norm", "jk": "cat"}),
+        ("GAT,heads=2,v2=true,act=elu,norm=layer_norm", {"heads": 2, "v2": True, "act": "elu", "norm": "layer_norm"}),
+        ("GIN,norm=batch_norm,dropout=0.5", {"norm": "batch_norm", "dropout": 0.5}),
+        ("GraphSAGE,jk=lstm,aggr=max", {"jk": "lstm", "aggr": "max"}),
+        ("EdgeCNN", {}),
+        (
+            "PNA,aggregators=mean+max,scalers=identity+amplification",
+            {"aggregators": ["mean", "max"], "scalers": ["identity", "amplification"]},
+        ),
+    ],
+)
+def test_any_model_of_pyg_loads_with_its_arguments(text, settings, tmp_path):
+    """Norms, jumping knowledge and the rest are PyG's own; a graph's embedding does not depend on the batch it is in."""
+    from torch_geometric.nn import models
+
+    torch.manual_seed(0)
+    name = text.split(",")[0]
+    more = {"deg": torch.tensor([0, 3, 9, 4])} if name == "PNA" else {}
+    theirs = randomise(getattr(models, name)(5, 6, num_layers=3, out_channels=4, **settings, **more), 1).eval()
+    save_file(theirs.state_dict(), tmp_path / "w.safetensors")
+    spec = f"pyg:{name},in_channels=5,hidden_channels=6,out_channels=4" + text[len(name) :]
+    backbone = load_backbone(spec, tmp_path / "w.safetensors")
+    graphs = batch("shapes").inputs
+    with torch.no_grad():
+        together = backbone.nodes(graphs)
+        close(together, theirs(graphs.x, graphs.edge_index, batch=graphs.graph))
+        close(together[: graphs.sizes[0]], backbone.nodes(graphs.select_rows([0])))
+    assert (backbone.prompt_dim, backbone.dim, backbone.depth) == (5, 4, 3)
+    with pytest.raises(UserError, match="does not fit|has shape"):
+        load_backbone(spec.replace("hidden_channels=6", "hidden_channels=8"), tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("pyg:GNN,in_channels=5", "no PyG model 'GNN'.*known: EdgeCNN, GAT"),
+        ("pyg:GCN,in_channels=5", "needs hidden_channels"),
+        ("pyg:GCN,5", "'5' in pyg:GCN,5 is not NAME=VALUE"),
+        ("pyg:GCN,in_channels=5,hidden_channels=6,nrom=batch_norm", "PyG's GCN refuses"),
+        ("pyg:GCN,in_channels=5,hidden_channels=6,norm=bath_norm", "PyG's GCN refuses"),
+        ("pyg:GIN,in_channels=5,hidden_channels=6,norm=graph_norm", "would depend on its neighbours"),
+    ],
+)
+def test_arguments_that_pyg_refuses_are_named(spec, message, tmp_path):
+    save_file({"convs.0.bias": torch.zeros(6)}, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=message):
+        load_backbone(spec, tmp_path / "w.safetensors")
+
+
 def test_published_size():
     with torch.device("meta"):
         count = sum(p.numel() for name, p in MolecularGNN("gin").named_parameters())

@@ -38,6 +38,10 @@ def list_backbones() -> list[tuple[str, str]]:
             "pyg:MODEL --weights FILE",
             "state dict of PyG's GCN, GIN, GraphSAGE or GAT; pyg:MODEL:ACTIVATION where it is not relu",
         ),
+        (
+            "pyg:MODEL,in_channels=N,... --weights FILE",
+            "state dict of any model of PyG's nn.models family (PNA, EdgeCNN too) with its arguments: norm=, jk=, act=, heads= ...",
+        ),
         ("file:FILE", "a file written by `pt-graph pretrain`"),
     ]
 
@@ -57,7 +61,7 @@ def load_backbone(spec: str, weights: str | Path | None = None, device: torch.de
 
     from pt_graph.backbone import GraphBackbone
     from pt_graph.networks.molecular import MolecularGNN
-    from pt_graph.weights import load_network, molecular, pyg
+    from pt_graph.weights import load_network, molecular, pyg, pyg_model
 
     kind, _, name = spec.partition(":")
     if kind not in ("builtin", "file", "chem", "pyg") or not name:
@@ -87,7 +91,7 @@ def load_backbone(spec: str, weights: str | Path | None = None, device: torch.de
         model, _, activation = name.partition(":")
         if path is None:
             raise UserError(f"backbone {spec!r} needs its pretrained weights: give --weights FILE")
-        net = pyg(model, activation or "relu", path)
+        net = pyg_model(name, path) if "," in name else pyg(model, activation or "relu", path)
     inputs = "atoms and bonds" if kind == "chem" or getattr(net, "needs_bonds", False) else "float features"
     backbone = GraphBackbone(net, spec, {"inputs": inputs})
     backbone.to(device)

@@ -56,7 +56,7 @@ class Graphs:
     @cached_property
     def structure(self) -> Structure:
         """Who receives what from whom; computed once per batch, shared by all layers and forwards."""
-        return self.structure_ or Structure(self.edge_index, self.edge_attr, len(self.x))
+        return self.structure_ or Structure(self.edge_index, self.edge_attr, len(self.x), self.graph)
 
     def mean(self, values: Tensor) -> Tensor:
         """(graph, ...) mean of (node, ...) values over the nodes of each graph; order of summation within a graph is fixed."""

@@ -25,10 +25,11 @@ class Structure:
         edge_index: (2, edge) source, target.
         edge_attr: (edge, 2) bond type and direction, or None.
         nodes: number of nodes.
+        graph: (node,) number of each node's graph, for networks that normalise over a graph.
     """
 
-    def __init__(self, edge_index: Tensor, edge_attr: Tensor | None, nodes: int) -> None:
-        self.edge_index, self.edge_attr, self.nodes = edge_index, edge_attr, nodes
+    def __init__(self, edge_index: Tensor, edge_attr: Tensor | None, nodes: int, graph: Tensor | None = None) -> None:
+        self.edge_index, self.edge_attr, self.nodes, self.graph = edge_index, edge_attr, nodes, graph
         self._views: dict[bool, View] = {}
 
     def view(self, loops: bool) -> View:
@@ -39,7 +40,9 @@ class Structure:
 
     def prefix(self, nodes: int, edges: int) -> Structure:
         attributes = None if self.edge_attr is None else self.edge_attr[:edges]
-        cut = Structure(self.edge_index[:, :edges], attributes, nodes)
+        cut = Structure(
+            self.edge_index[:, :edges], attributes, nodes, None if self.graph is None else self.graph[:nodes]
+        )
         cut._views = {loops: view.prefix(nodes, edges) for loops, view in self._views.items()}
         return cut
 

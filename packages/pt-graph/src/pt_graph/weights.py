@@ -106,7 +106,8 @@ def pyg(kind: str, activation: str, path: Path) -> PlainGNN:
     foreign = sorted(name for name in state if not name.startswith("convs."))
     if foreign or not state:
         raise UserError(
-            f"{path} has {foreign[0] if foreign else 'no layers'}; only convs.* layers can be loaded (no norms, no JK)"
+            f"{path} has {foreign[0] if foreign else 'no layers'}; only convs.* layers can be read by themselves; "
+            f"for norms and jumping knowledge give the model's arguments, as in pyg:{kind},in_channels=N,hidden_channels=N,norm=batch_norm"
         )
     depth = 1 + max(int(name.split(".")[1]) for name in state)
     rename = {
@@ -131,6 +132,20 @@ def pyg(kind: str, activation: str, path: Path) -> PlainGNN:
         heads.append(own["att_src"].shape[1] if "att_src" in own else 1)
     net = PlainGNN(cast(Any, PYG[kind]), widths, cast(Any, activation), heads=heads, eps=eps)
     assign(net, renamed, path)
+    return net
+
+
+def pyg_model(text: str, path: Path) -> nn.Module:
+    """A state dict of any PyG `nn.models` network, with its arguments as `NAME,key=value,...`.
+
+    Raises:
+        UserError: unknown model or argument, or tensors that are not those of the model.
+    """
+    from pt_graph.networks.pyg import model_of
+
+    state, _ = read_state(path)
+    net = model_of(text, state)
+    assign(net.net, state, path)
     return net
 
 
