@@ -35,10 +35,10 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def parts(self) -> Vectors:
+    def frozen_parts(self) -> Vectors:
         return self.base
 
-    def with_parts(self, features: torch.Tensor) -> Pairs:
+    def with_frozen(self, features: torch.Tensor) -> Pairs:
         return Pairs(self.base, features)
 
     def sample(self, index: int, *, epoch: int | None, seed: int) -> Any:

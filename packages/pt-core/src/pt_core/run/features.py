@@ -73,20 +73,20 @@ def with_features(
 ) -> Dataset:
     """The dataset with its frozen features, where the method has some and the samples are the same in every epoch.
 
-    Samples that share parts (clips that occur in several questions, say) need not store them several times: a dataset with `parts()`, a
-    dataset of the parts, and `with_parts(features)` gets one row per part and says itself how its batches hold them.
+    Samples that share parts (clips that occur in several questions, say) need not store them several times: a dataset with `frozen_parts()`, a
+    dataset of the parts, and `with_frozen(features)` gets one row per part and says itself how its batches hold them.
     """
     key = method.frozen_key()
     if key is None:
         return dataset
-    parts = getattr(dataset, "parts", None)
+    parts = getattr(dataset, "frozen_parts", None)
     if parts is None and getattr(dataset, "augmented", False):
         return dataset
     method.eval()
     if parts is not None:
         shared: Dataset = parts()
         features = store(key, shared, lambda rows: compute_features(method, shared, rows, world, batch_size, workers))
-        filled: Dataset = dataset.with_parts(features)  # type: ignore[attr-defined]
+        filled: Dataset = dataset.with_frozen(features)  # type: ignore[attr-defined]
         return filled
     return FeatureDataset(
         dataset,

@@ -197,7 +197,7 @@ class SubsetDataset:
 
     Augmentation is keyed by a sample's position in the base, so a sample looks the same whatever it is drawn with. What
     a modality's dataset offers beyond the contract is passed on: `groups`, `digests()`, `target(rows)` and `picture(index)` follow the
-    selection, `bind(...)`, `relabel(...)` and `with_parts(...)` give a subset of the changed base, anything else is the base's own.
+    selection, `bind(...)`, `relabel(...)` and `with_frozen(...)` give a subset of the changed base, anything else is the base's own.
     """
 
     def __init__(self, base: Dataset, indices: Sequence[int]) -> None:
@@ -237,7 +237,7 @@ class SubsetDataset:
             return lambda rows: value([self.indices[i] for i in rows])
         if name == "picture":
             return lambda index: value(self.indices[index])
-        if name in ("bind", "relabel", "with_parts"):
+        if name in ("bind", "relabel", "with_frozen"):
             return lambda *args, **kwargs: SubsetDataset(value(*args, **kwargs), self.indices)
         return value
 
