@@ -65,6 +65,11 @@ class LogMel:
             padded = (padded - self.mean) / (2 * self.std)
         return padded.view(count, self.frames, self.bins)
 
+    def count(self, samples: int) -> int:
+        """Segments of a wave of this length."""
+        frames = max(1, (samples - round(self.rate * self.window / 1000)) // round(self.rate * self.shift / 1000) + 1)
+        return math.ceil(frames / self.frames)
+
     @property
     def shape(self) -> tuple[int, int]:
         return self.frames, self.bins

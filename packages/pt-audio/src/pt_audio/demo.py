@@ -1,0 +1,44 @@
+"""`pt-audio demo`: questions about generated sounds, with the built-in models; nothing is downloaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+COMMON: dict[str, Any] = {
+    "data": "builtin:sounds",
+    "tasks": ("tagging",),
+    "beams": 1,
+    "repetition_penalty": 1.0,
+    "max_new_tokens": 12,
+    "batch_size": 16,
+}
+CONTENDERS: dict[str, dict[str, Any]] = {
+    "projector": {"method": "projector", "steps": 160, "eval_every": 80},
+    "acoustic_apt": {"method": "acoustic_apt", "steps": 160, "eval_every": 80},
+}
+
+
+def sounds(out: Path, seeds: int, fast: bool) -> None:
+    """Name what is heard: a linear map against the Q-former, on clips that were not trained on; then a few answers."""
+    from pt_core.run.demo import compare_methods
+
+    from pt_audio.backbones import load_backbone
+    from pt_audio.modality import Audio
+
+    modality = Audio()
+    contenders = {}
+    for name, changes in CONTENDERS.items():
+        short = {"steps": 4, "eval_every": 4, "limit": 24} if fast else {}
+        contenders[name] = {**COMMON, **changes, **short}
+    backbones = {role: load_backbone(modality.default_backbone(role), None, role) for role in ("encoder", "text", "lm")}
+    compare_methods(
+        modality,
+        out,
+        contenders,
+        intro="builtin:mae_sounds + builtin:lm_sounds -> builtin:sounds: what is heard in a clip of 4 to 9 s? 320 clips, answers in words",
+        next_="pt-audio fit acoustic_apt --data CLIPS/ --backbone lm=hf:Qwen/Qwen2.5-0.5B",
+        seeds=seeds,
+        metric="exact_match",
+        backbones=backbones,
+    )

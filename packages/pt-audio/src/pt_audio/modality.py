@@ -1,0 +1,193 @@
+"""pt-audio's side of the shared commands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+from annotated_types import Ge, Gt
+from pt_core.errors import UserError
+from pt_core.run.modality import Demo, Modality
+from pt_core.run.registry import Registry
+
+from pt_audio import __version__
+
+if TYPE_CHECKING:  # the command line's help must not wait for torch
+    from pt_core.backbone import Backbone
+    from pt_core.data import Batch, Dataset
+    from pt_core.method import Method
+    from pt_core.run.evaluate import Evaluation
+    from pt_core.run.fit import RunSpec
+    from pt_core.run.report import Panel
+    from pt_core.task import Task
+    from torch import Tensor
+
+    from pt_audio.data import AudioRecords
+    from pt_audio.method import AudioMethod
+    from pt_audio.tasks.answers import Answers
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """Flags of the task."""
+
+    task: Literal["answers"] = "answers"
+    """What is predicted: answers in words."""
+    max_new_tokens: Annotated[int, Ge(1)] = 256
+    """Longest generated answer."""
+    beams: Annotated[int, Ge(1)] = 5
+    """Beams of the search; 1 is greedy."""
+    repetition_penalty: Annotated[float, Gt(0)] = 1.5
+    """Makes repeated tokens less likely; 1 for none."""
+    length_penalty: float = 1.0
+    """Above 0 prefers long answers of a beam search."""
+    instruction_tokens: Annotated[int, Ge(4)] = 128
+    """Longest instruction; of a longer one the end is kept."""
+    answer_tokens: Annotated[int, Ge(2)] = 256
+    """Longest answer in training; of a longer one the beginning is kept."""
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """Flags of `pt-audio predict`."""
+
+    ask: tuple[str, ...] = ()
+    """The question, asked of every clip; given K times: the K clips are one input, with text k behind clip k."""
+    stereo: Literal["error", "mean", "left", "right"] = "error"
+    """What to do with several channels: refuse, average, or take one."""
+
+
+@dataclass(frozen=True)
+class PretrainOptions:
+    """Flags of `pt-audio pretrain`."""
+
+    what: Literal["encoder", "text"] = "encoder"
+    """The audio encoder, or the language model and the BERT."""
+    steps: Annotated[int, Ge(1)] | None = None
+    """Optimiser steps (default: the recipe's)."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Seed."""
+
+
+class Audio(Modality):
+    """Audio: questions about clips, answered by a frozen language model."""
+
+    package = "pt-audio"
+    registry = Registry("pt_audio", Path(__file__).parent / "methods")
+    input_name = "AUDIO"
+
+    @property
+    def data_options(self) -> type:
+        from pt_audio.data import DataOptions
+
+        return DataOptions
+
+    @property
+    def task_options(self) -> type:
+        return TaskOptions
+
+    @property
+    def predict_options(self) -> type:
+        return PredictOptions
+
+    def version(self) -> str:
+        return __version__
+
+    def backbones(self) -> Sequence[tuple[str, str]]:
+        from pt_audio.backbones import list_backbones
+
+        return list_backbones()
+
+    def default_backbone(self, role: str) -> str:
+        from pt_audio.backbones import BUILTIN
+
+        return f"builtin:{BUILTIN[role]}"
+
+    def load_backbone(self, spec: str, weights: str | None, options: Any | None, role: str) -> Backbone:
+        from pt_audio.backbones import load_backbone
+
+        return load_backbone(spec, weights, role)
+
+    def load_data(self, spec: str, options: Any, seed: int) -> Mapping[str, Dataset]:
+        from pt_audio.data import load_audio
+
+        found: dict[str, Any] = dict(load_audio(spec, options, seed))
+        return found
+
+    def bind(
+        self, dataset: Dataset, backbones: Mapping[str, Backbone], task: Task, options: Any | None, training: bool
+    ) -> Dataset:
+        answers, records = cast("Answers", task), cast("AudioRecords", dataset)
+        bound: Dataset = records.bind(
+            backbones["encoder"], backbones["text"], backbones["lm"], answers.tags, answers.limits  # type: ignore[arg-type]
+        )  # fmt: skip
+        return bound
+
+    def make_task(self, options: TaskOptions, data: Mapping[str, Dataset]) -> Task:
+        from pt_audio.tasks.answers import Answers
+
+        return Answers(
+            cast("AudioRecords", data["train"]).tags,
+            options.max_new_tokens,
+            options.beams,
+            options.repetition_penalty,
+            options.length_penalty,
+            options.instruction_tokens,
+            options.answer_tokens,
+        )
+
+    def task_from_json(self, spec: Mapping[str, Any]) -> Task:
+        from pt_audio.tasks.answers import Answers
+
+        return Answers.from_json(spec)
+
+    def inputs(self, items: Sequence[Any], method: Method, options: Any | None) -> Dataset:
+        from pt_audio.inputs import input_records
+
+        chosen = options if isinstance(options, PredictOptions) else PredictOptions()
+        records = input_records(items, chosen.ask, chosen.stereo)
+        own = cast("AudioMethod", method)
+        return records.bind(own.encoder, own.text, own.lm, own.answers.tags, own.answers.limits)  # type: ignore[return-value]
+
+    def example(self, spec: RunSpec, classes: int, batch_size: int) -> tuple[Mapping[str, Backbone], Task, Batch]:
+        from pt_audio.example import example
+
+        return example(self, spec, batch_size)
+
+    def blank_inputs(self, backbone: Backbone, batch_size: int) -> Tensor:
+        raise UserError("answers are generated token by token, so pt-audio exports no programs; use --format artifact")
+
+    def thumbnail(self, dataset: Dataset, index: int) -> bytes | None:
+        from pt_audio.pictures import thumbnail
+
+        return thumbnail(dataset, index)
+
+    def panels(self, method: Method, data: Mapping[str, Dataset], finals: Mapping[str, Evaluation]) -> Sequence[Panel]:
+        from pt_audio.panels import attention_panels
+
+        return attention_panels(method, data)
+
+    def demos(self) -> Sequence[Demo]:
+        from pt_audio.demo import sounds
+
+        return (Demo("sounds", "questions about generated sounds that the aligner has not heard", sounds),)
+
+    def pretrain_options(self) -> type:
+        return PretrainOptions
+
+    def pretrain(self, options: PretrainOptions, out: Path) -> str:
+        changes: dict[str, Any] = {"seed": options.seed}
+        if options.steps is not None:
+            changes["steps"] = options.steps
+        if options.what == "encoder":
+            from pt_audio.pretrain import EncoderConfig, pretrain
+
+            pretrain(EncoderConfig(**changes), out)
+            return f"encoder=local:{out}"
+        from pt_audio.pretrain_text import TextConfig
+        from pt_audio.pretrain_text import pretrain as pretrain_text
+
+        pretrain_text(TextConfig(**changes), out)
+        return f"lm=local:{out / 'lm'} --backbone text=local:{out / 'text'}"

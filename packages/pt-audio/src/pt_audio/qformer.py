@@ -1,0 +1,249 @@
+"""The Q-former of BLIP-2 and InstructBLIP as APT uses it: a BERT whose learned queries read text and audio.
+
+    [queries, text] -> self-attention over both (padding masked) -> in every second layer the queries attend to the audio
+                    -> separate feed-forward networks: the text keeps BERT's, the queries have their own (initialised as a copy)
+
+Post-norm BERT blocks; no token types; queries have no position embedding. Parameters, with H = dim, I = inner, V = vocabulary:
+embeddings V H + positions H + 2 H; per layer 4 (H^2 + H) + 2 H and two feed-forward networks of (2 H I + I + H) + 2 H; per
+cross-attention 2 (H^2 + H) + 2 (A H + H) + 2 H with audio of width A. BERT-mini (V = 30523, A = 768): 14,260,480.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+EPS = 1e-12
+KeysValues = tuple[Tensor, Tensor]
+"""(batch, heads, tokens, head_dim) keys and values of a layer."""
+
+
+@dataclass(frozen=True)
+class QFormerSizes:
+    """Dimensions.
+
+    Attributes:
+        vocabulary: V, of the text embeddings ([DEC] included); 0 leaves out text embeddings and text feed-forward networks.
+        dim, depth, heads, inner: H, layers, attention heads, I.
+        audio: A, width of the audio vectors.
+        cross_every: c; layers 0, c, 2c ... own a cross-attention.
+        positions: longest text.
+    """
+
+    vocabulary: int
+    dim: int
+    depth: int
+    heads: int
+    inner: int
+    audio: int
+    cross_every: int = 2
+    positions: int = 512
+
+    def parameters(self) -> int:
+        """The formula of the module's docstring."""
+        h, v, i = self.dim, self.vocabulary, self.inner
+        forward = (2 * h * i + i + h) + 2 * h
+        embeddings = (v + self.positions) * h + 2 * h if v else 2 * h
+        layer = 4 * (h * h + h) + 2 * h + forward * (2 if v else 1)
+        cross = 2 * (h * h + h) + 2 * (self.audio * h + h) + 2 * h
+        return embeddings + self.depth * layer + -(-self.depth // self.cross_every) * cross
+
+
+class Attention(nn.Module):
+    """Multi-head attention with its residual and norm: norm(x + dropout(out(attend(x, source))))."""
+
+    def __init__(self, dim: int, heads: int, source: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(source, dim)
+        self.value = nn.Linear(source, dim)
+        self.out = nn.Linear(dim, dim)
+        self.norm = nn.LayerNorm(dim, eps=EPS)
+
+    def split(self, x: Tensor) -> Tensor:
+        """(batch, tokens, dim) -> (batch, heads, tokens, head_dim)."""
+        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
+
+    def forward(
+        self, x: Tensor, source: Tensor, mask: Tensor | None = None, past: KeysValues | None = None
+    ) -> tuple[Tensor, KeysValues]:
+        """x (batch, tokens, dim) reads source (batch, items, source); mask (batch | 1, 1, tokens, past + items) is True where it may
+        look; `past` are keys and values in front. Returns the output, and the keys and values of `source`."""
+        keys, values = self.split(self.key(source)), self.split(self.value(source))
+        own = (keys, values)
+        if past is not None:
+            keys, values = torch.cat([past[0], keys], 2), torch.cat([past[1], values], 2)
+        drop = self.dropout if self.training else 0.0
+        read = F.scaled_dot_product_attention(self.split(self.query(x)), keys, values, attn_mask=mask, dropout_p=drop)
+        read = self.out(read.transpose(1, 2).flatten(2))
+        return self.norm(x + F.dropout(read, self.dropout, self.training)), own
+
+    def weights(self, x: Tensor, source: Tensor) -> Tensor:
+        """(batch, heads, tokens, items) attention weights without a mask, for inspection."""
+        scores = self.split(self.query(x)) @ self.split(self.key(source)).transpose(2, 3)
+        return (scores / (x.shape[2] // self.heads) ** 0.5).softmax(-1)
+
+
+class FeedForward(nn.Module):
+    def __init__(self, dim: int, inner: int, dropout: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, inner)
+        self.fc2 = nn.Linear(inner, dim)
+        self.norm = nn.LayerNorm(dim, eps=EPS)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x + F.dropout(self.fc2(F.gelu(self.fc1(x))), self.dropout, self.training))  # type: ignore[no-any-return]
+
+
+class Layer(nn.Module):
+    def __init__(self, sizes: QFormerSizes, cross: bool, dropout: float) -> None:
+        super().__init__()
+        self.attention = Attention(sizes.dim, sizes.heads, sizes.dim, dropout)
+        self.cross = Attention(sizes.dim, sizes.heads, sizes.audio, dropout) if cross else None
+        self.text = FeedForward(sizes.dim, sizes.inner, dropout) if sizes.vocabulary else None
+        self.queries = FeedForward(sizes.dim, sizes.inner, dropout)
+
+    def forward(
+        self, x: Tensor, queries: int, mask: Tensor | None, audio: Tensor | None, past: KeysValues | None
+    ) -> tuple[Tensor, KeysValues]:
+        """x = [queries, text]; only the first `queries` positions read the audio."""
+        x, own = self.attention(x, x, mask, past)
+        asked, told = x[:, :queries], x[:, queries:]
+        if queries:
+            if self.cross is not None and audio is not None:
+                asked, _ = self.cross(asked, audio)
+            asked = self.queries(asked)
+        if told.shape[1]:
+            assert self.text is not None, "text was disabled"
+            told = self.text(told)
+        return torch.cat([asked, told], 1), own
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a pass returns.
+
+    Attributes:
+        queries: (batch, queries, dim) outputs at the query positions.
+        text: (batch, text, dim).
+        past: keys and values per layer.
+    """
+
+    queries: Tensor
+    text: Tensor
+    past: Sequence[KeysValues]
+
+
+class QFormer(nn.Module):
+    """See the module's docstring. Initial values are N(0, 0.02) (`initializer_range` of BERT) where no BERT is loaded."""
+
+    def __init__(self, sizes: QFormerSizes, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.sizes, self.dropout = sizes, dropout
+        self.word = nn.Embedding(sizes.vocabulary, sizes.dim) if sizes.vocabulary else None
+        self.position = nn.Embedding(sizes.positions, sizes.dim) if sizes.vocabulary else None
+        self.norm = nn.LayerNorm(sizes.dim, eps=EPS)
+        self.layers = nn.ModuleList(Layer(sizes, n % sizes.cross_every == 0, dropout) for n in range(sizes.depth))
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+
+    def forward(
+        self,
+        queries: Tensor | None,
+        ids: Tensor | None = None,
+        text_mask: Tensor | None = None,
+        audio: Tensor | None = None,
+        past: Sequence[KeysValues] | None = None,
+        causal: bool = False,
+    ) -> Read:
+        """queries (batch, queries, dim), ids and text_mask (batch, text), audio (batch, vectors, audio width).
+
+        A query attends to all queries and to text that is no padding, so a fully padded text leaves the queries as they are. `past`
+        (with `causal`) is what text continues: the keys and values that the queries left behind.
+        """
+        parts, count = [], 0
+        if queries is not None:
+            parts.append(queries)
+            count = queries.shape[1]
+        if ids is not None:
+            assert self.word is not None, "text was disabled"
+            assert self.position is not None
+            parts.append(self.word(ids) + self.position.weight[: ids.shape[1]])
+        x = F.dropout(self.norm(torch.cat(parts, 1)), self.dropout, self.training)
+        mask = self._mask(x, count, text_mask, past, causal)
+        kept = []
+        for number, layer in enumerate(self.layers):
+            x, own = layer(x, count, mask, audio, None if past is None else past[number])
+            kept.append(own)
+        return Read(x[:, :count], x[:, count:], kept)
+
+    def _mask(
+        self, x: Tensor, queries: int, text_mask: Tensor | None, past: Sequence[KeysValues] | None, causal: bool
+    ) -> Tensor | None:
+        """(batch, 1, tokens, past + tokens), True where a position may look."""
+        if text_mask is None and not causal:
+            return None
+        batch, tokens, _ = x.shape
+        text = tokens - queries
+        real = x.new_ones(batch, text, dtype=torch.bool) if text_mask is None else text_mask.bool()
+        before = 0 if past is None else past[0][0].shape[2]
+        seen = torch.cat([real.new_ones(batch, before + queries), real], 1)[:, None].expand(-1, tokens, -1)
+        if causal:
+            later = torch.ones(tokens, tokens, dtype=torch.bool, device=x.device).triu(1)
+            seen = seen & ~torch.cat([later.new_zeros(tokens, before), later], 1)
+        # A padded text position with nothing to look at would give NaN: it looks at itself, and nobody reads it.
+        own = torch.eye(tokens, dtype=torch.bool, device=x.device)
+        return (seen | torch.cat([own.new_zeros(tokens, before), own], 1))[:, None]
+
+    def attention_maps(self, queries: Tensor, audio: Tensor, ids: Tensor | None, mask: Tensor | None) -> list[Tensor]:
+        """(batch, heads, queries, vectors) of every layer that reads the audio."""
+        found: list[Tensor] = []
+        handles = [
+            layer.cross.register_forward_pre_hook(lambda module, args: found.append(module.weights(args[0], args[1])))
+            for layer in self.layers
+            if layer.cross is not None
+        ]
+        try:
+            self(queries, ids, mask, audio)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found
+
+    @torch.no_grad()
+    def load_bert(self, bert: nn.Module) -> None:
+        """Take over the weights of a transformers `BertModel` of the same sizes; the queries' networks become copies of the text's."""
+        have = {name: tensor.detach() for name, tensor in bert.state_dict().items()}
+
+        def copy(target: nn.Module, name: str) -> None:
+            target.weight[: len(have[f"{name}.weight"])] = have[f"{name}.weight"].to(target.weight)  # type: ignore[index, operator, call-overload]
+            if f"{name}.bias" in have:
+                target.bias.copy_(have[f"{name}.bias"])  # type: ignore[operator, union-attr]
+
+        if self.word is not None and self.position is not None:
+            copy(self.word, "embeddings.word_embeddings")
+            types = have.get("embeddings.token_type_embeddings.weight")
+            if types is not None:  # all tokens are of type 0
+                self.word.weight += types[0].to(self.word.weight)
+            copy(self.position, "embeddings.position_embeddings")
+        copy(self.norm, "embeddings.LayerNorm")
+        for number, layer in enumerate(self.layers):
+            base = f"encoder.layer.{number}."
+            for part, name in (("query", "self.query"), ("key", "self.key"), ("value", "self.value")):
+                copy(getattr(layer.attention, part), f"{base}attention.{name}")
+            copy(layer.attention.out, f"{base}attention.output.dense")
+            copy(layer.attention.norm, f"{base}attention.output.LayerNorm")
+            for network in (layer.text, layer.queries):
+                if network is not None:
+                    copy(network.fc1, f"{base}intermediate.dense")
+                    copy(network.fc2, f"{base}output.dense")
+                    copy(network.norm, f"{base}output.LayerNorm")

@@ -1,0 +1,237 @@
+"""The task of this package: answer in words. Judged by the words, and where an answer is one of a few tags, by the tag it means."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import torch
+from pt_core import Batch, Task
+from pt_core.errors import ArtifactError, DataError
+from pt_core.task import Evaluator, Predictions
+from torch import Tensor
+from torch.nn import functional as F
+
+from pt_audio.bound import IGNORED, Limits
+from pt_audio.models import LanguageModel
+from pt_audio.records import TASKS
+
+MAX_TAGS, MAX_NAME = 10_000, 1000
+
+
+class Answering(Protocol):
+    """What a method offers to the task."""
+
+    def __call__(self, batch: Batch) -> Tensor: ...
+
+    def generate(self, batch: Batch, max_new_tokens: int, options: Mapping[str, Any]) -> Tensor: ...
+
+    def tag(self, texts: Sequence[str], names: Sequence[str]) -> Tensor: ...
+
+
+class Answers(Task):
+    """Generate the answer.
+
+    Args:
+        tags: names of the classes that tagging answers are matched with.
+        max_new_tokens, beams, repetition_penalty, length_penalty: of the search (the published evaluation: 256, 5, 1.5, 1).
+        instruction_tokens, answer_tokens: longest texts, see `Limits`.
+    """
+
+    name = "answers"
+    outputs = 0
+    select: tuple[str, Literal["max", "min"]] = ("nll", "min")
+
+    def __init__(
+        self,
+        tags: Sequence[str] = (),
+        max_new_tokens: int = 256,
+        beams: int = 5,
+        repetition_penalty: float = 1.5,
+        length_penalty: float = 1.0,
+        instruction_tokens: int = 128,
+        answer_tokens: int = 256,
+    ) -> None:
+        self.tags = tuple(tags)
+        self.max_new_tokens, self.beams = max_new_tokens, beams
+        self.repetition_penalty, self.length_penalty = repetition_penalty, length_penalty
+        self.limits = Limits(instruction_tokens, answer_tokens)
+        self.lm: LanguageModel | None = None
+
+    def attach(self, lm: LanguageModel) -> None:
+        self.lm = lm
+
+    def search(self) -> dict[str, Any]:
+        """Options of the model's `generate`."""
+        options: dict[str, Any] = {"num_beams": self.beams, "do_sample": False}
+        if self.repetition_penalty != 1.0:
+            options["repetition_penalty"] = self.repetition_penalty
+        if self.beams > 1:
+            options["length_penalty"] = self.length_penalty
+        return options
+
+    def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, int]:
+        """(mean cross-entropy over the answers' tokens and end tokens, their number)."""
+        answer = batch.target["answer"]
+        count = answer.numel() if answer.is_meta else int((answer != IGNORED).sum())
+        return token_losses(output, answer).sum() / count, count
+
+    def logs(self, output: Tensor, batch: Batch) -> Mapping[str, Tensor]:
+        answer = batch.target["answer"]
+        right = (output.detach().argmax(-1) == answer) | (answer == IGNORED)
+        return {"exact": right.all(1).float().mean()}
+
+    def predict(self, output: Any) -> Predictions:
+        return {"tokens": output}
+
+    def answer(self, model: Answering, batch: Batch) -> Predictions:
+        """tokens (batch, max_new_tokens), IGNORED behind the end; tag (batch,); nll and count (batch,) where the batch has answers."""
+        tokens = model.generate(batch, self.max_new_tokens, self.search())
+        assert self.lm is not None
+        ended = (tokens == self.lm.end).long().cumsum(1) > 0
+        tokens = tokens.masked_fill(ended, IGNORED)
+        found = {"tokens": F.pad(tokens, (0, self.max_new_tokens - tokens.shape[1]), value=IGNORED)}
+        if self.tags:
+            found["tag"] = model.tag(self.texts(tokens), self.tags).to(tokens.device)
+        if batch.target is not None:
+            answer = batch.target["answer"]
+            found["nll"] = token_losses(model(batch), answer).sum(1)
+            found["count"] = (answer != IGNORED).sum(1)
+        return found
+
+    def texts(self, tokens: Tensor) -> list[str]:
+        assert self.lm is not None
+        return [self.lm.text(row) for row in tokens.tolist()]
+
+    def evaluator(self) -> Evaluator:
+        return AnswerEvaluator(self)
+
+    def records(self, predictions: Predictions, batch: Batch) -> list[dict[str, Any]]:
+        """id, label and correct (where the batch has answers), predicted, and for tags the one it means."""
+        said = self.texts(predictions["tokens"])
+        rows = []
+        wanted = None if batch.target is None else self.texts(batch.target["answer"])
+        for number, sample in enumerate(batch.ids):
+            row: dict[str, Any] = {"id": sample}
+            if wanted is not None:
+                row["label"] = wanted[number]
+            row["predicted"] = said[number]
+            if "tag" in predictions and int(predictions["tag"][number]) >= 0:
+                row["tag"] = self.tags[int(predictions["tag"][number])]
+            if wanted is not None:
+                row["correct"] = said[number] == wanted[number]
+            rows.append(row)
+        return rows
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "tags": list(self.tags),
+            "max_new_tokens": self.max_new_tokens,
+            "beams": self.beams,
+            "repetition_penalty": self.repetition_penalty,
+            "length_penalty": self.length_penalty,
+            "instruction_tokens": self.limits.instruction,
+            "answer_tokens": self.limits.answer,
+        }
+
+    @classmethod
+    def from_json(cls, spec: Mapping[str, Any]) -> Answers:
+        """Inverse of `to_json`.
+
+        Raises:
+            ArtifactError: another task, or an entry of the wrong type or range.
+        """
+        if spec.get("name") != cls.name:
+            raise ArtifactError(f"the artifact's task {spec.get('name')!r} is unknown to this pt-audio; known: {cls.name}")
+        tags = spec.get("tags")
+        good = isinstance(tags, list) and len(tags) <= MAX_TAGS
+        if not good or not all(isinstance(tag, str) and len(tag) <= MAX_NAME for tag in tags or ()):
+            raise ArtifactError("the card's task needs a list of texts 'tags'")
+        whole = {name: spec.get(name) for name in ("max_new_tokens", "beams", "instruction_tokens", "answer_tokens")}
+        real = {name: spec.get(name) for name in ("repetition_penalty", "length_penalty")}
+        for name, value in whole.items():
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**16:
+                raise ArtifactError(f"the card's task needs a whole number {name!r}, it has {value!r}")
+        for name, value in real.items():
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+                raise ArtifactError(f"the card's task needs a number {name!r}, it has {value!r}")
+        return cls(tags or (), **whole, **real)  # type: ignore[arg-type]
+
+    def check_dataset(self, dataset: Any, role: str) -> None:
+        """Refuse a role without records, and one without answers where they are needed.
+
+        Raises:
+            DataError: names the role and the record.
+        """
+        records = getattr(dataset, "records", ())
+        if not len(dataset):
+            raise DataError(f"role {role!r} has no records")
+        for record in records:
+            if record.answer is None:
+                raise DataError(f"record {record.name!r} of role {role!r} has no answer ('text_output')")
+
+
+def token_losses(logits: Tensor, answer: Tensor) -> Tensor:
+    """(batch, answer): cross-entropy per token, 0 where the answer is IGNORED."""
+    if logits.dtype in (torch.bfloat16, torch.float16):
+        logits = logits.float()
+    flat = F.cross_entropy(logits.flatten(0, 1), answer.flatten(), reduction="none", ignore_index=IGNORED)
+    return flat.view_as(answer)
+
+
+def word_f1(have: str, want: str) -> float:
+    """Harmonic mean of precision and recall of the words, counted with repetition."""
+    a, b = have.lower().split(), want.lower().split()
+    common = sum((Counter(a) & Counter(b)).values())
+    return 2 * common / (len(a) + len(b)) if common else float(a == b)
+
+
+class AnswerEvaluator(Evaluator):
+    """exact_match and word_f1 over all records and per kind of question; tag_accuracy over tagging records; nll per token."""
+
+    def __init__(self, task: Answers) -> None:
+        self.task = task
+        self.sums = torch.zeros(2 + 3 * (1 + len(TASKS)), dtype=torch.float64)
+        self.matrix = torch.zeros(len(task.tags), len(task.tags) + 1, dtype=torch.float64)
+
+    def update(self, predictions: Predictions, batch: Batch) -> None:
+        if batch.target is None:
+            raise DataError("evaluation needs answers; these records have none")
+        self.sums[0] += predictions["nll"].double().sum().cpu()
+        self.sums[1] += predictions["count"].sum().cpu()
+        have, want = self.task.texts(predictions["tokens"]), self.task.texts(batch.target["answer"])
+        for said, right, kind in zip(have, want, batch.extra["task"].tolist(), strict=True):
+            values = torch.tensor([1.0, float(said == right), word_f1(said, right)], dtype=torch.float64)
+            for group in (0, 1 + kind):
+                self.sums[2 + 3 * group : 5 + 3 * group] += values
+        if "tag" in predictions:
+            for true, guess in zip(batch.target["tag"].tolist(), predictions["tag"].tolist(), strict=True):
+                if true >= 0:
+                    self.matrix[true, guess] += 1  # -1, no tag, is the last column
+
+    def compute(self) -> dict[str, float]:
+        import torch.distributed as dist
+
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(self.sums)
+            dist.all_reduce(self.matrix)
+        sums = self.sums.tolist()
+        rows = sums[2]
+        found = {"exact_match": sums[3] / rows, "word_f1": sums[4] / rows, "nll": sums[0] / sums[1]}
+        total = float(self.matrix.sum())
+        if total:
+            found["tag_accuracy"] = float(self.matrix.diagonal().sum()) / total
+        present = [number for number in range(len(TASKS)) if sums[5 + 3 * number]]
+        if len(present) > 1:
+            found |= {f"exact_match/{TASKS[n]}": sums[6 + 3 * n] / sums[5 + 3 * n] for n in present}
+        return found
+
+    def tables(self) -> dict[str, Any]:
+        """Confusion over the tags; answers that mean none of them are a class of their own."""
+        if not float(self.matrix.sum()):
+            return {}
+        names = [*self.task.tags, "(none)"]
+        square = torch.cat([self.matrix, torch.zeros(1, len(names), dtype=torch.float64)])
+        return {"confusion": {"labels": names, "matrix": square.long().tolist()}}
