@@ -73,8 +73,8 @@ def with_features(
 ) -> Dataset:
     """The dataset with its frozen features, where the method has some and the samples are the same in every epoch.
 
-    Samples that share parts (clips that occur in several questions, say) need not store them several times: a dataset with `frozen_parts()`, a
-    dataset of the parts, and `with_frozen(features)` gets one row per part and says itself how its batches hold them.
+    Samples that share parts (clips that occur in several questions, say) need not store them several times: a dataset with
+    `frozen_parts()`, a dataset of the parts, and `with_frozen(features)` gets one row per part and says itself how its batches hold them.
     """
     key = method.frozen_key()
     if key is None:
