@@ -65,7 +65,7 @@ def render() -> str:
         "",
         "## Epochs on cached tokens (`python -m benchmarks.pointcloud.cached_epochs`)",
         "",
-        "IDPT with `--no-train-class-token` and no augmentation, as `fit` runs it, from an empty cache; the first epoch fills it. Target: at",
+        "IDPT with `--no-train-class-token` and no augmentation, as `fit` runs it, from an empty cache that the first epoch fills. Target: at",
         "least 5 where the network is large enough for its cost to matter.",
         "",
         "| backbone | clouds | first epoch s | later epoch s | speed-up | epoch without cache s |",
