@@ -62,7 +62,7 @@ def tiny(name: str, seed: int = 0) -> Any:
         "gpt2": lambda: t.GPT2LMHeadModel(t.GPT2Config(**SMALL, n_embd=32, n_layer=2, n_head=4, n_positions=256)),
         "t5": lambda: t.T5ForConditionalGeneration(
             t.T5Config(
-                vocab_size=300, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4,
+                vocab_size=300, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_decoder_layers=3, num_heads=4,
                 eos_token_id=0, pad_token_id=0, decoder_start_token_id=0,
             )
         ),

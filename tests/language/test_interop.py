@@ -79,7 +79,7 @@ def peft_made(name: str, kind: str, parts: int | None = None, **options: Any) ->
     return model
 
 
-CASES = [*((name, kind) for name in METHODS for kind in ("llama", "gpt2")), ("prompt_tuning", "t5"), ("p_tuning", "t5")]
+CASES = [(name, kind) for name in METHODS for kind in ("llama", "gpt2", "t5")]
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
@@ -119,6 +119,50 @@ def test_lstm_encoder_and_projection_open_here(tmp_path: Path) -> None:
         rtol=1e-4,
         atol=1e-4,
     )
+
+
+def test_peft_gives_decoder_blocks_of_t5_one_prefix_and_ours_has_one_each(tmp_path: Path) -> None:
+    """PEFT's order of slots: with 2 layers both blocks read slots 0 and 1; what we write has a slot pair for every block."""
+    peft_made("prefix", "t5").save_pretrained(tmp_path / "theirs")
+    method: Any = import_peft(tmp_path / "theirs", tiny.backbone("t5"), tiny.task())[1]
+    slots = method.prompt.detach().view(6, 4, -1)
+    assert torch.equal(slots[:, :2], slots[:, 2:])
+    assert torch.equal(slots[:, :2], read_foreign(tmp_path / "theirs").prompt.view(6, 4, -1)[:, :2])
+    export_peft(tiny.tuned("prefix", tiny.backbone("t5")), tmp_path / "ours")
+    config = json.loads((tmp_path / "ours" / "adapter_config.json").read_text())
+    assert (config["num_layers"], config["num_transformer_submodules"]) == (4, 2)
+    again: Any = import_peft(tmp_path / "ours", tiny.backbone("t5"), tiny.task())[1]
+    assert torch.equal(again.prompt, tiny.tuned("prefix", tiny.backbone("t5")).prompt)  # type: ignore[arg-type]
+
+
+def test_a_prefix_of_bert_has_peft_s_hidden_states(tmp_path: Path) -> None:
+    """P-tuning v2's own setting: the encoder's states behind the prefix, a ragged batch with padding on the left."""
+    from pt_core import Batch
+    from pt_language.methods.prefix import Prefix, PrefixConfig
+    from pt_language.tasks.text import TextClassification
+
+    from tests.language import common
+
+    on = common.tiny("bert")
+    config = peft.PrefixTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=6)
+    torch.manual_seed(3)
+    model = peft.get_peft_model(common.tiny("bert").module, config).eval()
+    with torch.no_grad():
+        model.prompt_encoder["default"].embedding.weight.normal_()
+    method = Prefix(
+        PrefixConfig(prompt_length=6), {"backbone": on}, TextClassification(("a", "b"), "{t} {l}", None, "head")
+    )
+    with torch.no_grad():
+        method.prompt.copy_(model.prompt_encoder["default"].embedding.weight)
+        ids = torch.randint(1, 250, (3, 9))
+        mask = torch.ones_like(ids)
+        mask[1, 5:] = 0
+        batch = Batch({"ids": ids, "mask": mask}, None, torch.arange(3), ["a", "b", "c"])
+        have = on(batch.inputs, method.edits(batch))
+        want = model(input_ids=ids, attention_mask=mask).last_hidden_state
+    torch.testing.assert_close(have.tokens[0], want[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(have.tokens[1, :5], want[1, :5], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(have.extra["pooled"], want[:, 0], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("parts", [1, 2])
@@ -284,7 +328,9 @@ def test_sizes_that_do_not_fit_name_both(tmp_path: Path) -> None:
     config.write_text(
         json.dumps({"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 5, "num_transformer_submodules": 2})
     )
-    with pytest.raises(ArtifactError, match="prefix of an encoder-decoder model"):
+    with pytest.raises(ArtifactError, match="for an encoder-decoder .* is of kind decoder"):
+        import_peft(tmp_path / "peft", tiny.backbone(), tiny.task())
+    with pytest.raises(ArtifactError, match=r"rows of 48; .* width 8 = 128 or more"):
         import_peft(tmp_path / "peft", tiny.backbone("t5"), tiny.task())
 
 

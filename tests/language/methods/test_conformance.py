@@ -30,6 +30,8 @@ CASES = {
     "prompt_t5": case(PromptTuning, 5 * D, name="t5", prompt_length=5),
     "prompt_bert": case(PromptTuning, 5 * D + HEAD, name="bert", scoring="head", prompt_length=5),
     "prefix": case(Prefix, 3 * 2 * N * KV, prompt_length=3, init_std=0.5),
+    "prefix_t5": case(Prefix, 3 * 2 * 3 * D, name="t5", prompt_length=3, init_std=0.5),
+    "prefix_bert": case(Prefix, 3 * 2 * N * D + HEAD, name="bert", scoring="head", prompt_length=3, init_std=0.5),
     "prefix_projected": case(Prefix, 3 * D + D * 8 + 8 + 8 * 2 * N * KV + 2 * N * KV, prompt_length=3, projection=8),
     "p_tuning_mlp": case(PTuning, 3 * D + 3 * (D * D + D), prompt_length=3, encoder="mlp"),
     "p_tuning_lstm": case(

@@ -13,6 +13,7 @@ from pt_core.kernels import reference_kernels
 from pt_core.kernels.flops import flop_counter
 from pt_core.run.options import build_all
 from pt_language.methods.full import FullFineTuning
+from pt_language.methods.iapt import IAPT
 from pt_language.methods.p_tuning import PTuning
 from pt_language.methods.prefix import Prefix, PrefixConfig, from_pairs, key_values
 from pt_language.methods.prompt_tuning import PromptTuning, PromptTuningConfig
@@ -86,6 +87,30 @@ def test_generation_equals_generation_without_shared_prefix(name, beams):
             alone = Batch(unpadded(one, row), None, torch.arange(1), ["x"])
             with reference_kernels():
                 assert method.generate(alone, 6, settings)[0].tolist() == have[row].tolist()
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_generation_of_an_encoder_decoder_behind_keys_and_values_equals_whole_passes(beams):
+    """Cached decoding against a beam search of whole forward passes."""
+    torch.manual_seed(1)
+    method = make(Prefix, "t5", prompt_length=4, init_std=1.0).eval()
+    ragged, settings = batch("t5", chosen=(0, 1, 2)), {"eos_token_id": None, "num_beams": beams}
+    with torch.no_grad():
+        found = method.generate(ragged, 5, settings)
+        for row in range(3):
+            one = Batch(unpadded(ragged, row), None, torch.arange(1), ["x"])
+            kept = [(0.0, torch.zeros(1, 0, dtype=torch.long))]
+            for _ in range(5):
+                longer = []
+                for score, answer in kept:
+                    target = torch.cat([answer, answer.new_zeros(1, 1)], 1)
+                    shares = method.target_logits(replace(one, extra={"answer": target}))[0, -1].log_softmax(-1)
+                    for value, token in zip(*(t.tolist() for t in shares.topk(beams)), strict=True):
+                        longer.append((score + value, torch.cat([answer, torch.tensor([[token]])], 1)))
+                kept = sorted(longer, key=lambda pair: -pair[0])[:beams]
+            assert found[row].tolist() == kept[0][1][0].tolist()
+        bare = make(Prefix, "t5", prompt_length=4, init="zero").generate(ragged, 5, settings)
+    assert not torch.equal(found, bare)
 
 
 def test_choices_of_several_tokens_score_as_their_mean_log_probability():
@@ -218,9 +243,13 @@ BAD: dict[str, tuple[Any, str]] = {
     "text without text": (lambda: PromptTuningConfig(init="text"), "belong together"),
     "text of nothing": (lambda: make(PromptTuning, init="text", init_text="", prompt_length=3), "zero tokens"),
     "projection of zeros": (lambda: PrefixConfig(projection=3, init="zero"), "needs init='normal'"),
-    "prefix on an encoder-decoder": (
-        lambda: make(Prefix, "t5"),
+    "iapt on an encoder-decoder": (
+        lambda: make(IAPT, "t5"),
         "kind decoder; 'tiny:t5-0' is of kind encoder-decoder",
+    ),
+    "tokens' keys of an encoder-decoder": (
+        lambda: make(Prefix, "t5", init="vocabulary"),
+        "in a causal model; 'tiny:t5-0' is of kind encoder-decoder",
     ),
     "words on an encoder": (lambda: make(PromptTuning, "bert"), "cannot score label words; use --scoring head"),
     "too long": (

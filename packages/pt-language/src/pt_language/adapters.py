@@ -1,7 +1,8 @@
 """Language models of transformers behind the Backbone contract: decoder-only, encoder-decoder, and encoder networks.
 
 Inputs are mappings of tensors: `ids` and `mask` (batch, tokens), padded on either side. Sites of a decoder-only model: `input` takes
-virtual tokens in front (`Insert`), `tokens[l]` slots that every block replaces (`Insert`, outputs dropped), `kv[l]` keys and values.
+virtual tokens in front (`Insert`), `tokens[l]` slots that every block replaces (`Insert`, outputs dropped), `kv[l]` keys and values. The
+others take `input`, and `kv[l]` in the self-attention of the encoder (BERT-style) or of the decoder (T5-style, as PEFT does).
 """
 
 from __future__ import annotations
@@ -110,6 +111,25 @@ class LanguageBackbone(Backbone):
         """(batch, choice): mean log-probability of the tokens of each choice (choices, tokens; padded by IGNORED) after the text."""
         raise TypeError(f"{self.source!r} is an encoder: it predicts no text; use --scoring head")
 
+    def given_pairs(self, edits: Mapping[str, tuple[Edit, ...]]) -> list[tuple[Tensor, Tensor]] | None:
+        """Keys and values (1 or batch, kv_heads, prefix, head_dim) of every block from checked edits at `kv[l]`, or None."""
+        given = [edits.get(f"kv[{layer}]", ()) for layer in range(self.depth)]
+        if not any(given):
+            return None
+        filled = []
+        for layer, found in enumerate(given):
+            if len(found) != 1 or not isinstance(found[0], KeyValue):
+                raise UserError(f"keys and values are needed for every block, once; 'kv[{layer}]' has {len(found)}")
+            k, v, index = found[0].k.to(self.dtype), found[0].v.to(self.dtype), found[0].index
+            expected = (self.sizes.kv_heads, self.sizes.head_dim)
+            if (k.shape[1], k.shape[3]) != expected:
+                raise UserError(
+                    f"prefix keys have {k.shape[1]} heads of width {k.shape[3]}, backbone {self.source!r} has "
+                    f"{expected[0]} of width {expected[1]} in {self.depth} blocks"
+                )
+            filled.append((k, v) if index is None else (k[index], v[index]))
+        return filled
+
     def pooled(self, inputs: Mapping[str, Tensor], edits: Edits | None = None, weights: Claim | None = None) -> Tensor:
         """(batch, feature_dim): the state a classification head reads."""
         features = self(inputs, edits, weights=weights, read=("pooled",))
@@ -202,21 +222,8 @@ class DecoderBackbone(LanguageBackbone):
                 for layer in cache.layers:
                     layer.batch_select_indices(inserted[0].index)
             return cache, None
-        if not any(pairs):
-            return None, None
-        filled = []
-        for layer, found in enumerate(pairs):
-            if len(found) != 1 or not isinstance(found[0], KeyValue):
-                raise UserError(f"keys and values are needed for every block, once; 'kv[{layer}]' has {len(found)}")
-            k, v, index = found[0].k.to(self.dtype), found[0].v.to(self.dtype), found[0].index
-            expected = (self.sizes.kv_heads, self.sizes.head_dim)
-            if (k.shape[1], k.shape[3]) != expected:
-                raise UserError(
-                    f"prefix keys have {k.shape[1]} heads of width {k.shape[3]}, backbone {self.source!r} has "
-                    f"{expected[0]} of width {expected[1]} in {self.depth} blocks"
-                )
-            filled.append((k, v) if index is None else (k[index], v[index]))
-        return bridge.cache_of(self.module, filled), None
+        filled = self.given_pairs(edits)
+        return (None if filled is None else bridge.cache_of(self.module, filled)), None
 
     def _slots(self, edits: Mapping[str, tuple[Edit, ...]]) -> tuple[int, bridge.SlotFn] | None:
         per_layer = [edits.get(f"tokens[{layer}]", ()) for layer in range(self.depth)]
@@ -316,20 +323,33 @@ class DecoderBackbone(LanguageBackbone):
 
 
 class EncoderDecoderBackbone(LanguageBackbone):
-    """T5-style: the prompt goes in front of the encoder's text only, and the decoder's cross attention sees it."""
+    """T5-style: a prompt goes in front of the encoder's text only, and the decoder's cross attention sees it. Keys and values go to the
+    decoder's self-attention, in front of its start token; the encoder knows nothing of them."""
 
     kind = "encoder-decoder"
-    sites = frozenset({"input"})
+    sites = frozenset({"input", "kv[l]"})
 
     def encode(self, inputs: Any, edits: Mapping[str, tuple[Edit, ...]], read: frozenset[str] | None) -> Features:
-        """Runs the encoder; extra: mask over prompt and text, pooled (mean over the text)."""
+        """Runs the encoder; extra: mask over prompt and text, pooled (mean over the text), keys and values for the decoder."""
         embeds, mask = prepend(self, inputs, edits)
         hidden = self.module.get_encoder()(inputs_embeds=embeds, attention_mask=mask).last_hidden_state  # type: ignore[operator]
         own = hidden[:, -inputs["ids"].shape[1] :]
         weight = mask[:, -own.shape[1] :, None].to(own.dtype)
         pooled = (own * weight).sum(1) / weight.sum(1).clamp(min=1)
         layout = Layout((("prompt", hidden.shape[1] - own.shape[1]), ("token", own.shape[1])))
-        return Features(hidden, layout, {"mask": mask, "pooled": pooled})
+        return Features(hidden, layout, {"mask": mask, "pooled": pooled, "pairs": self.given_pairs(edits)})
+
+    def _cache(self, pairs: Sequence[tuple[Tensor, Tensor]] | None, batch: int, rows: int) -> dict[str, Any]:
+        """Arguments that put keys and values into the decoder's self-attention, every row of the batch `rows` times."""
+        if pairs is None:
+            return {}
+        from transformers import DynamicCache, EncoderDecoderCache
+
+        filled = DynamicCache()  # grows with use: the configuration's number of layers is the encoder's
+        for layer, pair in enumerate(pairs):
+            k, v = (t.expand(batch, -1, -1, -1).repeat_interleave(rows, 0) for t in pair)
+            filled.update(k, v, layer)
+        return {"past_key_values": EncoderDecoderCache(filled, DynamicCache())}
 
     def _decode(self, encoded: Features, target: Tensor, rows: int = 1) -> Tensor:
         from transformers.modeling_outputs import BaseModelOutput
@@ -338,7 +358,10 @@ class EncoderDecoderBackbone(LanguageBackbone):
         before = torch.cat([target.new_full((len(target), 1), start), target[:, :-1].clamp(min=0)], 1)  # type: ignore[arg-type]
         hidden, mask = encoded.tokens.repeat_interleave(rows, 0), encoded.extra["mask"].repeat_interleave(rows, 0)
         result = self.module(
-            encoder_outputs=BaseModelOutput(last_hidden_state=hidden), attention_mask=mask, decoder_input_ids=before
+            encoder_outputs=BaseModelOutput(last_hidden_state=hidden),
+            attention_mask=mask,
+            decoder_input_ids=before,
+            **self._cache(encoded.extra["pairs"], len(encoded.tokens), rows),
         )
         logits: Tensor = result.logits
         return logits
@@ -371,11 +394,21 @@ class EncoderDecoderBackbone(LanguageBackbone):
         """(batch * num_return_sequences, at most max_new_tokens) new tokens, without the start token."""
 
         def run() -> Tensor:
-            embeds, mask = prepend(self, inputs, self.check_edits(edits or {}))
+            checked = self.check_edits(edits or {})
+            (embeds, mask), pairs = prepend(self, inputs, checked), self.given_pairs(checked)
+            given, settings = 1, dict(options or {})
+            if pairs is not None:
+                # The library counts what is cached by input ids: fillers stand for the prefix, the start token is read.
+                given += pairs[0][0].shape[2]
+                first = self.module.config.decoder_start_token_id  # type: ignore[union-attr]
+                begin = torch.full((len(embeds), given), first, dtype=torch.long, device=embeds.device)  # type: ignore[arg-type]
+                copies = max(int(settings.get("num_beams", 1)), int(settings.get("num_return_sequences", 1)))
+                settings |= {"decoder_input_ids": begin, "decoder_attention_mask": torch.ones_like(begin)}
+                settings |= self._cache(pairs, len(embeds), copies)
             found: Tensor = self.module.generate(  # type: ignore[operator]
-                inputs_embeds=embeds, attention_mask=mask, max_new_tokens=max_new_tokens, **(options or {})
+                inputs_embeds=embeds, attention_mask=mask, max_new_tokens=max_new_tokens, **settings
             )
-            return found[:, 1:]
+            return found[:, given:]
 
         tokens: Tensor = self.with_weights(weights, run)
         return tokens
@@ -385,12 +418,23 @@ class EncoderBackbone(LanguageBackbone):
     """BERT-style: features for a head. The prompt is in front; `cls-correct` pooling reads the real [CLS] behind it."""
 
     kind = "encoder"
-    sites = frozenset({"input"})
+    sites = frozenset({"input", "kv[l]"})
 
     def encode(self, inputs: Any, edits: Mapping[str, tuple[Edit, ...]], read: frozenset[str] | None) -> Features:
-        """extra: pooled, the first own token ([CLS]) behind the prompt."""
+        """extra: pooled, the first own token ([CLS]) behind the prompt. Behind keys and values, positions start at their number."""
         embeds, mask = prepend(self, inputs, edits)
-        hidden = self.module(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
+        options: dict[str, Any] = {}
+        pairs = self.given_pairs(edits)
+        if pairs is not None:
+            length = pairs[0][0].shape[2]
+            if not bridge.accepts(self.module, "past_key_values"):
+                raise UserError(
+                    f"the blocks of {self.source!r} take no keys and values: use prompt_tuning, or a BERT or RoBERTa style model"
+                )
+            bridge.check_length(length, embeds.shape[1], self.sizes.context, "prefix")
+            options["past_key_values"] = bridge.expand(bridge.cache_of(self.module, pairs), len(embeds))
+            mask = torch.cat([mask.new_ones(len(mask), length), mask], 1)
+        hidden = self.module(inputs_embeds=embeds, attention_mask=mask, **options).last_hidden_state
         own = inputs["ids"].shape[1]
         layout = Layout((("prompt", hidden.shape[1] - own), ("token", own)))
         return Features(hidden, layout, {"pooled": hidden[:, -own], "mask": mask})

@@ -8,7 +8,8 @@ peft_type          shape                here
 PROMPT_TUNING      (s L, d)             `prompt_tuning`; s is num_transformer_submodules, and only the first L rows are used
 P_TUNING           (s L, d)             what the encoder produced: written by `p_tuning`, read as `prompt_tuning` (the same
                                         function; the encoder is not in the folder)
-PREFIX_TUNING      (L, 2 N d_kv)        `prefix`; row i is [key of layer 0, value of layer 0, key of layer 1, ...]
+PREFIX_TUNING      (L, 2 N d_kv)        `prefix`; row i is [key of layer 0, value of layer 0, key of layer 1, ...]; for
+                                        encoder-decoders PEFT reads its rows in another order, see `decoder_slots`
 CPT                (L, d)               `cpt`; the configuration has the context's ids and type codes
 =================  ===================  =====================================================================================
 
@@ -30,7 +31,7 @@ from pt_core.errors import ArtifactError, UserError
 from pt_core.sealed import check_finite, read_json, read_tensors, write_sealed
 from torch import Tensor
 
-from pt_language.adapters import DecoderBackbone, LanguageBackbone
+from pt_language.adapters import LanguageBackbone
 from pt_language.context import check_codes
 from pt_language.method import LanguageMethod
 from pt_language.methods.cpt import CPT, CPTConfig
@@ -135,6 +136,13 @@ def peft_form(method: LanguageMethod) -> tuple[dict[str, Any], Tensor]:
             # PEFT splits rows by these two alone: they describe keys and values, not queries.
             config |= {"peft_type": "PREFIX_TUNING", "prefix_projection": False, "encoder_hidden_size": backbone.dim}
             config |= {"token_dim": sizes.kv_heads * sizes.head_dim, "num_attention_heads": sizes.kv_heads}
+            if backbone.kind == "encoder-decoder":
+                layers = 2 * sizes.depth  # with N layers PEFT would give layers i and i + N / 2 the same prefix
+                config |= {"num_transformer_submodules": 2, "num_layers": layers}
+                slots = prompt.view(len(prompt), 2 * sizes.depth, -1)
+                spread = slots.new_zeros(len(prompt), 2 * layers, slots.shape[2])
+                spread[:, decoder_slots(layers, sizes.depth)] = slots
+                prompt = spread.flatten(1)
         elif isinstance(method, CPT):
             prompt = method.prompt().detach()
             own = method.config
@@ -153,6 +161,15 @@ def peft_form(method: LanguageMethod) -> tuple[dict[str, Any], Tensor]:
                 f"PEFT has no form for {type(method).__name__}; it has one for prompt_tuning, p_tuning, prefix and cpt"
             )
     return {**config, "num_virtual_tokens": len(prompt)}, prompt
+
+
+def decoder_slots(layers: int, depth: int) -> list[int]:
+    """Slots of PEFT's rows that the decoder's blocks read as key and value, in the order of our rows.
+
+    PEFT views a row as 2 `layers` slots, repeats them, and gives decoder block i four of them: 4 i and 4 i + 1 are its key and value, the
+    other two are meant for cross-attention and dropped.
+    """
+    return [(4 * block + part) % (2 * layers) for block in range(depth) for part in (0, 1)]
 
 
 def virtual_tokens(method: LanguageMethod) -> Tensor:
@@ -246,17 +263,13 @@ def read_foreign(path: Path) -> Foreign:
     check_finite(tensors, str(path / WEIGHTS))
     length = _count(config, "num_virtual_tokens", path)
     notes: list[str] = []
+    parts = config.get("num_transformer_submodules")
+    parts = (2 if config.get("task_type") == "SEQ_2_SEQ_LM" else 1) if parts is None else parts
     if kind != "PREFIX_TUNING":
-        parts = config.get("num_transformer_submodules")
-        parts = (2 if config.get("task_type") == "SEQ_2_SEQ_LM" else 1) if parts is None else parts
         if parts not in (1, 2) or len(prompt) != length * parts:
             raise ArtifactError(f"{path}: {KEY} has {len(prompt)} rows, the configuration says {parts} x {length}")
         if parts == 2:
             notes.append(f"the last {length} of {2 * length} rows are left out: PEFT never uses them")
-    elif config.get("num_transformer_submodules") == 2:
-        raise ArtifactError(
-            f"{path} is a prefix of an encoder-decoder model; here prefixes are for decoder-only models"
-        )
     elif len(prompt) != length:
         raise ArtifactError(f"{path}: {KEY} has {len(prompt)} rows, the configuration says {length}")
     if kind == "P_TUNING":
@@ -265,6 +278,7 @@ def read_foreign(path: Path) -> Foreign:
         )
     names = ("num_layers", "num_attention_heads", "token_dim", "opt_loss_decay_factor", "opt_projection_epsilon")
     numbers = {n: config[n] for n in (*names, "opt_projection_format_epsilon") if _is_number(config.get(n))}
+    numbers |= {"num_transformer_submodules": parts} if _is_number(parts) else {}
     lists = {n: _ints(config[n], n, path) for n in CONTEXT if kind == "CPT" and n in config}
     return Foreign(kind, prompt[:length].float(), numbers, lists, tuple(notes))
 
@@ -302,7 +316,7 @@ def build(foreign: Foreign, backbone: LanguageBackbone, task: Task) -> tuple[str
     prompt, roles = foreign.prompt, {"backbone": backbone}
     length, width = prompt.shape
     if foreign.kind == "PREFIX_TUNING":
-        _check_prefix(foreign, backbone)
+        prompt = _check_prefix(foreign, backbone)
         prefix = Prefix(PrefixConfig(prompt_length=length, init="zero"), roles, task)
         _fill(prefix.prompt, prompt)
         return "prefix", prefix
@@ -318,24 +332,33 @@ def build(foreign: Foreign, backbone: LanguageBackbone, task: Task) -> tuple[str
     return "prompt_tuning", tuned
 
 
-def _check_prefix(foreign: Foreign, backbone: LanguageBackbone) -> None:
-    if not isinstance(backbone, DecoderBackbone):
+def _check_prefix(foreign: Foreign, backbone: LanguageBackbone) -> Tensor:
+    """The prefix (L, 2 N d_kv) in our order, for this backbone."""
+    sizes, width, parts = backbone.sizes, foreign.prompt.shape[1], foreign.numbers.get("num_transformer_submodules", 1)
+    paired = backbone.kind == "encoder-decoder"
+    if parts != (2 if paired else 1):
         raise ArtifactError(
-            f"a prefix of keys and values needs a decoder-only model; {backbone.source!r} is of kind {backbone.kind}"
+            f"the prefix is for {'an encoder-decoder' if parts == 2 else 'a model of one stack'} (num_transformer_submodules {parts}); "
+            f"{backbone.source!r} is of kind {backbone.kind}"
         )
-    sizes, width = backbone.sizes, foreign.prompt.shape[1]
+    per_layer = 2 * sizes.kv_heads * sizes.head_dim
+    layers = width // per_layer if paired and width % per_layer == 0 else sizes.depth
     expected = {
-        "num_layers": sizes.depth,
+        "num_layers": layers,
         "num_attention_heads": sizes.kv_heads,
         "token_dim": sizes.kv_heads * sizes.head_dim,
     }
     other = [name for name, size in expected.items() if foreign.numbers.get(name, size) != size]
-    if other or width != 2 * sizes.depth * sizes.kv_heads * sizes.head_dim:
+    if other or width != layers * per_layer or layers < sizes.depth:
         found = ", ".join(f"{name} {foreign.numbers[name]}" for name in other) or f"rows of {width}"
         raise ArtifactError(
             f"the prefix has {found}; backbone {backbone.source!r} needs rows of 2 x {sizes.depth} layers x {sizes.kv_heads} "
-            f"key/value heads x width {sizes.head_dim} = {2 * sizes.depth * sizes.kv_heads * sizes.head_dim}"
+            f"key/value heads x width {sizes.head_dim} = {sizes.depth * per_layer}" + (" or more" if paired else "")
         )
+    if not paired:
+        return foreign.prompt
+    slots = foreign.prompt.view(len(foreign.prompt), 2 * layers, -1)
+    return slots[:, decoder_slots(layers, sizes.depth)].flatten(1)
 
 
 def _build_cpt(foreign: Foreign, backbone: LanguageBackbone, task: Task) -> CPT:

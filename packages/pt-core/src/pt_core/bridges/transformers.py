@@ -63,7 +63,8 @@ def sizes(model: Any) -> Sizes:
     if getattr(config, "use_sliding_window", True) is False:
         window = None
     context: int | None = getattr(config, "max_position_embeddings", None)
-    return Sizes(dim, int(config.num_hidden_layers), heads, int(kv_heads), int(head_dim), context, window)
+    depth = getattr(config, "num_decoder_layers", None) or config.num_hidden_layers
+    return Sizes(dim, int(depth), heads, int(kv_heads), int(head_dim), context, window)
 
 
 def embed(model: Any, ids: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 Liang, ACL 2021, arXiv 2101.00190).
 
 Row i of Theta is [key of layer 0, value of layer 0, key of layer 1, ...]: Theta (L, 2 N d_kv) is viewed as (L, 2N, heads_kv, d_head) and
-given to every attention as keys and values that all rows of the batch share. Real tokens start at position L.
+given to every attention as keys and values that all rows of the batch share. Real tokens start at position L. In an encoder-decoder the
+prefix stands in the decoder's self-attention (as in PEFT; Prefix-Tuning also prefixes the encoder).
 """
 
 from __future__ import annotations
@@ -51,13 +52,12 @@ class PrefixConfig:
 class Prefix(GeneratedPrompt):
     """logits(ids) = LM(ids; K_l = [Theta_k,l; K_l], V_l = [Theta_v,l; V_l] in every layer l).
 
-    Shapes: Theta (L, 2 N d_kv), d_kv = heads_kv * d_head.
+    Shapes: Theta (L, 2 N d_kv), d_kv = heads_kv * d_head, N (decoder) layers.
 
     Parameters: L * 2 N d_kv; with projection L * d + d k + k + k 2 N d_kv + 2 N d_kv. A head adds C * d + C.
     """
 
     Config = PrefixConfig
-    kinds = ("decoder",)
     recipe: ClassVar[Mapping[str, Any]] = {
         "optimizer": "adamw",
         "lr": 5e-3,
@@ -85,7 +85,11 @@ class Prefix(GeneratedPrompt):
         shape = (self.config.prompt_length, self.width)
         if self.config.init != "vocabulary":
             return torch.randn(shape) * (self.config.init_std if self.config.init == "normal" else 0.0)
-        assert isinstance(self.backbone, DecoderBackbone)
+        if not isinstance(self.backbone, DecoderBackbone):
+            raise ConfigError(
+                f"init='vocabulary' reads the keys and values of tokens in a causal model; {self.backbone.source!r} is of kind "
+                f"{self.backbone.kind}: use init='normal'"
+            )
         rows = sampled_rows(self.backbone.embeddings.detach(), self.config.prompt_length, 5000)
         with torch.no_grad():
             pairs = pairs_of(self.backbone.run_prefix(rows[None].to(self.backbone.device))[0].cache)
