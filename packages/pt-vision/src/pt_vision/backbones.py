@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from pt_vision.adapters._common import VisionBackbone
 
 ASSETS = Path(__file__).parent / "assets"
+BUILTIN = {
+    "vit_glyphs": "small ViT shipped with the package, pretrained on drawn glyphs (32 px)",
+    "mit_shapes": "small MiT with a SegFormer decoder, pretrained on drawn shapes (segmentation, crops of 128 px)",
+}
 Size = int | tuple[int, int]
 MODEL_ARGS = frozenset(
     {
@@ -63,16 +67,18 @@ def list_backbones(pattern: str | None = None) -> list[tuple[str, str]]:
             for name in sorted(found)
         ]
     return [
-        *(
-            (f"builtin:{name}", "small ViT shipped with the package, pretrained on drawn glyphs (32 px)")
-            for name in builtin_names()
-        ),
+        *((f"builtin:{name}", BUILTIN[name]) for name in builtin_names()),
         (
             "timm:NAME",
             "any ViT, Eva or Swin of timm with its hub weights, such as timm:vit_small_patch16_224.augreg_in21k (ResNet and "
             "ConvNeXt for linear, full and vpt_pixel)",
         ),
         ("timm:NAME --weights FILE", "the same with local weights: .safetensors, .pth (tensors only), or a hub folder"),
+        ("mit:b0 ... mit:b5 --weights FILE", "MiT with a published state dict (segmentation)"),
+        (
+            "segformer:b0 ... segformer:b5 --weights FILE",
+            "MiT with SegFormer's decoder, published state dict (segmentation)",
+        ),
         ("local:FOLDER", "a folder in the hub's layout: config.json and model.safetensors"),
         ("file:FILE", "a file written by `pt-vision pretrain`"),
     ]
@@ -100,9 +106,15 @@ def load_backbone(
     size = _size(image_size)
     if kind == "timm":
         return _timm(spec, name, None if weights is None else Path(weights), size, device)
+    if kind in ("mit", "segformer"):
+        from pt_vision.segmentation.mit import load_mit
+
+        if size is not None:
+            raise UserError(f"backbone {spec!r} reads images of any size; leave out image_size")
+        return load_mit(kind, name, None if weights is None else Path(weights), device)
     if kind not in ("builtin", "file", "local") or not name:
         raise UserError(
-            f"backbone {spec!r} is of no known kind; use timm:NAME, local:FOLDER, file:FILE or builtin:NAME"
+            f"backbone {spec!r} is of no known kind; use timm:NAME, mit:b0, segformer:b0, local:FOLDER, file:FILE or builtin:NAME"
         )
     if weights is not None:
         raise UserError(f"backbone {spec!r} brings its own weights; leave out weights, or use timm:NAME with them")
@@ -119,8 +131,15 @@ def _own(spec: str, path: Path, size: tuple[int, int] | None, device: torch.devi
     """A file written by `pt-vision pretrain`."""
     from pt_vision import pretrain
     from pt_vision.adapters import adapt
+    from pt_vision.segmentation.pretrain import is_segmenter, load_segmenter
     from pt_vision.weights import check_finite
 
+    if is_segmenter(path):
+        if size is not None:
+            raise UserError(f"backbone {spec!r} reads images of any size; leave out image_size")
+        segmenter = load_segmenter(path, spec)
+        segmenter.to(device)
+        return segmenter
     model, card = pretrain.load_backbone(path)
     check_finite(model, spec)
     if size is not None and size != model.patch_embed.img_size:

@@ -16,12 +16,13 @@ from pt_core.errors import DataError, nearest
 from torch import Tensor
 
 from pt_vision.images import WHITE, BadImage, Checked, Source, bad_images, check, check_all, colour, decode
+from pt_vision.segmentation.options import SegmentationOptions
 from pt_vision.sources import Found, Part, Rows, read
 from pt_vision.transforms import Augment, Transform, evaluation_transform, training_transform
 
 
 @dataclass(frozen=True)
-class DataOptions:
+class DataOptions(SegmentationOptions):
     """How image data are read."""
 
     image_column: str | None = None

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from annotated_types import Ge
-from pt_core.errors import ArtifactError
+from annotated_types import Ge, Gt
+from pt_core.errors import ArtifactError, ConfigError
 from pt_core.run.modality import Demo, Modality
 from pt_core.run.options import ClassificationOptions
 from pt_core.run.registry import Registry
@@ -20,7 +20,9 @@ if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_core.backbone import Backbone
     from pt_core.data import Batch, Dataset
     from pt_core.method import Method
+    from pt_core.run.evaluate import Evaluation
     from pt_core.run.fit import RunSpec
+    from pt_core.run.report import Panel
     from pt_core.task import Task
     from torch import Tensor
 
@@ -31,14 +33,17 @@ if TYPE_CHECKING:  # the command line's help must not wait for torch
 class TaskOptions(ClassificationOptions):
     """Flags of the task."""
 
-    task: Literal["classification"] = "classification"
-    """What is predicted."""
+    task: Literal["classification", "segmentation"] = "classification"
+    """What is predicted: one class per image, or one per pixel."""
 
 
 @dataclass(frozen=True)
 class PretrainOptions:
     """Flags of `pt-vision pretrain`."""
 
+    kind: Literal["vit", "segmenter"] = "vit"
+    """A ViT for classification, or a small MiT with SegFormer's head on drawn shapes (the recipe of `builtin:mit_shapes`; of the flags
+    below it reads steps, batch_size, lr and seed, by default 1200, 16, 2e-3 and 0)."""
     data: str | None = None
     """Labelled images, as in `fit` (default: drawn glyphs, the recipe of the built-in backbone)."""
     where: tuple[str, ...] = ()
@@ -55,18 +60,18 @@ class PretrainOptions:
     """Number of blocks."""
     num_heads: Annotated[int, Ge(1)] = 5
     """Attention heads."""
-    steps: Annotated[int, Ge(1)] = 2000
-    """Optimiser steps."""
-    batch_size: Annotated[int, Ge(2)] = 256
-    """Images per step."""
-    lr: float = 1.5e-3
-    """Peak learning rate."""
+    steps: Annotated[int, Ge(1)] | None = None
+    """Optimiser steps (default: 2000)."""
+    batch_size: Annotated[int, Ge(2)] | None = None
+    """Images per step (default: 256)."""
+    lr: Annotated[float, Gt(0)] | None = None
+    """Peak learning rate (default: 1.5e-3)."""
     seed: Annotated[int, Ge(0)] = 0
     """Seed."""
 
 
 class Vision(Modality):
-    """Images: classification on ViT and Swin backbones."""
+    """Images: classification on ViT and Swin backbones, segmentation on MiT."""
 
     package = "pt-vision"
     registry = Registry("pt_vision", Path(__file__).parent / "methods")
@@ -91,7 +96,7 @@ class Vision(Modality):
         return list_backbones()
 
     def default_backbone(self, role: str) -> str:
-        return "builtin:vit_glyphs"
+        return "builtin:mit_shapes" if role == "encoder" else "builtin:vit_glyphs"
 
     def load_backbone(self, spec: str, weights: str | None, options: Any | None, role: str) -> Backbone:
         from pt_vision.backbones import load_backbone
@@ -100,32 +105,69 @@ class Vision(Modality):
 
     def load_data(self, spec: str, options: Any, seed: int) -> Mapping[str, Dataset]:
         from pt_vision.data import load_images
+        from pt_vision.segmentation.sources import is_segmentation, load_segmentation
 
+        if is_segmentation(spec):
+            return cast("Mapping[str, Dataset]", load_segmentation(spec, options))
         return load_images(spec, options)
 
     def bind(
         self, dataset: Dataset, backbones: Mapping[str, Backbone], task: Task, options: Any | None, training: bool
     ) -> Dataset:
         augment = options.augment if training and options is not None else "none"
-        bound: Dataset = dataset.bind(backbones["backbone"].preprocessing, augment)  # type: ignore[attr-defined]
+        (backbone,) = backbones.values()
+        if getattr(task, "unit", "image") == "pixel":
+            from pt_vision.segmentation.data import bind_pixels
+
+            low, high = getattr(options, "scale_min", None), getattr(options, "scale_max", None)
+            return bind_pixels(dataset, backbone.preprocessing, augment, low, high)
+        bound: Dataset = dataset.bind(backbone.preprocessing, augment)  # type: ignore[attr-defined]
         return bound
 
     def make_task(self, options: TaskOptions, data: Mapping[str, Dataset]) -> Task:
         from pt_core.run.classification import Classification
 
+        from pt_vision.segmentation.task import Segmentation
+
+        masks = hasattr(data["train"], "masks")
+        if options.task == "segmentation":
+            if not masks:
+                raise ConfigError(
+                    "task 'segmentation' needs a folder with images/ and masks/ (or train/images ...), or builtin:streets"
+                )
+            return Segmentation(data["train"].classes)  # type: ignore[attr-defined]
+        if masks:
+            raise ConfigError(
+                "these data are images with masks: add --task segmentation, and choose a method for it (see `methods`)"
+            )
         return Classification.from_options(options, data["train"])
 
     def task_from_json(self, spec: Mapping[str, Any]) -> Task:
         from pt_core.run.classification import Classification
 
-        if spec.get("name") != Classification.name:
-            raise ArtifactError(f"the artifact's task {spec.get('name')!r} is unknown to this pt-vision")
-        return Classification.from_json(spec)
+        from pt_vision.segmentation.task import Segmentation
+
+        known: dict[str, Any] = {kind.name: kind for kind in (Classification, Segmentation)}
+        kind = known.get(str(spec.get("name")))
+        if kind is None:
+            raise ArtifactError(
+                f"the artifact's task {spec.get('name')!r} is unknown to this pt-vision; known: {', '.join(known)}"
+            )
+        task: Task = kind.from_json(spec)
+        return task
 
     def inputs(self, items: Sequence[Any], method: Method, options: Any | None) -> Dataset:
         from pt_vision.inputs import input_images
 
-        return input_images(list(items)).bind(method.backbone.preprocessing)
+        found, (backbone,) = input_images(list(items)), method.backbones.values()
+        if getattr(method.task, "unit", "image") == "pixel":
+            from pt_vision.segmentation.data import SegmentationDataset
+
+            names = method.task.class_names()
+            return SegmentationDataset(found.sources, found.ids, None, names, background=found.background).bind(
+                backbone.preprocessing
+            )
+        return found.bind(backbone.preprocessing)
 
     def example(self, spec: RunSpec, classes: int, batch_size: int) -> tuple[Mapping[str, Backbone], Task, Batch]:
         import torch
@@ -134,16 +176,25 @@ class Vision(Modality):
         from pt_core.run.fit import by_role
 
         from pt_vision.backbones import load_backbone
+        from pt_vision.segmentation.task import Segmentation
 
-        source = by_role("--backbone", spec.run.backbone, ["backbone"]).get(
-            "backbone", self.default_backbone("backbone")
-        )
-        weights = by_role("--weights", spec.run.weights, ["backbone"]).get("backbone")
+        (role,) = self.registry.info(spec.method).backbones
+        source = by_role("--backbone", spec.run.backbone, [role]).get(role, self.default_backbone(role))
+        weights = by_role("--weights", spec.run.weights, [role]).get(role)
         backbone = load_backbone(source, weights, spec.data.image_size, device="meta")
+        rows, names = torch.arange(batch_size), [f"class {i}" for i in range(classes)]
+        ids = [str(row) for row in range(batch_size)]
+        if spec.task.task == "segmentation":
+            side = getattr(spec.config, "crop_size", None) or int(backbone.preprocessing.get("crop", 1024))
+            target = torch.zeros(batch_size, side, side, dtype=torch.long)
+            images = torch.zeros(batch_size, 3, side, side, device="meta")
+            return {role: backbone}, Segmentation(names), Batch(images, target, rows, ids)
         images = torch.zeros(batch_size, 3, *backbone.image_size, device="meta")
-        rows = torch.arange(batch_size)
-        batch = Batch(images, torch.zeros(batch_size, dtype=torch.long), rows, [str(row) for row in range(batch_size)])
-        return {"backbone": backbone}, Classification([f"class {i}" for i in range(classes)]), batch
+        return (
+            {role: backbone},
+            Classification(names),
+            Batch(images, torch.zeros(batch_size, dtype=torch.long), rows, ids),
+        )
 
     def blank_inputs(self, backbone: Backbone, batch_size: int) -> Tensor:
         import torch
@@ -157,8 +208,23 @@ class Vision(Modality):
         picture.save(buffer, "PNG")
         return buffer.getvalue()
 
+    def panels(self, method: Method, data: Mapping[str, Dataset], finals: Mapping[str, Evaluation]) -> Sequence[Panel]:
+        if getattr(method.task, "unit", "image") != "pixel":
+            return ()
+        from pt_vision.segmentation.panels import mask_panels
+
+        return mask_panels(method, data, finals)
+
+    def history_panels(self, method: Method, metrics: Sequence[Mapping[str, Any]]) -> Sequence[Panel]:
+        if getattr(method.task, "unit", "image") != "pixel":
+            return ()
+        from pt_vision.segmentation.panels import condition_panels
+
+        return condition_panels(method, metrics)
+
     def demos(self) -> Sequence[Demo]:
         from pt_vision.demo import digits
+        from pt_vision.segmentation.demo import coda, masks
 
         return (
             Demo(
@@ -166,6 +232,8 @@ class Vision(Modality):
                 "scanned digits, 16 shots per class: prompts against linear probing and full fine-tuning",
                 digits,
             ),
+            Demo("coda", "drawn streets by day -> fog, rain, snow, night: source only, self-training, CoDA", coda),
+            Demo("masks", "few labelled street scenes: DVPT's segmentation variant against a linear probe", masks),
         )
 
     def pretrain_options(self) -> type:
@@ -175,8 +243,18 @@ class Vision(Modality):
         from pt_vision.data import DataOptions, load_images
         from pt_vision.pretrain import PretrainConfig, pretrain
 
-        names = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "steps", "batch_size", "lr", "seed")
-        config = PretrainConfig(**{name: getattr(options, name) for name in names})
+        given = {
+            name: getattr(options, name) for name in ("steps", "batch_size", "lr") if getattr(options, name) is not None
+        }
+        if options.kind == "segmenter":
+            from pt_vision.segmentation.pretrain import SegmenterConfig, pretrain_segmenter
+
+            if options.data is not None:
+                raise ConfigError("kind='segmenter' draws its own data; leave out --data")
+            pretrain_segmenter(SegmenterConfig(seed=options.seed, **given), out)
+            return f"file:{out}"
+        names = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "seed")
+        config = PretrainConfig(**{name: getattr(options, name) for name in names}, **given)
         if options.data is None:
             pretrain(config, out)
             return f"file:{out}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ def compare_methods(
     next_: str,
     seeds: int = 1,
     metric: str = "accuracy",
+    further: Sequence[str] = (),
     backbones: Mapping[str, Backbone] | None = None,
 ) -> None:
     """Run every contender with every seed below `out`, print a row for each, and write a comparison page.
@@ -31,6 +32,7 @@ def compare_methods(
         intro: what is compared, said first.
         next_: the command to try next, said last.
         metric: the test metric to show.
+        further: more test metrics to show, a column each.
         backbones: loaded backbones that all runs share (default: loaded per run).
     """
     from pt_core.run.commands import check_out, run_fit, say
@@ -42,7 +44,8 @@ def compare_methods(
     head = f"test {metric}"
     width = max(12, *(len(name) for name in contenders))
     room = max(14, len(head))
-    click.echo(f"{'method':<{width}} {'tuned parameters':>17} {'of backbone':>12} {head:>{room}} {'seconds':>8}")
+    more = "".join(f" {name:>{max(8, len(name))}}" for name in further)
+    click.echo(f"{'method':<{width}} {'tuned parameters':>17} {'of backbone':>12} {head:>{room}}{more} {'seconds':>8}")
     runs: list[Path] = []
     for name, options in contenders.items():
         statuses = []
@@ -56,7 +59,9 @@ def compare_methods(
         parameters = statuses[0]["parameters"]
         seconds = statistics.mean(status["time"]["fit_seconds"] for status in statuses)
         share = "–" if parameters["share"] is None else f"{parameters['share']:.2%}"
-        click.echo(f"{name:<{width}} {parameters['tuned']:>17,} {share:>12} {shown:>{room}} {seconds:>8.1f}")
+        means = [statistics.mean(status["results"]["test"][key] for status in statuses) for key in further]
+        cells = "".join(f" {mean:>{max(8, len(key))}.3f}" for key, mean in zip(further, means, strict=True))
+        click.echo(f"{name:<{width}} {parameters['tuned']:>17,} {share:>12} {shown:>{room}}{cells} {seconds:>8.1f}")
     compare(runs, out / "compare.html")
     click.echo(f"report: {runs[-1] / 'report.html'}; comparison: {out / 'compare.html'}")
     click.echo(f"next: {next_}")

@@ -12,8 +12,20 @@ if TYPE_CHECKING:
 
     from pt_vision.adapters._common import VisionBackbone
 
-SUPPORTED = "VisionTransformer (ViT, DeiT, CLIP, SigLIP, DINOv2, MAE), Eva (EVA-02, DINOv3), SwinTransformer (v1), ResNet, ConvNeXt"
-MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva", "swin_transformer", "resnet", "convnext")
+SUPPORTED = (
+    "VisionTransformer (ViT, DeiT, CLIP, SigLIP, DINOv2, MAE), Eva (EVA-02, DINOv3), SwinTransformer (v1), "
+    "PyramidVisionTransformerV2, ResNet, ConvNeXt"
+)
+MODULES = (
+    "vision_transformer",
+    "vision_transformer_hybrid",
+    "deit",
+    "eva",
+    "swin_transformer",
+    "pvt_v2",
+    "resnet",
+    "convnext",
+)
 """timm's model files whose networks mostly have an adapter."""
 
 
@@ -30,16 +42,20 @@ def adapt(module: nn.Module, source: str, preprocessing: Mapping[str, Any] | Non
     """
     from timm.models.convnext import ConvNeXt
     from timm.models.eva import Eva
+    from timm.models.pvt_v2 import PyramidVisionTransformerV2
     from timm.models.resnet import ResNet
     from timm.models.swin_transformer import SwinTransformer
     from timm.models.vision_transformer import VisionTransformer
 
     from pt_vision.adapters.conv import ConvBackbone
     from pt_vision.adapters.eva import EvaBackbone
+    from pt_vision.adapters.mit import MitBackbone, MitNetwork
     from pt_vision.adapters.swin import SwinBackbone
     from pt_vision.adapters.vit import VitBackbone
 
     prepared = describe_preprocessing(module) if preprocessing is None else preprocessing
+    if isinstance(module, PyramidVisionTransformerV2):
+        return MitBackbone(MitNetwork(module), source, prepared)
     families: tuple[tuple[type, type[VisionBackbone]], ...] = (
         (VisionTransformer, VitBackbone),
         (Eva, EvaBackbone),

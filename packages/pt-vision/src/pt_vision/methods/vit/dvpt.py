@@ -20,6 +20,7 @@ from pt_core.errors import ConfigError
 from pt_core.prompts import normal
 from torch import Tensor, nn
 
+from pt_vision.bottleneck import Bottleneck, group_blocks
 from pt_vision.method import VisionMethod
 
 ID = "dvpt"
@@ -42,27 +43,6 @@ class DVPTConfig:
     """QuickGELU between the projections (standard bottleneck), or before the first one (the public re-implementation)."""
     scale: Literal["width", "latent"] = "width"
     """Attention scale d^-1/2 or r^-1/2 (variant `paper`)."""
-
-
-class Bottleneck(nn.Module):
-    """y = gate * (W_u act(W_d x) + b_u); the gate starts at 0. Parameters: 2 d r + r + d + 1."""
-
-    def __init__(self, dim: int, latent: int, before: bool) -> None:
-        super().__init__()
-        self.down, self.up = nn.Linear(dim, latent), nn.Linear(latent, dim)
-        self.gate = nn.Parameter(torch.zeros(()))
-        self.before = before
-
-    def squeeze(self, x: Tensor) -> Tensor:
-        """(..., dim) -> (..., latent)."""
-        return self.down(quick_gelu(x)) if self.before else quick_gelu(self.down(x))
-
-    def expand(self, latent: Tensor) -> Tensor:
-        return self.gate * self.up(latent)
-
-
-def quick_gelu(x: Tensor) -> Tensor:
-    return x * torch.sigmoid(1.702 * x)
 
 
 class DVPT(VisionMethod):
@@ -167,18 +147,3 @@ class DVPT(VisionMethod):
         if not read:
             return self.head(backbone.pool(backbone(batch.inputs, self.edits()), "default").float())
         return self.head(backbone(batch.inputs, self.edits(), read=read).tokens.mean(1).float())
-
-
-def group_blocks(dims: tuple[int, ...], size: int) -> list[int]:
-    """Block -> group: `size` consecutive blocks of one width share a group; every stage starts a new one."""
-    groups: list[int] = []
-    inside = 0
-    for layer, width in enumerate(dims):
-        if layer == 0:
-            groups.append(0)
-            continue
-        inside += 1
-        if width != dims[layer - 1] or inside == size:
-            inside = 0
-        groups.append(groups[-1] + (inside == 0))
-    return groups

@@ -1,0 +1,72 @@
+"""Supervised training of a segmenter on labelled images alone: what adaptation has to beat, and full fine-tuning within one domain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+from annotated_types import Gt, Le
+from pt_core import Backbone, Batch, Stage, StepOutput, Task
+from torch import Tensor
+
+from pt_vision.segmentation.hrda import STEP
+from pt_vision.segmentation.method import SegmentationMethod, parameter_groups, supervised
+from pt_vision.segmentation.network import Network, NetworkConfig, scale_loss
+
+ID = "source_only"
+TITLE = "Supervised training of encoder and decoder (baseline)"
+TUNES = "encoder and decoder"
+NEEDS = {"train": "images with masks (--task segmentation)"}
+BACKBONES = {"encoder": "fit, predict"}
+
+
+@dataclass(frozen=True)
+class SourceOnlyConfig(NetworkConfig):
+    max_share: Annotated[float, Gt(0), Le(1)] = 0.75
+    """Crops in which one class takes more are drawn anew."""
+
+
+class SourceOnly(SegmentationMethod):
+    """Cross-entropy of encoder' and decoder on random crops; with HRDA 0.9 of the fused logits' and 0.1 of the detail window's.
+
+    Parameters: |encoder| + |head| + |scale attention| (|head| + |scale attention| with `freeze_backbone`).
+    """
+
+    Config = SourceOnlyConfig
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "optimizer": "adamw",
+        "lr": 6e-5,
+        "weight_decay": 0.01,
+        "steps": 40_000,
+        "batch_size": 2,
+        "schedule": "linear",
+        "warmup_epochs": 1,
+        "augment": "flip",
+    }
+    config: SourceOnlyConfig
+
+    def __init__(self, config: SourceOnlyConfig, backbones: Mapping[str, Backbone], task: Task) -> None:
+        super().__init__(config, backbones, task)
+        self.network = Network(self.backbone, task.outputs, config)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(batch, class, row, column) logits."""
+        logits: Tensor = self.network(batch.inputs)
+        return logits
+
+    def training_step(self, batch: Batch) -> StepOutput:
+        box = None
+        if self.config.hrda:
+            size = batch.inputs.shape[-1]
+            row, column = (torch.randint((size - size // 2) // STEP + 1, (2,)) * STEP).tolist()
+            box = (int(row), int(column))
+        out = self.network.scales(batch.inputs, box)
+        return StepOutput(scale_loss(out, batch.target, None, self.config.detail_weight), len(batch))
+
+    def stages(self, ctx: Any) -> Iterator[Stage]:
+        return supervised(self, self.network.crop, self.config.max_share)
+
+    def param_groups(self, stage: Stage) -> list[dict[str, Any]]:
+        return parameter_groups(self)

@@ -1,0 +1,385 @@
+"""Images with masks: a data set with conditions, its evaluation view, and the random crops that methods train on."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pt_core.data import Batch, Dataset, generator
+from pt_core.errors import DataError, UserError, nearest
+from pt_core.run.sampling import SubsetDataset
+from torch import Tensor
+
+from pt_vision.images import WHITE, BadImage, Source, check_all, decode
+from pt_vision.segmentation.task import IGNORE
+
+KEPT_BYTES = 2**28
+"""Bound of the decoded pictures and masks that a data set keeps in memory."""
+TRIES = 10
+"""Crops drawn until one is varied enough, or holds enough of a rare class."""
+
+
+class Masks(Protocol):
+    """Reads the mask of an image as class indices."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """(row, column), IGNORE where there is no class.
+
+        Raises:
+            DataError: it cannot be read, or has a value that is no class; names file and value.
+        """
+        ...
+
+
+@dataclass(eq=False)
+class SegmentationDataset:
+    """Images, and a mask for each unless they are unlabelled. Its methods give new data sets and change none.
+
+    Attributes:
+        sources: files, encoded bytes or pixels.
+        ids: paths as given.
+        masks: one mask per image, or None.
+        classes: class names, which masks index.
+        condition: one name per image, such as `fog`; empty where unknown.
+        preprocessing: mean and std of the backbone; None before `bind`.
+    """
+
+    sources: Sequence[Source]
+    ids: Sequence[str]
+    masks: Masks | None
+    classes: Sequence[str]
+    condition: Sequence[str] = ()
+    notes: tuple[str, ...] = ()
+    background: tuple[int, int, int] = WHITE
+    resize: tuple[int, int] | None = None
+    preprocessing: Mapping[str, Any] | None = field(default=None, repr=False)
+    flip: bool = False
+    scale: tuple[float, float] = (1.0, 1.0)
+    labels: Sequence[int] | None = None
+    augmented: bool = True
+    _kept: dict[int, tuple[NDArray[np.uint8], NDArray[np.uint8] | None]] = field(
+        default_factory=dict, init=False, repr=False
+    )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def conditions(self) -> list[str]:
+        """The names that occur, sorted."""
+        return sorted({name for name in self.condition if name})
+
+    def picture(self, index: int) -> Image.Image:
+        """The image as 8-bit RGB, resized where `resize` says so.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        return Image.fromarray(self.pair(index)[0])
+
+    def pair(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+        """(row, column, 3) pixels and (row, column) classes or None; decoded once while they fit KEPT_BYTES.
+
+        Raises:
+            DataError: one cannot be read, or they differ in size.
+        """
+        if index in self._kept:
+            return self._kept[index]
+        try:
+            image = decode(self.sources[index], self.background)
+        except BadImage as error:
+            raise DataError(f"image {self.ids[index]!r} cannot be read: {error}") from None
+        mask = None if self.masks is None else self.masks.read(index)
+        if mask is not None and mask.shape != (image.height, image.width):
+            raise DataError(
+                f"image {self.ids[index]!r} is {image.height}x{image.width}, its mask {mask.shape[0]}x{mask.shape[1]}"
+            )
+        if self.resize is not None and (image.height, image.width) != self.resize:
+            size = (self.resize[1], self.resize[0])
+            image = image.resize(size, Image.Resampling.BILINEAR)
+            mask = None if mask is None else np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+        pair = (np.array(image), None if mask is None else np.array(mask))
+        if (len(self._kept) + 1) * 4 * pair[0].shape[0] * pair[0].shape[1] <= KEPT_BYTES:
+            self._kept[index] = pair
+        return pair
+
+    def normalise(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """(row, column, 3) uint8 -> (3, row, column) float32."""
+        if self.preprocessing is None:
+            raise DataError("images become samples for one backbone: call dataset.bind(backbone.preprocessing) first")
+        mean, std = (
+            torch.tensor(self.preprocessing[key], dtype=torch.float32).view(3, 1, 1) for key in ("mean", "std")
+        )
+        return (torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float() / 255 - mean) / std
+
+    def sample(self, index: int, *, epoch: int | None, seed: int) -> dict[str, Any]:
+        """The whole image as `image` (3, row, column), its mask as `mask` (row, column) or None. Not augmented: methods train on
+        `TrainingView`s."""
+        pixels, mask = self.pair(index)
+        return {"image": self.normalise(pixels), "mask": None if mask is None else torch.from_numpy(mask).long()}
+
+    def collate(self, index: Sequence[int], samples: Sequence[Any]) -> Batch:
+        """inputs (batch, 3, row, column), target (batch, row, column) or None. Images of several sizes are padded at the lower and right
+        edge (target: ignored), and extra["size"] tells their own sizes."""
+        sizes = [tuple(sample["image"].shape[1:]) for sample in samples]
+        high, wide = (max(size[axis] for size in sizes) for axis in (0, 1))
+        extra: dict[str, Any] = {"condition": [self._condition(i) for i in index], "conditions": self.conditions}
+        if len(set(sizes)) > 1:
+            extra["size"] = torch.tensor(sizes)
+
+        def padded(x: Tensor, value: float) -> Tensor:
+            return torch.nn.functional.pad(x, (0, wide - x.shape[-1], 0, high - x.shape[-2]), value=value)
+
+        images = torch.stack([padded(sample["image"], 0.0) for sample in samples])
+        labelled = all(sample["mask"] is not None for sample in samples)
+        target = torch.stack([padded(sample["mask"], IGNORE) for sample in samples]) if labelled else None
+        if "box" in samples[0]:
+            extra["box"] = torch.tensor([sample["box"] for sample in samples])
+        return Batch(images, target, torch.as_tensor(list(index)), [self.ids[i] for i in index], extra)
+
+    def _condition(self, index: int) -> str:
+        return self.condition[index] if self.condition else ""
+
+    def bind(
+        self, preprocessing: Mapping[str, Any], flip: bool = False, scale: tuple[float, float] = (1.0, 1.0)
+    ) -> SegmentationDataset:
+        bound = replace(self, preprocessing=preprocessing, flip=flip, scale=scale)
+        bound._kept = self._kept
+        return bound
+
+    def relabel(self, classes: Sequence[str]) -> SegmentationDataset:
+        """The same images with masks that index another list of names, such as that of a stored artifact.
+
+        Raises:
+            DataError: a class is not in the list.
+        """
+        if self.masks is None:
+            return replace(self, classes=list(classes))
+        unknown = [f"{name!r}{nearest(name, classes)}" for name in self.classes if name not in classes]
+        if unknown:
+            raise DataError(f"the data have classes that are not among the known ones: {', '.join(unknown[:8])}")
+        table = np.full(256, IGNORE, dtype=np.uint8)
+        for index, name in enumerate(self.classes):
+            table[index] = list(classes).index(name)
+        return replace(self, classes=list(classes), masks=_Renamed(self.masks, table))
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """(image, class) labelled pixels; reads every mask."""
+        found = np.zeros((len(self), len(self.classes)), dtype=np.int64)
+        if self.masks is not None:
+            for index in range(len(self)):
+                mask = self.pair(index)[1]
+                assert mask is not None
+                found[index] = np.bincount(mask.ravel(), minlength=256)[: len(self.classes)]
+        return found
+
+    def digests(self) -> list[str]:
+        """One digest per image, over size and pixels."""
+        return [hashlib.blake2b(self.pair(i)[0].tobytes(), digest_size=16).hexdigest() for i in range(len(self))]
+
+    def identity(self) -> str:
+        """Digest of pixels, masks and classes, in order."""
+        total = hashlib.sha256(repr((list(self.classes), self.resize)).encode())
+        for index in range(len(self)):
+            pixels, mask = self.pair(index)
+            total.update(repr(pixels.shape).encode() + pixels.tobytes() + (b"" if mask is None else mask.tobytes()))
+        return total.hexdigest()
+
+
+class _Renamed:
+    def __init__(self, base: Masks, table: NDArray[np.uint8]) -> None:
+        self.base, self.table = base, table
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        return self.table[self.base.read(index)]
+
+
+class ArrayMasks:
+    """Masks held in memory."""
+
+    def __init__(self, arrays: Sequence[NDArray[np.uint8]]) -> None:
+        self.arrays = arrays
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        return self.arrays[index]
+
+
+@dataclass(frozen=True)
+class RareClasses:
+    """Rare-class sampling: class c with probability proportional to exp((1 - f_c) / T), an image that holds enough of it, and crops
+    drawn anew until one holds enough of it. Shares of 3000 px of 2048 x 1024 and of 6000 px of a 1024 crop as published."""
+
+    temperature: float = 0.01
+    image_share: float = 3000 / (2048 * 1024)
+    crop_share: float = 6000 / 1024**2
+
+    def table(self, counts: NDArray[np.int64], pixels: float) -> tuple[NDArray[np.float64], list[NDArray[np.int64]]]:
+        """(probability per class, rows that hold enough of it). A class that no image holds enough of is left out.
+
+        Args:
+            counts: (image, class).
+            pixels: of a frame.
+        """
+        rows = [np.flatnonzero(counts[:, c] > self.image_share * pixels) for c in range(counts.shape[1])]
+        share = counts.sum(0) / max(1, counts.sum())
+        weight = np.exp((1 - share - (1 - share).max()) / self.temperature)
+        weight = np.where([len(own) > 0 for own in rows], weight, 0.0)
+        if weight.sum() == 0:
+            raise DataError("no class has enough pixels in any training image; switch rare-class sampling off")
+        return weight / weight.sum(), rows
+
+
+class TrainingView:
+    """Random crops of a data role; as many samples as the role has. Sample (seed, epoch, index) is a pure function of those.
+
+    Args:
+        dataset: a SegmentationDataset, or part of one.
+        crop: side of the crops; smaller images are enlarged to it first.
+        labelled: False gives no masks, whatever the data have.
+        max_share: crops in which one class takes more than this share are drawn anew, up to TRIES times (1: never).
+        rare: rare-class sampling instead of one crop of every image per epoch.
+    """
+
+    labels: Sequence[int] | None = None
+    augmented = True
+    crop: int
+    max_share: float
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        crop: int,
+        labelled: bool = True,
+        max_share: float = 1.0,
+        rare: RareClasses | None = None,
+    ) -> None:
+        whole = dataset.base if isinstance(dataset, SubsetDataset) else dataset
+        if not isinstance(whole, SegmentationDataset):
+            raise UserError(
+                "segmentation methods train on images with masks (--task segmentation); these data have none"
+            )
+        self.base: SegmentationDataset = whole if labelled else replace(whole, masks=None)
+        self.base._kept = whole._kept
+        self.rows: list[int] = list(dataset.indices) if isinstance(dataset, SubsetDataset) else list(range(len(whole)))
+        self.ids: Sequence[str] = [whole.ids[row] for row in self.rows]
+        self.crop, self.labelled, self.max_share, self.rare = crop, labelled, max_share, rare
+        self._table: tuple[NDArray[np.float64], list[NDArray[np.int64]]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def without(self) -> list[str]:
+        """Classes that rare-class sampling leaves out, because no image holds enough of them."""
+        if self.rare is None:
+            return []
+        probability, _ = self._classes()
+        return [self.base.classes[c] for c in np.flatnonzero(probability == 0)]
+
+    def _classes(self) -> tuple[NDArray[np.float64], list[NDArray[np.int64]]]:
+        if self._table is None:
+            assert self.rare is not None
+            first = self.base.pair(self.rows[0])[0]
+            self._table = self.rare.table(self.base.counts[self.rows], first.shape[0] * first.shape[1])
+        return self._table
+
+    def sample(self, index: int, *, epoch: int | None, seed: int) -> dict[str, Any]:
+        """image (3, crop, crop), mask (crop, crop) or None, box (row, column, rows, columns): the crop's corner in its frame."""
+        rng = np.random.default_rng(generator(seed, "crop", epoch or 0, index).initial_seed())
+        row, wanted = index, -1
+        if self.rare is not None:
+            probability, rows = self._classes()
+            wanted = int(rng.choice(len(probability), p=probability))
+            row = int(rng.choice(rows[wanted]))
+        pixels, mask = self.base.pair(self.rows[row])
+        mask = mask if self.labelled else None
+        pixels, mask = self._scaled(pixels, mask, rng)
+        high, wide = pixels.shape[:2]
+        for _ in range(TRIES):
+            top, left = int(rng.integers(high - self.crop + 1)), int(rng.integers(wide - self.crop + 1))
+            own = None if mask is None else mask[top : top + self.crop, left : left + self.crop]
+            if own is None or self._accepts(own, wanted):
+                break
+        part = pixels[top : top + self.crop, left : left + self.crop]
+        if self.base.flip and rng.random() < 0.5:
+            part, own = part[:, ::-1], None if own is None else own[:, ::-1]
+            left = wide - self.crop - left
+        target = None if own is None else torch.from_numpy(np.ascontiguousarray(own)).long()
+        name = self.ids[row]
+        return {"image": self.base.normalise(part), "mask": target, "box": (top, left, high, wide), "id": name}
+
+    def _accepts(self, mask: NDArray[np.uint8], wanted: int) -> bool:
+        found = np.bincount(mask.ravel(), minlength=256)
+        if wanted >= 0:
+            assert self.rare is not None
+            return bool(found[wanted] > self.rare.crop_share * mask.size)
+        found = found[:IGNORE]
+        return self.max_share >= 1 or bool(found.max() < self.max_share * max(1, found.sum()) and (found > 0).sum() > 1)
+
+    def _scaled(
+        self, pixels: NDArray[np.uint8], mask: NDArray[np.uint8] | None, rng: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+        low, high = self.base.scale
+        factor = float(rng.uniform(low, high)) if high > low else low
+        rows, columns = pixels.shape[:2]
+        factor = max(factor, self.crop / rows, self.crop / columns)
+        if factor == 1.0:
+            return pixels, mask
+        size = (max(self.crop, math.ceil(columns * factor)), max(self.crop, math.ceil(rows * factor)))
+        image = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+        return image, None if mask is None else np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+
+    def collate(self, index: Sequence[int], samples: Sequence[Any]) -> Batch:
+        batch = self.base.collate([self.rows[i] for i in index], samples)
+        names = [sample["id"] for sample in samples]
+        return replace(batch, index=torch.as_tensor(list(index)), ids=names)
+
+    def identity(self) -> str:
+        return self.base.identity()
+
+
+def check_pairs(dataset: SegmentationDataset) -> None:
+    """Decode every image and mask once, several at a time.
+
+    Raises:
+        DataError: the first that cannot be used, by name.
+    """
+
+    def look(index: Any) -> Any:
+        dataset.pair(index)
+
+    check_all(cast("Any", range(len(dataset))), look)
+
+
+def bind_pixels(
+    dataset: Any, preprocessing: Mapping[str, Any], augment: str, low: float | None, high: float | None
+) -> Dataset:
+    """The data with a backbone's normalisation, and the flips and scales of training crops.
+
+    Raises:
+        DataError: an augmentation that masks do not take, or an empty range of scales.
+    """
+    if augment not in ("none", "flip", "standard"):
+        raise DataError(f"augment={augment!r} is for classification; images with masks take none, flip and standard")
+    usual = (0.5, 2.0) if augment == "standard" else (1.0, 1.0)
+    scale = (usual[0] if low is None else low, usual[1] if high is None else high)
+    if scale[0] > scale[1]:
+        raise DataError(f"scale_min={scale[0]:g} is above scale_max={scale[1]:g}")
+    bound: Dataset = dataset.bind(preprocessing, flip=augment != "none", scale=scale)
+    return bound

@@ -1,0 +1,118 @@
+"""What self-training does to images and labels: ClassMix, shared colour jitter and blur, masks of blocks, weights of pseudo-labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as T
+
+from pt_vision.segmentation.task import IGNORE
+
+
+def class_masks(labels: Tensor, rng: torch.Generator, among: Literal["image", "batch"] = "image") -> Tensor:
+    """(batch, row, column) bool: True on ceil(n / 2) of the n classes present.
+
+    Args:
+        labels: (batch, row, column).
+        among: classes of each image, ignored pixels apart; or, as released, those of the whole batch, the ignore value among them.
+    """
+    masks = []
+    everything = labels.unique()
+    for own in labels:
+        present = everything if among == "batch" else own.unique()
+        if among == "image":
+            present = present[present != IGNORE]
+        chosen = torch.randperm(len(present), generator=rng)[: math.ceil(len(present) / 2)].to(present.device)
+        masks.append(torch.isin(own, present[chosen]))
+    return torch.stack(masks)
+
+
+def mix(source: Tensor, target: Tensor, masks: Tensor) -> Tensor:
+    """M source + (1 - M) target, for images (batch, 3, row, column) or labels and weights (batch, row, column)."""
+    return torch.where(masks[:, None] if source.ndim == 4 else masks, source, target)
+
+
+def colour_and_blur(
+    images: Tensor, preprocessing: Mapping[str, Any], rng: torch.Generator, strength: float = 0.2
+) -> Tensor:
+    """Colour jitter (brightness, contrast, saturation, hue by up to `strength`) with probability 0.8 and Gaussian blur, sigma in
+    0.15..1.15, with probability 0.5; the draws hold for the whole batch. Normalised images in, normalised images out."""
+    draws = torch.rand(7, generator=rng).tolist()
+    mean, std = (images.new_tensor(preprocessing[key]).view(3, 1, 1) for key in ("mean", "std"))
+    if draws[0] > 0.2:
+        factors = [1 + strength * (2 * u - 1) for u in draws[1:4]]
+        colours = (images * std + mean).clamp(0, 1)
+        colours = T.adjust_brightness(colours, factors[0])
+        colours = T.adjust_contrast(colours, factors[1])
+        colours = T.adjust_saturation(colours, factors[2])
+        colours = T.adjust_hue(colours, strength * (2 * draws[4] - 1) * 0.5)
+        images = (colours - mean) / std
+    if draws[5] > 0.5:
+        sigma = 0.15 + draws[6]
+        width = 2 * math.ceil(3 * sigma) + 1
+        images = T.gaussian_blur(images, [width, width], [sigma, sigma])
+    return images
+
+
+def block_mask(images: Tensor, block: int, ratio: float, rng: torch.Generator) -> Tensor:
+    """(batch, 1, row, column) of 0 and 1: each block of pixels is 0 with probability `ratio` (masked image consistency)."""
+    batch, _, rows, columns = images.shape
+    cells = torch.rand(batch, 1, math.ceil(rows / block), math.ceil(columns / block), generator=rng) > ratio
+    whole = cells.to(images).repeat_interleave(block, 2).repeat_interleave(block, 3)
+    return whole[:, :, :rows, :columns]
+
+
+def inside_margins(box: Tensor, shape: tuple[int, int], margins: Sequence[float]) -> Tensor:
+    """(batch, row, column) of 0 and 1: 0 on the margins of the frames that the crops were cut from.
+
+    Args:
+        box: (batch, 4) corner of the crop and size of its frame.
+        shape: of the crops.
+        margins: shares of the frame's rows at the top and at the bottom, and of its columns at each side.
+    """
+    rows = torch.arange(shape[0], device=box.device) + 0.5
+    columns = torch.arange(shape[1], device=box.device) + 0.5
+    top, left, high, wide = (box[:, n : n + 1].float() for n in range(4))
+    down, right = (rows + top) / high, (columns + left) / wide
+    good_rows = (down >= margins[0]) & (down < 1 - margins[1])
+    good_columns = (right >= margins[2]) & (right < 1 - margins[2])
+    return (good_rows[:, :, None] & good_columns[:, None, :]).float()
+
+
+def pseudo_labels(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """(labels (batch, row, column), q): argmax, and the share of pixels of the WHOLE batch whose largest probability is at least tau."""
+    confidence, labels = logits.float().softmax(1).max(1)
+    return labels, (confidence >= threshold).float().mean()
+
+
+def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Cross-entropy averaged over ALL pixels: ignored ones count as 0, weights multiply single pixels."""
+    losses = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="none")
+    return (losses if weights is None else losses * weights).mean()
+
+
+def majority_mask(labels: Tensor, scale: int, share: float, things: Sequence[int], classes: int) -> Tensor:
+    """(batch, row / scale, column / scale) bool: one thing class covers at least `share` of the cell."""
+    onehot = F.one_hot(torch.where(labels == IGNORE, classes, labels), classes + 1).permute(0, 3, 1, 2).float()
+    covered, winner = F.avg_pool2d(onehot, scale).max(1)
+    return (covered >= share) & torch.isin(winner, torch.tensor(list(things), device=labels.device))
+
+
+def feature_distance(features: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
+    """Mean over masked positions of the Euclidean distance over channels; 0, with a graph, where the mask is empty."""
+    distance = (features.float() - reference.float() + 1e-12).pow(2).sum(1).clamp(min=1e-24).sqrt()
+    return (distance * mask).sum() / mask.sum().clamp(min=1)
+
+
+def dice_loss(logits: Tensor, labels: Tensor, smooth: float = 1e-5) -> Tensor:
+    """1 - mean over classes of (2 sum p y + smooth) / (sum p^2 + sum y^2 + smooth), over the labelled pixels of the whole batch."""
+    keep = (labels != IGNORE)[:, None].float()
+    p = logits.float().softmax(1) * keep
+    y = F.one_hot(labels * (labels != IGNORE), logits.shape[1]).permute(0, 3, 1, 2).float() * keep
+    both, sizes = (p * y).sum((0, 2, 3)), (p * p).sum((0, 2, 3)) + (y * y).sum((0, 2, 3))
+    return 1 - ((2 * both + smooth) / (sizes + smooth)).mean()

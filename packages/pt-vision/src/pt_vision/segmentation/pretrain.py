@@ -1,0 +1,219 @@
+"""Pretraining of the built-in segmenter: a small MiT with SegFormer's head on drawn shapes, and the file it is kept in."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import time
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from pt_core.data import stable_seed
+from pt_core.errors import ConfigError, NonFiniteError, UserError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pt_vision.segmentation.heads import SegFormerHead, resize
+from pt_vision.segmentation.mit import build_encoder, preprocessing
+from pt_vision.segmentation.shapes import CLASSES, SIDE, shape_scene
+from pt_vision.segmentation.task import confusion, mean_iou
+
+if TYPE_CHECKING:
+    from pt_vision.adapters.mit import MitBackbone
+
+FORMAT_VERSION = 1
+KIND = "segformer"
+HELD_OUT = 128
+
+
+@dataclass(frozen=True)
+class SegmenterConfig:
+    """The recipe; its defaults made `builtin:mit_shapes`."""
+
+    embed_dims: tuple[int, ...] = (16, 32, 64, 128)
+    depths: tuple[int, ...] = (2, 2, 2, 2)
+    num_heads: tuple[int, ...] = (1, 2, 4, 8)
+    decoder_width: int = 64
+    crop: int = 128
+    steps: int = 1200
+    batch_size: int = 16
+    lr: float = 2e-3
+    weight_decay: float = 0.02
+    warmup: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name}={getattr(self, name)} must be above 0" for name in ("steps", "lr") if not getattr(self, name) > 0
+        ]
+        if self.batch_size < 2:
+            problems.append(f"batch_size={self.batch_size} must be at least 2")
+        if len({len(self.embed_dims), len(self.depths), len(self.num_heads), 4}) != 1:
+            problems.append("embed_dims, depths and num_heads need four values each")
+        elif any(dim % heads for dim, heads in zip(self.embed_dims, self.num_heads, strict=True)):
+            problems.append(f"embed_dims={self.embed_dims} are not divisible by num_heads={self.num_heads}")
+        if problems:
+            raise ConfigError(problems)
+
+
+def scenes(seed: int, purpose: str, number: int, size: int) -> tuple[Tensor, Tensor]:
+    """Batch `number`: (size, 3, SIDE, SIDE) normalised, (size, SIDE, SIDE) classes."""
+    rng = np.random.default_rng(stable_seed(seed, "shapes", purpose, number))
+    drawn = [shape_scene(rng) for _ in range(size)]
+    settings = preprocessing(SIDE)
+    mean, std = (torch.tensor(settings[key]).view(3, 1, 1) for key in ("mean", "std"))
+    images = torch.from_numpy(np.stack([pixels for pixels, _ in drawn])).permute(0, 3, 1, 2).float() / 255
+    return (images - mean) / std, torch.from_numpy(np.stack([mask for _, mask in drawn])).long()
+
+
+class _Segmenter(nn.Module):
+    def __init__(self, config: SegmenterConfig) -> None:
+        super().__init__()
+        self.encoder = build_encoder(config.embed_dims, config.depths, config.num_heads)
+        self.decoder = SegFormerHead(config.embed_dims, len(CLASSES), config.decoder_width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden: Any = self.encoder.patch_embed(images)
+        maps: list[Tensor] = []
+        for stage in self.encoder.stages:
+            hidden = stage(hidden)
+            maps.append(hidden)
+        return resize(self.decoder(maps), images.shape[2:])
+
+
+def pretrain_segmenter(config: SegmenterConfig, out: Path, progress: bool = True) -> dict[str, Any]:
+    """Train and write `out` (safetensors) with its card beside it; returns the card.
+
+    Raises:
+        UserError: `out` is not a .safetensors file name.
+        NonFiniteError: the loss became NaN or infinite.
+    """
+    from tqdm import tqdm
+
+    if out.suffix != ".safetensors":
+        raise UserError(f"{out} must end in .safetensors")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = _Segmenter(config).train()
+        groups = [
+            {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimiser = torch.optim.AdamW(groups, lr=config.lr)
+        losses, begin = [], time.monotonic()
+        for step in tqdm(range(config.steps), desc="pretrain", unit="step", disable=not progress):
+            warm = max(1, int(config.warmup * config.steps))
+            part = (step - warm) / max(1, config.steps - warm)
+            factor = (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * part))
+            for group in optimiser.param_groups:
+                group["lr"] = config.lr * factor
+            images, masks = scenes(config.seed, "train", step, config.batch_size)
+            loss = F.cross_entropy(model(images), masks)
+            losses.append(loss.item())
+            if not math.isfinite(losses[-1]):
+                raise NonFiniteError(f"the loss became {losses[-1]} at step {step}; lower lr={config.lr:g}")
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+        seconds = time.monotonic() - begin
+    model.eval()
+    matrix = torch.zeros(len(CLASSES), len(CLASSES), dtype=torch.long)
+    with torch.inference_mode():
+        for number in range(HELD_OUT // 16):
+            images, masks = scenes(config.seed, "held out", number, 16)
+            matrix += confusion(model(images).argmax(1), masks, len(CLASSES))
+    results = {
+        "train_loss": round(float(np.mean(losses[-max(1, len(losses) // 10) :])), 4),
+        "held_out_miou": round(mean_iou(matrix), 4),
+        "held_out_scenes": HELD_OUT,
+    }
+    card = _card(config, results, sum(p.numel() for n, p in model.named_parameters() if "linear_pred" not in n))
+    _save(model, card, out)
+    return {**card, "seconds": seconds}
+
+
+def _card(config: SegmenterConfig, results: dict[str, Any], parameters: int) -> dict[str, Any]:
+    model = {name: getattr(config, name) for name in ("embed_dims", "depths", "num_heads", "decoder_width")}
+    versions = {name: metadata.version(name) for name in ("torch", "timm", "numpy", "pillow")}
+    return {
+        "format_version": FORMAT_VERSION,
+        "kind": KIND,
+        "model": {name: list(v) if isinstance(v, tuple) else v for name, v in model.items()},
+        "preprocessing": preprocessing(config.crop),
+        "parameters": parameters,
+        "data": "drawn shapes and textures (pt_vision.segmentation.shapes), no streets and no weather",
+        "class_names": list(CLASSES),
+        "recipe": {name: value for name, value in asdict(config).items() if name not in model},
+        "results": results,
+        "versions": {**versions, "python": platform.python_version()},
+    }
+
+
+def _save(model: nn.Module, card: dict[str, Any], out: Path) -> None:
+    tensors = {
+        name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
+        for name, tensor in model.state_dict().items()
+        if "linear_pred" not in name
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = out.with_suffix(".json")
+    parts = [path.with_name(f".{path.name}.part") for path in (out, beside)]
+    save_file(tensors, parts[0], metadata={"pt_vision": json.dumps(card, sort_keys=True)})
+    parts[1].write_text(json.dumps(card, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    for part, path in zip(parts, (out, beside), strict=True):
+        os.replace(part, path)
+
+
+def is_segmenter(path: Path) -> bool:
+    """Whether a file was written by `pretrain_segmenter`; False for what cannot be read, which others then report."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            card = json.loads((file.metadata() or {}).get("pt_vision", "null"))
+    except (SafetensorError, ValueError, OSError, RecursionError):
+        return False
+    return isinstance(card, dict) and card.get("kind") == KIND
+
+
+def load_segmenter(path: Path, spec: str) -> MitBackbone:
+    """Read a file that `pretrain_segmenter` wrote.
+
+    Raises:
+        UserError: damaged, of a newer format, or with sizes that do not fit its weights.
+    """
+    from pt_vision.adapters.mit import MitBackbone, MitNetwork
+    from pt_vision.weights import check_finite
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            card = json.loads((file.metadata() or {}).get("pt_vision", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise UserError(f"{path} is not a readable safetensors file ({error}); make or fetch it again") from None
+    if card.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"{path} has format {card.get('format_version')}, this version reads {FORMAT_VERSION}; update pt-vision"
+        )
+    try:
+        sizes = card["model"]
+        with torch.device("meta"):  # the card is untrusted: an absurd size must fail by name, not by memory
+            shape = [tuple(int(v) for v in sizes[key]) for key in ("embed_dims", "depths", "num_heads")]
+            encoder = build_encoder(shape[0], shape[1], shape[2])
+            module = MitNetwork(encoder, SegFormerHead(sizes["embed_dims"], 0, int(sizes["decoder_width"])))
+        floats = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+        module.load_state_dict(floats, strict=True, assign=True)
+        settings = preprocessing(int(card["preprocessing"]["crop"]))
+    except (KeyError, TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"{path}: weights and metadata do not fit ({str(error).splitlines()[0][:160]}); make it again"
+        ) from None
+    check_finite(module, spec)
+    return MitBackbone(module, spec, settings)

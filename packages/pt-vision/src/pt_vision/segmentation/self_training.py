@@ -1,0 +1,279 @@
+"""The self-training loop of DAFormer, HRDA and MIC, which `self_training` runs as it is and `coda` extends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from annotated_types import Ge, Gt, Le, Lt
+from pt_core import Backbone, Batch, Stage, Task
+from pt_core.data import Dataset
+from pt_core.errors import ConfigError, DataError
+from pt_core.method import StepContext, Stream
+from torch import Tensor
+
+from pt_vision.segmentation.data import RareClasses
+from pt_vision.segmentation.hrda import Box, draw_box
+from pt_vision.segmentation.method import STATISTICS, SegmentationMethod, crops, parameter_groups, steps_of
+from pt_vision.segmentation.mixing import (
+    block_mask,
+    class_masks,
+    colour_and_blur,
+    feature_distance,
+    inside_margins,
+    majority_mask,
+    mix,
+    pseudo_labels,
+)
+from pt_vision.segmentation.network import Network, NetworkConfig, Scales, Visit, scale_loss
+from pt_vision.segmentation.teacher import Teacher
+
+THINGS = (
+    *("traffic light", "traffic sign", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"),
+    *("sign", "pedestrian", "bicyclist"),
+)
+"""Countable classes of Cityscapes (its ids 6, 7, 11-18), and what other street sets call them."""
+
+
+@dataclass(frozen=True)
+class SelfTrainingConfig(NetworkConfig):
+    teacher_momentum: Annotated[float, Ge(0), Lt(1)] = 0.99
+    """alpha of the teacher's moving average, reached from 0 by 1 - 1 / (k + 1)."""
+    threshold: Annotated[float, Ge(0), Le(1)] = 0.968
+    """tau: q is the share of the batch's pixels whose pseudo-label has at least this confidence."""
+    margin_top: Annotated[float, Ge(0), Lt(1)] = 30 / 1080
+    """Share of the target frame's rows at the top where pseudo-labels count nothing (30 px of 1920 x 1080)."""
+    margin_bottom: Annotated[float, Ge(0), Lt(1)] = 240 / 1080
+    """The same at the bottom, where a car's bonnet is (240 px of 1920 x 1080)."""
+    margin_side: Annotated[float, Ge(0), Lt(0.5)] = 30 / 1920
+    """The same at each side, a share of the columns (30 px of 1920 x 1080)."""
+    classmix: Literal["image", "batch"] = "image"
+    """Classes that ClassMix pastes: half of each source image's, or (as released) half of the batch's, the ignore label among them."""
+    colour_strength: Annotated[float, Ge(0), Le(1)] = 0.2
+    """Colour jitter of mixed images."""
+    feature_weight: Annotated[float, Ge(0)] = 0.005
+    """lambda, weight of the distance to the initial network's features on things (0: off)."""
+    feature_share: Annotated[float, Gt(0), Le(1)] = 0.75
+    """Share of a feature cell that one class has to cover for the distance to count there."""
+    thing_classes: tuple[str, ...] = ()
+    """Classes whose features stay near the initial network's (default: the countable ones of Cityscapes that the data have)."""
+    masked: Literal["source_target", "target", "none"] = "source_target"
+    """Masked image consistency: on half source and half target images, on colour-augmented target images only, or off."""
+    mask_block: Annotated[int, Ge(1)] | None = None
+    """Side of masked blocks in pixels (default: 64, or 1/16 of smaller crops)."""
+    mask_ratio: Annotated[float, Ge(0), Lt(1)] = 0.7
+    """Share of masked blocks."""
+    masked_weight: Annotated[float, Ge(0)] = 1.0
+    """Weight of the masked loss."""
+    rare_temperature: Annotated[float, Gt(0)] | None = 0.01
+    """T of rare-class sampling, P(c) proportional to exp((1 - f_c) / T); none draws source images evenly."""
+    max_share: Annotated[float, Gt(0), Le(1)] = 0.75
+    """Source crops in which one class takes more are drawn anew."""
+
+
+class SelfTraining(SegmentationMethod):
+    """theta: network, theta': its moving average. A step on source (x_S, y_S) and target x_T::
+
+        p = softmax(theta'(x_T)), y = argmax p, q = share of pixels with max p >= tau
+        x_M, y_M, w_M = ClassMix of (x_S, y_S, 1) and (x_T, y, q), then colour jitter and blur
+        L = CE(theta(x_S), y_S) + lambda |F_4(theta) - F_4(theta_0)| on things + CE_w(theta(x_M), y_M) + CE_w(theta(masked x), ...)
+
+    With HRDA every CE is 0.9 of the fused logits' and 0.1 of the detail window's. The trained weights are kept as they end: selecting
+    them by a labelled target part would be supervision.
+    """
+
+    Config: ClassVar[type] = SelfTrainingConfig
+    training_only: ClassVar[tuple[str, ...]] = ("teacher.*",)
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "optimizer": "adamw",
+        "lr": 6e-5,
+        "weight_decay": 0.01,
+        "steps": 60_000,
+        "batch_size": 2,
+        "schedule": "linear",
+        "warmup_epochs": 1,
+        "augment": "flip",
+    }
+    config: SelfTrainingConfig
+
+    def __init__(self, config: SelfTrainingConfig, backbones: Mapping[str, Backbone], task: Task) -> None:
+        super().__init__(config, backbones, task)
+        self.network = Network(self.backbone, task.outputs, config)
+        self.things = self._thing_rows()
+        if config.margin_top + config.margin_bottom >= 1:
+            raise ConfigError(
+                f"margin_top={config.margin_top} and margin_bottom={config.margin_bottom} leave nothing of the frame"
+            )
+        self.teacher = self.new_teacher()
+
+    def new_teacher(self) -> Teacher:
+        return Teacher(self.network, self.config.teacher_momentum)
+
+    def _thing_rows(self) -> list[int]:
+        names = list(self.task.class_names())
+        unknown = [name for name in self.config.thing_classes if name not in names]
+        if unknown:
+            raise ConfigError(
+                f"thing_classes names {unknown[0]!r}, which is no class; the data have {', '.join(names)}"
+            )
+        return [row for row, name in enumerate(names) if name in (self.config.thing_classes or THINGS)]
+
+    def visit(self, slot: str, call: Literal["pseudo", "mixed", "masked"]) -> Visit | None:
+        """What prompts a call of the step gets; plain self-training has none."""
+        return None
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(batch, class, row, column) logits of the student, without prompts."""
+        logits: Tensor = self.network(batch.inputs)
+        return logits
+
+    # ---- the stage -------------------------------------------------------------------------------------------------------------
+
+    def slots(self, ctx: Any) -> dict[str, Stream]:
+        """Name -> target stream; here all target images."""
+        return {"target": Stream("target", view=crops(self.network.crop, labelled=False))}
+
+    def plan(self, step: int, steps: int) -> str:
+        """The slot that step k draws from."""
+        return "target"
+
+    def stages(self, ctx: Any) -> Iterator[Stage]:
+        rare = None if self.config.rare_temperature is None else RareClasses(self.config.rare_temperature)
+        view = crops(self.network.crop, rare=rare, max_share=self.config.max_share)
+        steps, slots = steps_of(ctx, len(ctx.data["train"])), self.slots(ctx)
+        yield Stage(
+            "adapt",
+            tracks=("teacher.*", *STATISTICS),
+            streams={"source": Stream("train", view=view), **slots},
+            plan=lambda step: ("source", self.plan(step, steps)),
+            options={"steps": steps},
+            select=False,
+            step=self.step,
+        )
+
+    def adopt(self, data: Mapping[str, Dataset]) -> None:
+        """Say which classes rare-class sampling leaves out."""
+        import warnings
+
+        train = data.get("train")
+        if self.config.rare_temperature is None or train is None or getattr(train, "masks", None) is None:
+            return
+        view: Any = crops(self.network.crop, rare=RareClasses(self.config.rare_temperature))(train)
+        lost = view.without()
+        if lost:
+            warnings.warn(
+                f"no training image has enough pixels of {', '.join(lost)}: rare-class sampling leaves them out",
+                stacklevel=2,
+            )
+
+    def param_groups(self, stage: Stage) -> list[dict[str, Any]]:
+        return parameter_groups(self)
+
+    def step(self, ctx: StepContext, batches: Mapping[str, Batch]) -> Mapping[str, float | Tensor]:
+        """One iteration (a-g of the released loop); losses are back-propagated one after the other, their gradients add up."""
+        self.teacher.update(self.network, ctx.step)
+        source = batches.get("source")
+        slot = next((name for name in batches if name != "source"), "")
+        if source is None or not slot:  # this process has no sample in this draw
+            ctx.update()
+            return {}
+        number = min(len(source), len(batches[slot]))
+        images, labels = source.inputs[:number], source.target[:number]
+        target = batches[slot].inputs[:number]
+        box = batches[slot].extra.get("box")
+        terms = 2 + (self.config.masked != "none")
+        logs: dict[str, float | Tensor] = {}
+
+        def backward(name: str, loss: Tensor, weight: float = 1.0) -> None:
+            logs[f"loss_{name}"] = loss.detach()
+            ctx.backward(weight * loss * terms, number)
+
+        backward("source", self.source_loss(images, labels, ctx, logs))
+        pseudo, weights, q = self.pseudo(target, slot, None if box is None else box[:number])
+        mixed, mixed_labels, mixed_weights = self.paste(images, labels, target, pseudo, weights, ctx)
+        backward("mixed", self.crop_loss(mixed, mixed_labels, mixed_weights, ctx, "mixed", slot))
+        if self.config.masked != "none":
+            backward(
+                "masked", self.masked_loss(images, labels, target, pseudo, q, ctx, slot), self.config.masked_weight
+            )
+        ctx.update()
+        total = sum(float(logs[f"loss_{name}"]) for name in ("source", "mixed"))
+        return {"loss": total + float(logs.get("loss_masked", 0.0)), **logs, "confident": q}
+
+    # ---- its parts -------------------------------------------------------------------------------------------------------------
+
+    def run(self, images: Tensor, ctx: StepContext, call: str, visit: Visit | None = None) -> Scales:
+        box: Box | None = draw_box(self.network.crop, ctx.rng("box", call)) if self.config.hrda else None
+        return self.network.scales(images, box, visit)
+
+    def crop_loss(
+        self, images: Tensor, labels: Tensor, weights: Tensor | None, ctx: StepContext, call: Any, slot: str
+    ) -> Tensor:
+        out = self.run(images, ctx, call, self.visit(slot, call))
+        return scale_loss(out, labels, weights, self.config.detail_weight)
+
+    def source_loss(self, images: Tensor, labels: Tensor, ctx: StepContext, logs: dict[str, Any]) -> Tensor:
+        """Supervised loss on plain features, plus the distance to the initial network's features."""
+        out = self.run(images, ctx, "source")
+        loss = scale_loss(out, labels, None, self.config.detail_weight)
+        if not self.config.feature_weight or not self.things or self.config.freeze_backbone:
+            return loss
+        with torch.no_grad():
+            initial = self.backbone(out.context).extra["maps"][-1]
+        scale = labels.shape[-1] // out.features.shape[-1]
+        mask = majority_mask(labels, scale, self.config.feature_share, self.things, self.task.outputs)
+        distance = feature_distance(out.features, initial, mask)
+        logs["feature_distance"] = distance.detach()
+        return loss + self.config.feature_weight * distance
+
+    @torch.no_grad()
+    def pseudo(self, target: Tensor, slot: str, box: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """(labels, weights (batch, row, column), q) from the teacher, whose windows run in one batch."""
+        visit = self.visit(slot, "pseudo")
+        logits = self.teacher.run(self.network, target, visit)
+        labels, q = pseudo_labels(logits, self.config.threshold)
+        weights = q.expand(labels.shape)
+        if box is not None:
+            margins = (self.config.margin_top, self.config.margin_bottom, self.config.margin_side)
+            weights = weights * inside_margins(box, (labels.shape[1], labels.shape[2]), margins)
+        return labels, weights, q
+
+    def paste(
+        self, images: Tensor, labels: Tensor, target: Tensor, pseudo: Tensor, weights: Tensor, ctx: StepContext
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """ClassMix of source and target, colour-augmented."""
+        masks = class_masks(labels, ctx.rng("classmix"), self.config.classmix)
+        pasted = mix(images, target, masks)
+        changed = colour_and_blur(pasted, self.backbone.preprocessing, ctx.rng("colour"), self.config.colour_strength)
+        return changed, mix(labels, pseudo, masks), mix(torch.ones_like(weights), weights, masks)
+
+    def masked_loss(
+        self, images: Tensor, labels: Tensor, target: Tensor, pseudo: Tensor, q: Tensor, ctx: StepContext, slot: str
+    ) -> Tensor:
+        """Masked image consistency: the student sees a third of the blocks and has to predict all of them."""
+        if self.config.masked == "target":
+            pictures = colour_and_blur(
+                target, self.backbone.preprocessing, ctx.rng("masked colour"), self.config.colour_strength
+            )
+            goals, parts = pseudo, [q] * len(target)
+        else:
+            half = max(1, len(images) // 2)
+            pictures, goals = torch.cat([images[:half], target[:half]]), torch.cat([labels[:half], pseudo[:half]])
+            parts = [torch.ones_like(q)] * half + [q] * half
+        block = self.config.mask_block or (64 if self.network.crop >= 1024 else max(1, self.network.crop // 16))
+        hidden = pictures * block_mask(pictures, block, self.config.mask_ratio, ctx.rng("blocks"))
+        weights = torch.stack(parts).view(-1, 1, 1).expand(goals.shape)
+        return self.crop_loss(hidden, goals, weights, ctx, "masked", slot)
+
+
+def check_rows(rows: Sequence[int], slot: str, why: str) -> tuple[int, ...]:
+    """Refuse an empty slot of the chain.
+
+    Raises:
+        DataError: names the slot and how to fill it.
+    """
+    if not rows:
+        raise DataError(f"the chain's slot {slot!r} has no image ({why}); give --data {slot}=PATH, or --no-chain")
+    return tuple(rows)

@@ -1,0 +1,227 @@
+"""The segmentation task: one class per pixel, judged by intersection over union."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pt_core.data import Batch, Dataset
+from pt_core.errors import ArtifactError, DataError
+from pt_core.task import Evaluator, Predictions, Task
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import Metric
+
+IGNORE = 255
+"""Mask value that no class has: such pixels count nowhere."""
+MAX_CLASSES = 255
+LABELLED_ROLES = ("train", "val", "test")
+
+
+class Segmentation(Task):
+    """Per-pixel logits (batch, class, row, column); targets (batch, row, column) with IGNORE where there is none.
+
+    The loss of a batch is the mean over its labelled pixels, and their number is its count.
+    """
+
+    name = "segmentation"
+    unit = "pixel"
+    eval_batch: ClassVar[int] = 4
+    select: tuple[str, Literal["max", "min"]] = ("miou", "max")
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self.labels = [str(label) for label in labels]
+        if not 2 <= len(self.labels) <= MAX_CLASSES:
+            raise DataError(f"segmentation needs 2 to {MAX_CLASSES} classes, the data have {len(self.labels)}")
+        if len(set(self.labels)) < len(self.labels):
+            twice = next(label for label in self.labels if self.labels.count(label) > 1)
+            raise DataError(f"class name {twice!r} occurs twice; give every class its own name")
+        self.outputs = len(self.labels)
+
+    def class_names(self) -> Sequence[str]:
+        return self.labels
+
+    def check_dataset(self, dataset: Dataset, role: str) -> None:
+        """Refuse labelled roles without masks, and mask values that are no class.
+
+        Raises:
+            DataError: names the mask and its value.
+        """
+        if not len(dataset):
+            raise DataError(f"role {role!r} has no images")
+        if getattr(dataset, "masks", None) is None:
+            if role in LABELLED_ROLES:
+                raise DataError(f"role {role!r} has no masks; segmentation needs them beside its images")
+            return
+        known: Any = getattr(dataset, "classes", self.labels)
+        if len(known) > self.outputs:
+            raise DataError(f"role {role!r} has {len(known)} classes, the task has {self.outputs}")
+
+    def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, int]:
+        """(mean cross-entropy over labelled pixels, their number); 0 where there are none."""
+        count = int((batch.target != IGNORE).sum())
+        logits = output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
+        total = F.cross_entropy(logits, batch.target, ignore_index=IGNORE, reduction="sum")
+        return total / max(1, count), count
+
+    def predict(self, output: Tensor) -> Predictions:
+        return {"logits": output}
+
+    def evaluator(self) -> Evaluator:
+        return SegmentationEvaluator(self.labels)
+
+    def records(self, predictions: Predictions, batch: Batch) -> list[dict[str, Any]]:
+        """Per image: id, condition (where known), the largest classes with their shares, mean confidence as `score`, `miou` and pixel
+        `accuracy` where there is a mask, and `mask`: the class of every pixel as an 8-bit PNG in base64."""
+        probabilities = predictions["logits"].float().softmax(1)
+        confidence, chosen = probabilities.max(1)
+        rows: list[dict[str, Any]] = []
+        for n, sample in enumerate(batch.ids):
+            own = chosen[n]
+            if "size" in batch.extra:
+                high, wide = (int(v) for v in batch.extra["size"][n])
+                own = own[:high, :wide]
+            shares = own.flatten().bincount(minlength=self.outputs).double() / own.numel()
+            top = shares.argsort(descending=True)[:3].tolist()
+            summary = ", ".join(f"{self.labels[c]} {float(shares[c]):.0%}" for c in top if shares[c] > 0)
+            row: dict[str, Any] = {"id": sample}
+            if "condition" in batch.extra and batch.extra["condition"][n]:
+                row["condition"] = batch.extra["condition"][n]
+            row |= {"predicted": summary, "score": float(confidence[n, : own.shape[0], : own.shape[1]].mean())}
+            if batch.target is not None:
+                matrix = confusion(own, batch.target[n, : own.shape[0], : own.shape[1]], self.outputs)
+                row |= {"miou": _defined(mean_iou(matrix)), "accuracy": _defined(accuracy(matrix))}
+            rows.append({**row, "mask": encode_mask(own)})
+        return rows
+
+    def to_json(self) -> dict[str, Any]:
+        return {"labels": self.labels}
+
+    @classmethod
+    def from_json(cls, spec: Mapping[str, Any]) -> Segmentation:
+        """Inverse of `to_json`.
+
+        Raises:
+            ArtifactError: the labels are missing or malformed.
+        """
+        labels = spec.get("labels")
+        if not isinstance(labels, list) or not all(isinstance(v, str) and len(v) <= 1000 for v in labels):
+            raise ArtifactError("the card's task needs a list of names as labels")
+        try:
+            return cls(labels)
+        except DataError as error:
+            raise ArtifactError(f"the card's task is not valid: {error}") from None
+
+
+def encode_mask(classes: Tensor) -> str:
+    """(row, column) class indices as an 8-bit PNG in base64 text."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(classes.to(torch.uint8).cpu().numpy()).save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def decode_mask(text: str) -> np.ndarray:
+    """Inverse of `encode_mask`, (row, column) uint8."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(base64.b64decode(text)), formats=["PNG"]) as image:
+        return np.asarray(image)
+
+
+def confusion(predicted: Tensor, target: Tensor, classes: int) -> Tensor:
+    """(true class, predicted class) pixel counts; ignored pixels are left out."""
+    keep = target != IGNORE
+    joint = target[keep].long() * classes + predicted[keep].long()
+    return joint.bincount(minlength=classes * classes).view(classes, classes)
+
+
+def class_iou(matrix: Tensor) -> Tensor:
+    """(class,) intersection over union; nan for a class that occurs neither in truth nor in predictions."""
+    matrix = matrix.double()
+    union = matrix.sum(0) + matrix.sum(1) - matrix.diagonal()
+    return torch.where(union > 0, matrix.diagonal() / union.clamp(min=1), torch.full_like(union, math.nan))
+
+
+def mean_iou(matrix: Tensor) -> float:
+    """Mean over the classes that occur in the truth."""
+    iou, seen = class_iou(matrix), matrix.sum(1) > 0
+    return float(iou[seen].mean()) if bool(seen.any()) else math.nan
+
+
+def accuracy(matrix: Tensor) -> float:
+    total = matrix.sum()
+    return float(matrix.diagonal().sum() / total) if total else math.nan
+
+
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+class _Sums(Metric):
+    full_state_update = False
+    counts: Tensor
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.add_state("counts", torch.zeros(classes, classes, dtype=torch.long), "sum")
+
+    def update(self, matrix: Tensor) -> None:
+        self.counts += matrix
+
+    def compute(self) -> Tensor:
+        return self.counts.cpu()
+
+
+class SegmentationEvaluator(Evaluator):
+    """miou: mean over the classes that occur in the truth, from pixel counts over all images; accuracy: share of pixels;
+    miou/CONDITION: the same over the images of a condition, where the data name conditions."""
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        from pt_core.run.class_metrics import _sync_device
+
+        self.labels, self._device = list(labels), _sync_device()
+        self.sums: dict[str, _Sums] = {"": self._new()}
+        self._rows: list[dict[str, Any]] = []
+        self._matrix = torch.zeros(len(labels), len(labels))
+
+    def _new(self) -> _Sums:
+        return _Sums(len(self.labels)).to(self._device)
+
+    def update(self, predictions: Predictions, batch: Batch) -> None:
+        if batch.target is None:
+            raise DataError("evaluation needs masks, these images have none")
+        chosen = predictions["logits"].argmax(1)
+        conditions = batch.extra.get("condition") or [""] * len(batch)
+        known = batch.extra.get("conditions", ())
+        for name in ("", *known):
+            self.sums.setdefault(name, self._new())
+        for n, condition in enumerate(conditions):
+            matrix = confusion(chosen[n], batch.target[n], len(self.labels)).to(self._device)
+            for name in dict.fromkeys(("", condition)):
+                self.sums.setdefault(name, self._new()).update(matrix)
+
+    def compute(self) -> dict[str, float]:
+        found: dict[str, Tensor] = {}
+        for name in sorted(self.sums):
+            if not self.sums[name].update_called:  # a process without images of this condition
+                self.sums[name].update(torch.zeros_like(self.sums[name].counts))
+            found[name] = self.sums[name].compute()
+        self._matrix = found.pop("")
+        iou = {"IoU": class_iou(self._matrix), **{name: class_iou(matrix) for name, matrix in found.items()}}
+        seen = self._matrix.sum(1)
+        self._rows = [
+            {"class": label, "pixels": int(seen[row]), **{k: _defined(float(v[row])) for k, v in iou.items()}}
+            for row, label in enumerate(self.labels)
+        ]
+        metrics = {"miou": mean_iou(self._matrix), "accuracy": accuracy(self._matrix)}
+        return metrics | {f"miou/{name}": mean_iou(matrix) for name, matrix in found.items()}
+
+    def tables(self) -> dict[str, Any]:
+        return {"per_class": self._rows, "confusion": {"labels": self.labels, "matrix": self._matrix.long().tolist()}}
