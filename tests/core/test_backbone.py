@@ -111,6 +111,41 @@ def test_claimed_weights_are_swapped_by_functional_call():
     assert torch.allclose(swapped[0], swapped[1]), "with a zero embedding all inputs look alike"
 
 
+def test_an_adapter_says_which_sites_take_inserted_tokens():
+    class Front(TinyBackbone):
+        inserts = frozenset({"features"})
+
+    tokens = Insert(torch.ones(1, 8))
+    assert Front().check_edits({"features": tokens}) == {"features": (tokens,)}
+    with pytest.raises(UserError, match="takes Add or Replace, not Insert"):
+        Front().check_edits({"tokens[0]": tokens})
+
+
+def test_claimed_weights_hold_while_a_function_runs_and_no_longer():
+    """`with_weights` serves whatever runs the module itself, such as generation."""
+    backbone = TinyBackbone()
+    claim = backbone.claim("embed.*")
+    with torch.no_grad():
+        claim.tensors()["embed.bias"].fill_(3.0)
+    before = backbone.module.embed.bias
+
+    def read():
+        return backbone.module.embed.bias.clone()
+
+    assert bool((backbone.with_weights(claim, read) == 3).all())
+    assert torch.equal(backbone.with_weights(None, read), before)
+
+    def fail():
+        assert bool((read() == 3).all())
+        raise ZeroDivisionError
+
+    claim.stochastic = True
+    with pytest.raises(ZeroDivisionError):
+        backbone.with_weights(claim, fail)
+    assert backbone.module.embed.bias is before
+    assert not backbone.module.training
+
+
 def test_tied_tensors_count_once_in_the_fingerprint():
     backbone = TinyBackbone()
     count = backbone.fingerprint().parameters

@@ -269,3 +269,11 @@ def test_sizes_come_from_the_configuration():
         64,
         32,
     )
+
+
+def test_the_depth_of_an_encoder_decoder_is_its_decoder_s() -> None:
+    config = transformers.T5Config(
+        vocab_size=64, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_decoder_layers=3, num_heads=4
+    )
+    found = bridge.sizes(transformers.T5ForConditionalGeneration(config))
+    assert (found.depth, found.heads, found.kv_heads, found.head_dim) == (3, 4, 4, 8)

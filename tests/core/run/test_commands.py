@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from markupsafe import Markup
-from pt_core import sealed
+from pt_core import StepOutput, sealed
 from pt_core.artifact import read_artifact
 from pt_core.errors import UserError
 from pt_core.run import api
@@ -478,6 +478,46 @@ def test_a_foreign_class_in_the_evaluation_data_is_refused_by_name(run, tmp_path
     data.write_text(data.read_text().replace("cat", "dog"))
     (said,) = refused("eval", run, "--data", data, "--role", "train")
     assert "class 'dog'" in said
+
+
+def test_a_method_sees_the_prepared_data_once_before_training_and_before_it_is_restored(tmp_path, monkeypatch):
+    seen = []
+
+    def adopt(method, data):
+        seen.append({role: len(dataset) for role, dataset in data.items()})
+        assert method.calls == 0
+        method.scale = torch.nn.Parameter(torch.zeros(len(data["train"])))
+
+    plain, stop = Prompt.training_step, iter(range(3))
+
+    def step(method, batch):
+        assert len(method.scale) == 6, "sized by the data: two shots of three classes"
+        if next(stop, None) is None:
+            raise torch.cuda.OutOfMemoryError("full")
+        found = plain(method, batch)
+        return StepOutput(found.loss + (method.scale + 1).square().sum(), found.count, found.logs)
+
+    monkeypatch.setattr(Prompt, "adopt", adopt)
+    monkeypatch.setattr(Prompt, "training_step", step)
+    options = (
+        "--shots",
+        "2",
+        "--val-fraction",
+        "0.3",
+        "--epochs",
+        "8",
+        "--checkpoint-every",
+        "1",
+        "--out",
+        tmp_path / "run",
+    )
+    assert pt("fit", "prompt", "--data", "vectors:40", *options)[0] != 0
+    monkeypatch.setattr(
+        Prompt, "training_step", lambda m, b: StepOutput(plain(m, b).loss + (m.scale + 1).square().sum(), len(b), {})
+    )
+    assert pt("resume", tmp_path / "run")[0] == 0
+    assert seen == [{"train": 6, "val": 12, "test": 11}] * 2
+    assert bool((weights(tmp_path / "run")["scale"] < 0).all())
 
 
 def test_data_that_changed_is_refused_by_resume(tmp_path, monkeypatch):
