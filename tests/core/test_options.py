@@ -126,3 +126,18 @@ def test_overlay_validates():
 def test_seeds_fall_back_to_the_common_one():
     options = TrainOptions(seed=7, data_seed=0)
     assert [options.seed_of(kind) for kind in ("init", "data", "sampling")] == [7, 0, 7]
+
+
+def test_a_check_of_a_dataclass_is_told_in_its_own_words():
+    @dataclass(frozen=True)
+    class Pair:
+        low: int = 0
+        high: int = 1
+
+        def __post_init__(self) -> None:
+            if self.low > self.high:
+                raise ValueError("low is above high")
+
+    with pytest.raises(ConfigError) as caught:
+        build_all({"pair": Pair}, {"low": 3})
+    assert caught.value.problems == ["low is above high"]

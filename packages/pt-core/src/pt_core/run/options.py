@@ -182,8 +182,8 @@ def build_all(classes: Mapping[str, type], values: Mapping[str, Any], context: s
         except ValidationError as error:
             for item in error.errors():
                 field = ".".join(str(part) for part in item["loc"] if isinstance(part, str) and part in own)
-                message = item["msg"][:1].lower() + item["msg"][1:].removeprefix("alue error, ")
-                message = message.removeprefix("value error, ")
+                message = item["msg"].removeprefix("Value error, ")
+                message = message[:1].lower() + message[1:]
                 problems.append(f"{field}={item['input']!r}: {message}" if field else message)
     if problems:
         raise ConfigError(problems)
