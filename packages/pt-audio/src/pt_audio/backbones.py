@@ -84,7 +84,7 @@ def _encoder(folder: str, spec: str) -> AudioEncoder:
     from pt_core.run.options import build_all
     from safetensors.torch import load_file
 
-    from pt_audio.encoders import audiomae
+    from pt_audio.encoders import AudioMAEEncoder
     from pt_audio.logmel import LogMel
     from pt_audio.vit import AudioViT, ViTSizes
 
@@ -99,35 +99,35 @@ def _encoder(folder: str, spec: str) -> AudioEncoder:
         module.load_state_dict({**{name: t.float() for name, t in tensors.items()}, "pos_embed": module.pos_embed})
     except (OSError, RuntimeError) as error:
         raise UserError(f"the weights in {folder} do not fit ({' '.join(str(error).split())[:200]})") from None
-    return audiomae(module, front, spec)
+    return AudioMAEEncoder(module, front, spec)
 
 
 def _audiomae(path: str, spec: str) -> AudioEncoder:
-    from pt_audio.encoders import audiomae
+    from pt_audio.encoders import AudioMAEEncoder
     from pt_audio.logmel import LogMel
     from pt_audio.published import load_audiomae
 
-    return audiomae(load_audiomae(Path(path)), LogMel(), spec)
+    return AudioMAEEncoder(load_audiomae(Path(path)), LogMel(), spec)
 
 
 def _kwt(folder: str, spec: str) -> AudioEncoder:
-    from pt_audio.encoders import kwt
+    from pt_audio.encoders import KwtEncoder
     from pt_audio.kwt import load_kwt
 
-    return kwt(*load_kwt(Path(folder), _config(folder)), spec)
+    return KwtEncoder(*load_kwt(Path(folder), _config(folder)), spec)
 
 
 def _ast(name: str, spec: str) -> AudioEncoder:
     from transformers import ASTFeatureExtractor, ASTModel
 
-    from pt_audio.encoders import ast
+    from pt_audio.encoders import ASTEncoder
     from pt_audio.logmel import LogMel
 
     module = _pretrained(ASTModel, name, spec)
     reader = _pretrained(ASTFeatureExtractor, name, spec)
     mean, std = (reader.mean, reader.std) if reader.do_normalize else (None, None)
     front = LogMel(reader.sampling_rate, reader.max_length, reader.num_mel_bins, mean=mean, std=std, peak=False)
-    return ast(module, front, spec)
+    return ASTEncoder(module, front, spec)
 
 
 def _text(name: str, spec: str) -> Backbone:

@@ -18,7 +18,7 @@ from pt_audio.sound import Source
 
 if TYPE_CHECKING:
     from pt_audio.data import AudioRecords
-    from pt_audio.encoders import AudioEncoder
+    from pt_audio.encoders import AudioEncoder, FrontEnd
     from pt_audio.models import LanguageModel, TextModel
 
 IGNORED = -100
@@ -116,29 +116,30 @@ class BoundRecords:
         limits: Limits | None = None,
         features: Tensor | None = None,
     ) -> None:
-        self.base, self.encoder, self.text, self.lm = base, encoder, text, lm
+        # No network is kept: worker processes get a copy of this object.
+        self.base, self.front, self.begin, self.context = base, encoder.front, lm.begin, lm.sizes.context
         self.tags, self.limits, self.features = tags, limits or Limits(), features
         self.ids, self.labels = list(base.ids), base.labels
-        counts = [segment_count(clip, encoder) for clip in base.clips]
+        counts = [segment_count(clip, self.front) for clip in base.clips]
         starts = [sum(counts[:i]) for i in range(len(counts))]
         self.segments_of = [tuple(range(s, s + c)) for s, c in zip(starts, counts, strict=True)]
-        self.tokens = [self._tokens(record) for record in base.records]
+        self.tokens = [self._tokens(record, text, lm) for record in base.records]
 
-    def _tokens(self, record: Record) -> Tokens:
+    def _tokens(self, record: Record, text: TextModel, lm: LanguageModel) -> Tokens:
         if len(record.clips) != len(record.texts):
             raise DataError(
                 f"{record.name} has {len(record.clips)} clips and {len(record.texts)} texts; give one text per clip"
             )
         longest = self.limits.instruction
-        told = tuple(tuple(self.lm.tokens(text)[-longest:]) for text in record.texts)
-        asked = tuple(tuple(self.text.tokens(text, longest)) for text in record.texts)
+        told = tuple(tuple(lm.tokens(piece)[-longest:]) for piece in record.texts)
+        asked = tuple(tuple(text.tokens(piece, longest)) for piece in record.texts)
         answer, caption = None, ()
         if record.answer is not None:
-            ids = self.lm.tokens(record.answer)[: self.limits.answer - 1]
+            ids = lm.tokens(record.answer)[: self.limits.answer - 1]
             if not ids:
                 raise DataError(f"{record.name} has an answer of zero tokens ({record.answer!r})")
-            answer = (*ids, self.lm.end)
-            caption = tuple(self.text.tokens(record.answer, CAPTION_TOKENS))
+            answer = (*ids, lm.end)
+            caption = tuple(text.tokens(record.answer, CAPTION_TOKENS))
         elif not told[-1]:
             raise DataError(f"{record.name} has no text behind its last clip; say what is asked (--ask)")
         return Tokens(asked, told, answer, caption)
@@ -155,7 +156,7 @@ class BoundRecords:
 
     def frozen_parts(self) -> SegmentDataset:
         """All segments of all clips, for the feature cache."""
-        return SegmentDataset(self.base.clips, self.encoder, self.segments_of)
+        return SegmentDataset(self.base.clips, self.front, self.segments_of)
 
     def with_frozen(self, features: Tensor) -> BoundRecords:
         """The same records over encoder outputs (segment, N, d)."""
@@ -168,7 +169,7 @@ class BoundRecords:
         if self.features is not None:
             return {}
         clips = dict.fromkeys(self.base.records[index].clips)
-        return {clip: clip_features(self.base.clips[clip], self.encoder) for clip in clips}
+        return {clip: clip_features(self.base.clips[clip], self.front) for clip in clips}
 
     def collate(self, index: Sequence[int], samples: Sequence[Any]) -> Batch:
         records = [self.base.records[i] for i in index]
@@ -221,8 +222,8 @@ class BoundRecords:
         Raises:
             UserError: names the record and each part.
         """
-        limit = self.lm.sizes.context
-        begin = 0 if self.lm.begin is None else 1
+        limit = self.context
+        begin = 0 if self.begin is None else 1
         for record, tokens in zip(self.base.records, self.tokens, strict=True):
             audio = sum(1 + block * len(self.segments_of[clip]) for clip in record.clips)
             text, answer = sum(len(told) for told in tokens.told), len(tokens.answer or ())
@@ -241,8 +242,8 @@ class SegmentDataset:
     labels = None
     augmented = False
 
-    def __init__(self, clips: Sequence[Source], encoder: AudioEncoder, segments_of: Sequence[Sequence[int]]) -> None:
-        self.clips, self.encoder = clips, encoder
+    def __init__(self, clips: Sequence[Source], front: FrontEnd, segments_of: Sequence[Sequence[int]]) -> None:
+        self.clips, self.front = clips, front
         self.places = [(clip, n) for clip, found in enumerate(segments_of) for n in range(len(found))]
         self.ids = [f"{clips[clip].name}[{n}]" for clip, n in self.places]
         self._last: tuple[int, Tensor] | None = None
@@ -253,7 +254,7 @@ class SegmentDataset:
     def sample(self, index: int, *, epoch: int | None, seed: int) -> Tensor:
         clip, number = self.places[index]
         if self._last is None or self._last[0] != clip:
-            self._last = clip, clip_features(self.clips[clip], self.encoder)
+            self._last = clip, clip_features(self.clips[clip], self.front)
         return self._last[1][number]
 
     def collate(self, index: Sequence[int], samples: Sequence[Any]) -> Batch:
@@ -264,19 +265,19 @@ class SegmentDataset:
         return hashlib.sha256("".join(clip.digest() for clip in self.clips).encode()).hexdigest()
 
 
-def segment_count(clip: Source, encoder: AudioEncoder) -> int:
+def segment_count(clip: Source, front: FrontEnd) -> int:
     """Segments that the front end will make of a clip, without reading it."""
-    return encoder.front.count(clip.samples_at(encoder.front.rate))
+    return front.count(clip.samples_at(front.rate))
 
 
-def clip_features(clip: Source, encoder: AudioEncoder) -> Tensor:
+def clip_features(clip: Source, front: FrontEnd) -> Tensor:
     """(segment, T, F).
 
     Raises:
         DataError: the clip cannot be read, or is shorter or longer than its header said.
     """
-    features = encoder.front(clip.read(encoder.front.rate))
-    expected = segment_count(clip, encoder)
+    features = front(clip.read(front.rate))
+    expected = segment_count(clip, front)
     if len(features) != expected:
         raise DataError(f"{clip.name} gives {len(features)} segments where its header promises {expected}; repair it")
     return features

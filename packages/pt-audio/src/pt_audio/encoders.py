@@ -5,13 +5,16 @@ All read (segment, T, F) features of their own front end and give (segment, N, d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, Protocol
 
-import torch
 from pt_core import Add, Backbone, Features, Layout, Replace
 from pt_core.backbone import Edit
 from torch import Tensor, nn
+
+from pt_audio.kwt import Kwt
+from pt_audio.vit import AudioViT
 
 
 class FrontEnd(Protocol):
@@ -40,7 +43,7 @@ class FrontEnd(Protocol):
 
 
 class AudioEncoder(Backbone):
-    """An encoder of audio segments.
+    """An encoder of audio segments; a subclass says what the vectors of a segment are (`patches`).
 
     Attributes:
         front: what turns a waveform into segments.
@@ -52,23 +55,19 @@ class AudioEncoder(Backbone):
     inserts: frozenset[str] = frozenset()
 
     def __init__(
-        self,
-        module: nn.Module,
-        front: FrontEnd,
-        source: str,
-        grid: tuple[int, int],
-        dim: int,
-        depth: int,
-        patches: Callable[[nn.Module, Tensor], Tensor],
+        self, module: nn.Module, front: FrontEnd, source: str, grid: tuple[int, int], dim: int, depth: int
     ) -> None:
         super().__init__(module, source, dict(front.describe()))
         self.front, self.grid = front, grid
         self.dim, self.depth = dim, depth
-        self._patches = patches
+
+    @abstractmethod
+    def patches(self, segments: Tensor) -> Tensor:
+        """(segment, T, F) -> (segment, N, d)."""
 
     def encode(self, inputs: Any, edits: Mapping[str, tuple[Edit, ...]], read: frozenset[str] | None) -> Features:
         """(segment, T, F) -> tokens (segment, N, d)."""
-        hidden = self._patches(self.module, inputs.to(self.dtype))
+        hidden = self.patches(inputs.to(self.dtype))
         layout = Layout((("token", hidden.shape[1]),), self.grid)
         for edit in edits.get("features", ()):
             if isinstance(edit, Add):
@@ -82,31 +81,39 @@ class AudioEncoder(Backbone):
         return self(segments, weights=weights).tokens
 
 
-def audiomae(module: nn.Module, front: FrontEnd, source: str) -> AudioEncoder:
+class AudioMAEEncoder(AudioEncoder):
     """Around `vit.AudioViT`: outputs of the last block, no norm, class token dropped."""
-    sizes: Any = module.sizes
-    return AudioEncoder(module, front, source, sizes.grid, sizes.dim, sizes.depth, lambda m, x: m(x))
+
+    def __init__(self, module: AudioViT, front: FrontEnd, source: str) -> None:
+        sizes = module.sizes
+        super().__init__(module, front, source, sizes.grid, sizes.dim, sizes.depth)
+
+    def patches(self, segments: Tensor) -> Tensor:
+        found: Tensor = self.module(segments)
+        return found
 
 
-def kwt(module: nn.Module, front: FrontEnd, source: str) -> AudioEncoder:
-    dim = int(module.proj.out_features)  # type: ignore[union-attr, arg-type]
-    depth = len(module.blocks)  # type: ignore[arg-type]
-    return AudioEncoder(module, front, source, (front.shape[0], 1), dim, depth, lambda m, x: m(x))
+class KwtEncoder(AudioEncoder):
+    """Around `kwt.Kwt`: the outputs of the frames."""
+
+    def __init__(self, module: Kwt, front: FrontEnd, source: str) -> None:
+        super().__init__(module, front, source, (front.shape[0], 1), module.proj.out_features, len(module.blocks))
+
+    def patches(self, segments: Tensor) -> Tensor:
+        found: Tensor = self.module(segments)
+        return found
 
 
-def ast(module: nn.Module, front: FrontEnd, source: str) -> AudioEncoder:
+class ASTEncoder(AudioEncoder):
     """Around transformers' `ASTModel`; its two leading tokens are dropped and its vectors, frequency-major, become time-major."""
-    config: Any = module.config
-    bins = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1
-    times = (config.max_length - config.patch_size) // config.time_stride + 1
 
-    def patches(model: nn.Module, segments: Tensor) -> Tensor:
-        hidden: Tensor = model(segments).last_hidden_state[:, 2:]
+    def __init__(self, module: Any, front: FrontEnd, source: str) -> None:
+        config = module.config
+        bins = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1
+        times = (config.max_length - config.patch_size) // config.time_stride + 1
+        super().__init__(module, front, source, (times, bins), config.hidden_size, config.num_hidden_layers)
+
+    def patches(self, segments: Tensor) -> Tensor:
+        times, bins = self.grid
+        hidden: Tensor = self.module(segments).last_hidden_state[:, 2:]
         return hidden.unflatten(1, (bins, times)).transpose(1, 2).flatten(1, 2)
-
-    return AudioEncoder(module, front, source, (times, bins), config.hidden_size, config.num_hidden_layers, patches)
-
-
-def empty_segment(encoder: AudioEncoder) -> Tensor:
-    """(1, T, F) zeros, for shapes."""
-    return torch.zeros(1, *encoder.front.shape)

@@ -29,12 +29,13 @@ class AudioMethod(Method):
         per_segment: vectors per segment.
     """
 
-    claimed: Claim | None = None
+    claimed: Claim | None
     instructed: bool = False
     per_segment: int
 
     def __init__(self, config: Any, backbones: Mapping[str, Backbone], task: Task) -> None:
         super().__init__(config, backbones, task)
+        self.claimed = None
         self.answers.attach(self.lm)
 
     @property
