@@ -116,6 +116,33 @@ def test_inspect_shows_rows_norms_drift_and_attention(tmp_path):
     assert all(row["drift"] > 0 and "nearest tokens (cosine)" in row for row in found["rows"])
     assert len(found["attention"]) == 3
     assert all(0 < mass < 1 for mass in found["attention"])
+    assert found["tensors"][0]["drift"] > 0
+    told = command("inspect", str(tmp_path / "run")).output
+    assert told.count("drift") == 5
+    assert "attention to the prompt" in told
+
+
+def test_drift_is_measured_from_where_the_run_began(tmp_path):
+    """A run that hardly moves drifts by nothing, so the rebuilt start is the run's own; a run from another run has no known start."""
+    from pt_language.inspection import inspect_run
+
+    still: dict[str, Any] = {**FAST, "steps": 1, "lr": 1e-9}
+    for name, options in {
+        "prompt_tuning": {"prompt_length": 4},
+        "prefix": {"prompt_length": 3},
+        "iapt": {"bilevel": False},
+    }.items():
+        pt_language.fit(name, out=tmp_path / name, **still, **options)
+        found = inspect_run(tmp_path / name)
+        assert all(row["drift"] < 1e-3 for row in (*found["tensors"], *found["rows"])), name
+    pt_language.fit(
+        "prompt_tuning", prompt_length=4, init_from=str(tmp_path / "prompt_tuning"), out=tmp_path / "on", **still
+    )
+    assert not any("drift" in row for row in inspect_run(tmp_path / "on")["rows"])
+    run = pt_language.fit("cpt", out=tmp_path / "cpt", **{**FAST, "shots": 1, "steps": 2, "lr": 0.01})
+    moved = pt_language.load(run).method.delta.detach().norm(dim=1)
+    assert [row["drift"] for row in inspect_run(tmp_path / "cpt")["rows"]] == pytest.approx(moved.tolist(), abs=1e-3)
+    assert float(moved.max()) > 0
 
 
 @pytest.mark.slow

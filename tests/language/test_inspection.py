@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 import torch
 from pt_core import Batch
-from pt_language.inspection import attention_mass, rows_table
+from pt_language.inspection import SHOWN, attention_mass, report_panels, rows_table
+from pt_language.methods.cpt import CPT
+from pt_language.methods.p_tuning import PTuning
+from pt_language.methods.prompt_tuning import PromptTuning
 
-from tests.language import tiny
+from tests.language import common, tiny
 
 
 def batch(method: Any, text: str = "a text") -> Batch:
@@ -46,3 +49,28 @@ def test_attention_of_equal_keys_is_shared_evenly(name: str) -> None:
 
 def test_no_prompt_has_no_attention() -> None:
     assert attention_mass(tiny.tuned("full", tiny.backbone()), batch(tiny.tuned("full", tiny.backbone()))) == []
+
+
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [(PromptTuning, {"prompt_length": 4}), (PTuning, {"prompt_length": 3}), (CPT, {"adopt": 3, "epsilon_input": 9.0})],
+)
+def test_the_report_tells_how_far_every_row_went(cls: Any, options: dict[str, Any]) -> None:
+    method: Any = common.make(cls, **options)
+    start = method.prompt_rows().detach().clone()
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    rows, bars = report_panels(method, common.data())
+    drift = (method.prompt_rows().detach() - start).norm(dim=1)
+    assert float(drift.max()) > 0.1
+    assert [row["drift"] for row in rows.data["rows"]] == pytest.approx(drift.tolist()[:SHOWN], abs=1e-3)
+    assert list(bars.data) == ["layer 0", "layer 1"]
+    assert all(0 < share < 1 for share in bars.data.values())
+    method.restore("predict", method.export("predict"))  # as a run that starts from another one does
+    assert all(row["drift"] < 1e-3 for row in report_panels(method, {})[0].data["rows"])
+
+
+def test_a_report_on_a_method_without_prompt_has_no_such_panels() -> None:
+    method: Any = tiny.tuned("full", tiny.backbone())
+    assert report_panels(method, common.data()) == []

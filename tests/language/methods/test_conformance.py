@@ -8,6 +8,7 @@ import pytest
 from pt_language.methods.cpt import CPT
 from pt_language.methods.full import FullFineTuning
 from pt_language.methods.iapt import IAPT
+from pt_language.methods.icl import InContext
 from pt_language.methods.lora import LoRA
 from pt_language.methods.p_tuning import PTuning
 from pt_language.methods.prefix import Prefix
@@ -42,12 +43,13 @@ CASES = {
     "iapt": replace(case(IAPT, N * (2 * D * 6 + 6 * 4) + 12 * N, bottleneck=6, activation_lr=0.05), accumulates=False),
     "iapt_gelu": case(IAPT, 2 * D * 6 + 6 * 4, bottleneck=6, activation="gelu", share_every=2),
     "cpt": case(CPT, context_length(3) * D, adopt=3, epsilon_input=1.0, epsilon_format=1.0),
+    "icl": case(InContext, 0, adopt=3),
     "lora": replace(case(LoRA, N * 2 * (D + D) + N * 2 * (D + KV), rank=2), idle=("*lora_A*",)),
     "full": case(FullFineTuning, FULL),
 }
 
 
-SLOW = ("prompt_head", "prompt_bert", "prefix_projected", "p_tuning_mlp", "iapt_gelu", "full")
+SLOW = ("prompt_head", "prompt_bert", "prefix_t5", "prefix_projected", "p_tuning_mlp", "iapt_gelu", "full")
 """Variants whose code paths other cases share; they run with the slow tests."""
 
 

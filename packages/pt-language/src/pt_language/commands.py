@@ -24,8 +24,9 @@ def inspect(run: Path, backbone: str | None, as_json: bool) -> None:
         return
     click.echo(found["method"])
     for row in found["tensors"]:
+        drift = f"  drift {row['drift']}" if "drift" in row else ""
         click.echo(
-            f"{row['tensor']:<24} {'x'.join(map(str, row['shape'])):>16}  norm {row['norm']:<10} rows {row['mean row norm']}"
+            f"{row['tensor']:<24} {'x'.join(map(str, row['shape'])):>16}  norm {row['norm']:<10} rows {row['mean row norm']:<8}{drift}"
         )
     for row in found["rows"]:
         drift = f"  drift {row['drift']:<8}" if "drift" in row else ""

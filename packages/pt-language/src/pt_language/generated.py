@@ -85,3 +85,4 @@ class GeneratedPrompt(LanguageMethod):
                     self._stored = tensor.detach().clone()
                 else:
                     known[name].copy_(tensor)
+        self.note_start()

@@ -71,11 +71,10 @@ def report_panels(method: Method, data: Mapping[str, Dataset]) -> list[Panel]:
     if not isinstance(method, LanguageMethod):
         return []
     panels = []
-    rows = rows_table(method)
+    rows = rows_table(method, method.start)
     if rows:
-        note = (
-            f"The first {SHOWN} of {len(rows)} rows." if len(rows) > SHOWN else "Cosine to the frozen embedding table."
-        )
+        note = "Drift: distance from the row's value as training began. Cosine to the frozen embedding table."
+        note += f" The first {SHOWN} of {len(rows)} rows." if len(rows) > SHOWN else ""
         panels.append(Panel("Prompt rows and their nearest tokens", "table", {"rows": rows[:SHOWN]}, note))
     dataset = data.get("val", data.get("train"))
     if dataset is not None and len(dataset):
@@ -88,24 +87,30 @@ def report_panels(method: Method, data: Mapping[str, Dataset]) -> list[Panel]:
     return panels
 
 
-def initial_of(run: Path, method: LanguageMethod) -> Tensor | None:
-    """The prompt rows that a run started from, rebuilt from its recorded seed; None for folders without a record."""
+def initial_of(run: Path, method: LanguageMethod) -> tuple[Tensor | None, Mapping[str, Tensor]]:
+    """(prompt rows, tensors by name) that a run started from, rebuilt from its recorded seed; (None, {}) for folders without a record
+    and for runs that started from another run."""
+    import yaml
     from pt_core.run.trainer import seeded
     from pt_core.sealed import read_json
 
     folder = run.parent if run.name == "tuned" else run
-    if not (folder / "run.json").is_file():
-        return None
+    if not (folder / "run.json").is_file() or not (folder / "config.yaml").is_file():
+        return None, {}
+    options = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))["options"]
+    if options.get("init_from") is not None:
+        return None, {}
     seed = read_json(folder / "run.json").get("seeds", {}).get("init")
     if not isinstance(seed, int):
-        return None
+        return None, {}
     with seeded(seed, "init"):
         fresh = type(method)(method.config, method.backbones, method.task)
+    tensors = fresh.export("predict")
     ids = getattr(method, "ids", None)
-    if isinstance(ids, Tensor):
-        return method.backbone.embed(ids).detach().float()
+    if isinstance(ids, Tensor):  # a context: it starts as its examples
+        return method.backbone.embed(ids).detach().float(), {"delta": torch.zeros(len(ids), method.backbone.dim)}
     rows = fresh.prompt_rows()
-    return None if rows is None else rows.detach()
+    return None if rows is None else rows.detach(), tensors
 
 
 def inspect_run(run: Path, backbone: str | None = None) -> dict[str, Any]:
@@ -115,17 +120,16 @@ def inspect_run(run: Path, backbone: str | None = None) -> dict[str, Any]:
     predictor = load(run, **({"backbone": backbone} if backbone else {}))
     method = predictor.method
     assert isinstance(method, LanguageMethod)
-    rows = rows_table(method, initial_of(run, method))
-    tensors = [
-        {
-            "tensor": name,
-            "shape": list(t.shape),
-            "norm": round(float(t.float().norm()), 4),
-            "mean row norm": _row_norm(t),
-        }
-        for name, t in method.export("predict").items()
-        if t.is_floating_point()
-    ]
+    start, before = initial_of(run, method)
+    rows = rows_table(method, start)
+    tensors = []
+    for name, tensor in method.export("predict").items():
+        if tensor.is_floating_point():
+            row: dict[str, Any] = {"tensor": name, "shape": list(tensor.shape), "norm": round(float(tensor.norm()), 4)}
+            row["mean row norm"] = _row_norm(tensor)
+            if name in before and before[name].shape == tensor.shape:
+                row["drift"] = round(float((tensor - before[name].to(tensor)).norm()), 4)
+            tensors.append(row)
     ids = torch.tensor([method.backbone.tokenizer("A text to attend from.", add_special_tokens=False)["input_ids"]])
     inputs = {"ids": ids, "mask": torch.ones_like(ids)}
     mass = attention_mass(method, Batch(inputs, None, torch.arange(1), ["probe"]).to(method.backbone.device))

@@ -9,6 +9,7 @@ import torch
 from pt_core import Backbone, Batch, Claim, Dataset, Edits, LoweredEdits, Method, Task
 from pt_core.bridges.transformers import check_length
 from pt_core.errors import ConfigError, UserError
+from pt_core.method import View
 from pt_core.task import Predictions
 from torch import Tensor, nn
 
@@ -23,6 +24,7 @@ class LanguageMethod(Method):
         kinds: backbone kinds the method works with.
         static: whether `edits` is the same for every batch, so that inference computes it once.
         head: (C, d) linear head where the task asks for one, else None. Parameters: C * d + C.
+        start: `prompt_rows` as training begins: with the data known, or as another run left them.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("decoder", "encoder-decoder", "encoder")
@@ -39,6 +41,7 @@ class LanguageMethod(Method):
         size = self.text_task.head_size
         self.head = nn.Linear(self.backbone.feature_dim, size) if size else None
         self._lowered = LoweredEdits()
+        self.start: Tensor | None = None
 
     @property
     def backbone(self) -> LanguageBackbone:
@@ -132,6 +135,19 @@ class LanguageMethod(Method):
                 check_length(self.front(), tokens, limit)
             except UserError as error:
                 raise UserError(f"row {name!r} of {role}: {error}, or cut texts with --max-text-tokens") from None
+        self.note_start()
+
+    def note_start(self) -> None:
+        """Keep the prompt's rows as they are now, to tell their drift later."""
+        if any(tensor.is_meta for tensor in self.own_tensors().values()):
+            return  # only shapes are looked at
+        with torch.no_grad():
+            rows = self.prompt_rows()
+            self.start = None if rows is None else rows.detach().clone().cpu()
+
+    def restore(self, view: View, tensors: Mapping[str, Tensor]) -> None:
+        super().restore(view, tensors)
+        self.note_start()
 
     @classmethod
     def bank(cls, methods: Sequence[LanguageMethod]) -> Edits | None:
