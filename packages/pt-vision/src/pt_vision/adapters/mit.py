@@ -107,6 +107,7 @@ class MitBackbone(VisionBackbone):
 
     def _block(self, block: Any, layer: int, x: Tensor, layout: Layout, edits: Edits) -> Tensor:
         assert layout.grid is not None
+        x = apply_values(f"tokens[{layer}]", x, layout, edits)
         attended = block.attn(block.norm1(x), layout.grid)
         x = x + block.drop_path1(apply_values(f"attn_out[{layer}]", attended, layout, edits))
         x = apply_values(f"mid[{layer}]", x, layout, edits)

@@ -120,7 +120,7 @@ class SegmentationDataset:
         mean, std = (
             torch.tensor(self.preprocessing[key], dtype=torch.float32).view(3, 1, 1) for key in ("mean", "std")
         )
-        return (torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float() / 255 - mean) / std
+        return (torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float() / 255 - mean) / std
 
     def sample(self, index: int, *, epoch: int | None, seed: int) -> dict[str, Any]:
         """The whole image as `image` (3, row, column), its mask as `mask` (row, column) or None. Not augmented: methods train on
@@ -275,8 +275,7 @@ class TrainingView:
             raise UserError(
                 "segmentation methods train on images with masks (--task segmentation); these data have none"
             )
-        self.base: SegmentationDataset = whole if labelled else replace(whole, masks=None)
-        self.base._kept = whole._kept
+        self.base: SegmentationDataset = whole
         self.rows: list[int] = list(dataset.indices) if isinstance(dataset, SubsetDataset) else list(range(len(whole)))
         self.ids: Sequence[str] = [whole.ids[row] for row in self.rows]
         self.crop, self.labelled, self.max_share, self.rare = crop, labelled, max_share, rare
@@ -320,7 +319,7 @@ class TrainingView:
         if self.base.flip and rng.random() < 0.5:
             part, own = part[:, ::-1], None if own is None else own[:, ::-1]
             left = wide - self.crop - left
-        target = None if own is None else torch.from_numpy(np.ascontiguousarray(own)).long()
+        target = None if own is None else torch.from_numpy(np.array(own)).long()
         name = self.ids[row]
         return {"image": self.base.normalise(part), "mask": target, "box": (top, left, high, wide), "id": name}
 

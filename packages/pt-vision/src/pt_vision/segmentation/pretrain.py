@@ -43,7 +43,7 @@ class SegmenterConfig:
     num_heads: tuple[int, ...] = (1, 2, 4, 8)
     decoder_width: int = 64
     crop: int = 128
-    steps: int = 1200
+    steps: int = 800
     batch_size: int = 16
     lr: float = 2e-3
     weight_decay: float = 0.02

@@ -33,7 +33,7 @@ def fog(picture: Picture, depth: Picture, severity: float, rng: Rng) -> Picture:
 def night(picture: Picture, depth: Picture, severity: float, rng: Rng) -> Picture:
     """Darkened by 1 - 0.88 severity with a blue cast, lit by a few lamps (Gaussian glows), with sensor noise of 0.05 severity."""
     rows, columns = picture.shape[:2]
-    dim = (1 - 0.88 * severity) * np.array([0.85, 0.9, 1.1])
+    dim = (1 - 0.88 * severity) * (1 + severity * np.array([-0.2, -0.13, 0.14]))
     glow = np.zeros((rows, columns))
     y, x = np.mgrid[:rows, :columns]
     for _ in range(int(rng.integers(1, 4))):

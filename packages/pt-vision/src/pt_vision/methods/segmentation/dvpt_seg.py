@@ -83,7 +83,8 @@ class DVPTSeg(SegmentationMethod):
         width = backbone.decoder.width
         self.crop = config.crop_size or min(CROP // 2, int(backbone.preprocessing.get("crop") or CROP))
         self._check_token_counts()
-        self.group_of = group_blocks(backbone.dims, config.group)
+        stages = [stage for stage, depth in enumerate(backbone.depths) for _ in range(depth)]
+        self.group_of = group_blocks(stages, config.group)
         dims = {group: backbone.width(layer) for layer, group in enumerate(self.group_of)}
         self.bottlenecks = nn.ModuleList(Bottleneck(dims[group], config.latent) for group in sorted(dims))
         self.decoder_bottlenecks = nn.ModuleList(
