@@ -3,9 +3,12 @@
 import os
 import signal
 import socket
+import threading
 import time
 import traceback
 import warnings
+
+from tqdm import tqdm
 
 
 class Child:
@@ -20,6 +23,9 @@ class Child:
         if self.pid:
             return
         code = 70
+        tqdm.set_lock(
+            threading.RLock()
+        )  # its own lock lives in shared memory: killed while it holds it, the child would stop its parent
         try:
             fn()
             code = 0
