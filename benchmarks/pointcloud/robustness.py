@@ -121,8 +121,23 @@ def document(rows: list[dict[str, Any]]) -> str:
                     f"{own[kind]['mean']:.3f} ± {own[kind]['std']:.3f}" if kind in own else "not run" for kind in KINDS
                 ]
                 lines.append(f"| {label} | {tuned:,} | {' | '.join(cells)} |")
-        lines.append("")
+        lines += ["", *(said(part, kind) for kind in KINDS)]
     return "\n".join(lines)
+
+
+def said(rows: list[dict[str, Any]], kind: str) -> str:
+    """How IDPT stands to the others, in words."""
+    scores = {row["method"]: row["scores"] for row in rows if row["kind"] == kind}
+    if "idpt" not in scores:
+        return ""
+    words = []
+    for other in ("vpt", "linear", "full"):
+        if other in scores:
+            gaps = [a - b for a, b in zip(scores["idpt"], scores[other], strict=True)]
+            better = sum(gap > 0 for gap in gaps)
+            words.append(f"{statistics.mean(gaps):+.3f} against {other} (better in {better} of {len(gaps)} seeds)")
+    title = {"missing": "With a missing part", "clean": "On clean clouds"}[kind]
+    return f"{title}, IDPT's mean is {', '.join(words)}.  "
 
 
 def main() -> None:
