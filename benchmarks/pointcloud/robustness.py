@@ -121,7 +121,9 @@ def document(rows: list[dict[str, Any]]) -> str:
                     f"{own[kind]['mean']:.3f} ± {own[kind]['std']:.3f}" if kind in own else "not run" for kind in KINDS
                 ]
                 lines.append(f"| {label} | {tuned:,} | {' | '.join(cells)} |")
-        lines += ["", *(said(part, kind) for kind in KINDS)]
+        lines.append("")
+        lines += [f"- {text}" for kind in KINDS if (text := said(part, kind))]
+        lines.append("")
     return "\n".join(lines)
 
 
@@ -137,7 +139,7 @@ def said(rows: list[dict[str, Any]], kind: str) -> str:
             better = sum(gap > 0 for gap in gaps)
             words.append(f"{statistics.mean(gaps):+.3f} against {other} (better in {better} of {len(gaps)} seeds)")
     title = {"missing": "With a missing part", "clean": "On clean clouds"}[kind]
-    return f"{title}, IDPT's mean is {', '.join(words)}.  "
+    return f"{title}, IDPT's mean is {', '.join(words)}."
 
 
 def main() -> None:
