@@ -22,7 +22,8 @@ from tests.vision.pictures import encoded, make_folder, picture
 PUBLIC = {
     "DVPT", "DVPTConfig", "DataOptions", "FullConfig", "FullFineTuning", "ImageDataset", "LinearConfig", "LinearProbe", "VPT",
     "VPTConfig", "VPTPixel", "VPTPixelConfig", "__version__", "fit", "list_backbones", "load", "load_backbone", "load_images",
-    "load_many",
+    "load_many", "CoDA", "CoDAConfig", "DVPTSeg", "DVPTSegConfig", "LinearSegConfig", "LinearSegProbe", "SegmentationDataset",
+    "SelfTraining", "SelfTrainingConfig", "SourceOnly", "SourceOnlyConfig",
 }  # fmt: skip
 SHORT = {"steps": 4, "batch_size": 6, "eval_every": 2, "test_fraction": 0.0, "quiet": True}
 

@@ -150,6 +150,31 @@ def test_segformer_head_counts_and_reads_stages_from_the_last():
     assert head(maps).shape == (2, 3, 16, 16)
 
 
+@pytest.mark.parametrize("kind", ["fpn", "upernet"])
+def test_decoders_of_the_library(kind):
+    from tests.vision.segmentation.common import seeded_make
+
+    network = seeded_make("source_only", head=kind, head_width=32).network.train()
+    out = network.scales(images(2), (0, 8))
+    assert out.logits.shape == (2, 3, 64, 64)
+    out.logits.square().mean().backward()
+    reached = [name for name, p in network.head.named_parameters() if p.grad is not None and bool(p.grad.any())]
+    assert "classifier.weight" in reached
+    assert len(reached) > 10
+
+
+def test_a_missing_library_is_named(monkeypatch):
+    import sys
+
+    from pt_core.errors import MissingExtra
+
+    from tests.vision.segmentation.common import make
+
+    monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'pt-vision\[segmentation\]'"):
+        make("source_only", head="fpn")
+
+
 def test_token_methods_say_what_works_on_mit():
     with pytest.raises(UserError, match="dvpt_seg and coda"):
         tiny().require_tokens()

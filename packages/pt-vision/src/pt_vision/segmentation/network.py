@@ -34,8 +34,8 @@ VIEWS = 96
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    head: Literal["daformer", "segformer"] = "daformer"
-    """Decoder that is trained on the encoder's four stages."""
+    head: Literal["daformer", "segformer", "fpn", "upernet"] = "daformer"
+    """Decoder that is trained on the encoder's four stages; the last two are from segmentation-models-pytorch (extra `segmentation`)."""
     head_width: Annotated[int, Ge(1)] = 256
     """E, channels of the decoder."""
     head_dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
@@ -99,8 +99,14 @@ class Network(nn.Module):
         if self.claimed is not None:
             self.claimed.stochastic = config.stochastic
         dims = backbone.stage_dims
-        kind = {"daformer": DAFormerHead, "segformer": SegFormerHead}[config.head]
-        self.head = kind(dims, classes, config.head_width, config.head_dropout)
+        self.head: nn.Module
+        if config.head in ("fpn", "upernet"):
+            from pt_vision.segmentation.decoders import LibraryHead
+
+            self.head = LibraryHead(config.head, dims, classes, config.head_width, config.head_dropout)
+        else:
+            kind = {"daformer": DAFormerHead, "segformer": SegFormerHead}[config.head]
+            self.head = kind(dims, classes, config.head_width, config.head_dropout)
         self.attention = (
             ScaleAttentionHead(dims, classes, config.head_width, config.head_dropout) if config.hrda else None
         )
