@@ -62,7 +62,7 @@ def test_built_in_text_is_prose_that_no_two_parts_share():
     ]
     assert window("a b c d e f", "e", 3) == "d e f"
     with pytest.raises(UserError, match="no source of the standard library's 'nothere'"):
-        module_sentences(["nothere"])
+        module_sentences(("nothere",))
 
 
 def test_a_run_leaves_everything_that_is_needed_to_predict(tmp_path):

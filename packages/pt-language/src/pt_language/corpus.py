@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import re
 import sysconfig
-from collections import Counter
-from collections.abc import Collection, Iterator
+from collections import Counter, deque
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from pt_core.errors import DataError
@@ -23,16 +25,21 @@ HELD_OUT = (
 PUBLIC_NAME = {"_pydecimal": "decimal", "_pyio": "io", "_pydatetime": "datetime", "_strptime": "datetime"}
 SKIPPED = frozenset(("site-packages", "test", "tests", "idlelib", "lib2to3", "pydoc_data", "__pycache__", "distutils"))
 
+BLOCKS = frozenset(("body", "handlers", "orelse", "finalbody", "cases"))
+"""Fields of syntax nodes that hold statements."""
 
+
+@cache
 def module_files() -> dict[str, list[Path]]:
     """Public module name -> its source files in the standard library."""
     root = Path(sysconfig.get_paths()["stdlib"])
+    files: list[Path] = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in SKIPPED]
+        files += [Path(folder, name) for name in names if name.endswith(".py")]
     found: dict[str, list[Path]] = {}
-    for path in sorted(root.rglob("*.py")):
-        parts = path.relative_to(root).parts
-        if not SKIPPED.isdisjoint(parts):
-            continue
-        top = parts[0].removesuffix(".py")
+    for path in sorted(files):
+        top = path.relative_to(root).parts[0].removesuffix(".py")
         found.setdefault(PUBLIC_NAME.get(top, top.lstrip("_")), []).append(path)
     return found
 
@@ -43,7 +50,12 @@ def docstrings(path: Path) -> Iterator[str]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError):
         return
-    for node in ast.walk(tree):
+    waiting: deque[ast.AST] = deque([tree])  # `ast.walk` without expressions, which hold no documentation
+    while waiting:
+        node = waiting.popleft()
+        for name in node._fields:
+            if name in BLOCKS:
+                waiting.extend(getattr(node, name))
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             text = ast.get_docstring(node)
             if text:
@@ -71,7 +83,8 @@ def sentences(text: str, shortest: int = 5, longest: int = 30) -> Iterator[str]:
                 yield part
 
 
-def module_sentences(names: Collection[str]) -> dict[str, list[str]]:
+@cache
+def module_sentences(names: tuple[str, ...]) -> dict[str, list[str]]:
     """Module -> its distinct sentences, without those that occur in two of the modules; in a fixed shuffled order.
 
     Raises:

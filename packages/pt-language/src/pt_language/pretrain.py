@@ -238,7 +238,7 @@ def read_material(vocabulary: int) -> Material:
     for text in [*plain, *reference.values()]:
         documents += [*tokenizer.encode(text).ids, 0]
     labels, unseen_labels = label_words(plain)
-    seen = Episodes(tokenizer, module_sentences(known), labels, documents)
+    seen = Episodes(tokenizer, module_sentences(tuple(known)), labels, documents)
     unseen = Episodes(tokenizer, module_sentences(HELD_OUT), unseen_labels, documents)
     return Material(tokenizer, seen, unseen)
 

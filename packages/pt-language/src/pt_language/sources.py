@@ -156,7 +156,7 @@ def builtin(name: str) -> dict[str, pd.DataFrame]:
     from pt_language.corpus import HELD_OUT, module_sentences, window
 
     if name == "modules":
-        texts = {label: module_sentences(MODULES)[module] for module, label in MODULES.items()}
+        texts = {label: module_sentences(tuple(MODULES))[module] for module, label in MODULES.items()}
     else:
         pool = [text for found in module_sentences(HELD_OUT).values() for text in found]
         texts = {}
