@@ -83,9 +83,9 @@ def verdict(runs: Sequence[Mapping[str, Any]]) -> list[str]:
         }
         above = [NAMES[method].replace("`", "") for method, value in others.items() if relief > value]
         below = [NAMES[method].replace("`", "") for method, value in others.items() if relief <= value]
-        lines.append(
-            f"- {shown.split()[0]}: RELIEF's mean is above that of {', '.join(above) or 'none'}; not above {', '.join(below) or 'none'}."
-        )
+        said = f"above that of {', '.join(above)}" if above else "above that of no other method"
+        rest = f"not above {', '.join(below)}" if below and above else ""
+        lines.append(f"- {shown.split()[0]}: RELIEF's mean is {said}{'; ' + rest if rest else ''}.")
     return lines
 
 
@@ -112,7 +112,7 @@ def counts(runs: Sequence[Mapping[str, Any]]) -> str:
         if own:
             size = own[0]["counts"]
             seeds = len({run["seed"] for run in own if run["method"] == "relief"})
-            parts.append(f"{shown.split()[0]} {size['train']}/{size['val']}/{size['test']} (RELIEF: seeds {seeds})")
+            parts.append(f"{shown.split()[0]} {size['train']}/{size['val']}/{size['test']}")
     return "; ".join(parts)
 
 
@@ -168,8 +168,8 @@ def render() -> str:
         f"Test ROC-AUC x 100 (Cora: accuracy x 100), mean ± standard deviation over seeds. Network: `{results['backbone']}`",
         "(5-layer GCN, width 300, context prediction; the published tables use 5-layer GIN weights, which could not be had). Cora: a",
         "2-layer GIN of width 128 that the script pretrains by masked edges on the same graphs (2 hops, 5 to 150 nodes; published: 4 hops)",
-        "without labels. Scaffold split; the 50",
-        f"molecules are the same for all seeds. Graphs in train/val/test: {counts(runs)}.",
+        "without labels. Scaffold split; the 50 molecules are the same for all seeds.",
+        f"Graphs in train/val/test: {counts(runs)}.",
         "Larger validation and test parts are sampled, for all methods alike. Frozen networks run as in evaluation throughout.",
         "",
         *table(runs),
