@@ -111,7 +111,6 @@ def counts(runs: Sequence[Mapping[str, Any]]) -> str:
         own = [run for run in runs if run["set"] == name]
         if own:
             size = own[0]["counts"]
-            seeds = len({run["seed"] for run in own if run["method"] == "relief"})
             parts.append(f"{shown.split()[0]} {size['train']}/{size['val']}/{size['test']}")
     return "; ".join(parts)
 
