@@ -47,11 +47,12 @@ COMMON: dict[str, Any] = {
     "task": "segmentation",
     "resize_rows": 128,
     "resize_columns": 176,
-    "steps": 240,
+    "steps": 160,
     "batch_size": 2,
     "lr": 1e-3,
-    "head_width": 48,
-    "eval_every": 240,
+    "head": "segformer",
+    "head_width": 64,
+    "eval_every": 160,
 }
 MARGINS = {"margin_top": 0.0, "margin_bottom": 0.0, "margin_side": 0.0}
 METHODS: dict[str, dict[str, Any]] = {
@@ -115,12 +116,21 @@ def run(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the prepared frames and of the runs")
+    parser.add_argument("--only", nargs="*", choices=list(METHODS), help="some of the methods")
     parser.add_argument("--results", type=Path)
     args = parser.parse_args()
     data = args.out / "data"
     prepare(Path(os.environ["PT_REALDATA"]) / "camvid", data)
     rows = []
-    for name, own in METHODS.items():
+    chosen = {name: own for name, own in METHODS.items() if not args.only or name in args.only}
+    for seed in SEEDS:  # seed by seed, so that a stopped run has whole comparisons
+        for name, own in chosen.items():
+            run(
+                args.out / name.replace(" ", "-").lower() / f"seed-{seed}",
+                {**COMMON, **own, "data": str(data), "seed": seed},
+            )
+            print(name, seed, flush=True)
+    for name, own in chosen.items():
         found: dict[str, list[float]] = {}
         seconds = []
         for seed in SEEDS:

@@ -75,7 +75,7 @@ def build(name: str) -> Any:
 
 
 def batches() -> Mapping[str, Batch]:
-    parts = street_parts(0.7, {"train": 2, "target": 2})
+    parts = street_parts(0.7, (("train", 2), ("target", 2)))
     drawn = {}
     for name, role, labelled in (("source", "train", True), ("target", "target", False)):
         view = TrainingView(parts[role].bind(preprocessing(CROP)), CROP, labelled=labelled)

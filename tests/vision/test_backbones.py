@@ -251,9 +251,9 @@ def test_what_is_listed_can_be_loaded() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("vit", "of no known kind; use timm:NAME, local:FOLDER, file:FILE or builtin:NAME"),
+        ("vit", "of no known kind; use timm:NAME, mit:b0, segformer:b0, local:FOLDER, file:FILE or builtin:NAME"),
         ("file:", "of no known kind"),
-        ("builtin:glyphs", "known: vit_glyphs"),
+        ("builtin:glyphs", "known: mit_shapes, vit_glyphs"),
         ("timm:vit_smal_patch16_224", r"did you mean 'vit_small_patch16_224'"),
         ("timm:test_vit.augreg", "known: r160_in1k"),
         ("local:nowhere", "nowhere has no config.json"),

@@ -49,7 +49,7 @@ def test_weather_on_pictures_without_depth():
 
 
 def test_parts_name_conditions_and_the_target_has_no_masks():
-    parts = street_parts(0.7, {"train": 2, "target": 4, "val": 4, "test": 4})
+    parts = street_parts(0.7, (("train", 2), ("target", 4), ("val", 4), ("test", 4)))
     assert parts["target"].masks is None
     assert list(parts["test"].condition) == list(CONDITIONS)
     assert parts["train"].masks is not None

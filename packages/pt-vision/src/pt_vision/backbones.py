@@ -67,7 +67,7 @@ def list_backbones(pattern: str | None = None) -> list[tuple[str, str]]:
             for name in sorted(found)
         ]
     return [
-        *((f"builtin:{name}", BUILTIN[name]) for name in builtin_names()),
+        *((f"builtin:{name}", text) for name, text in BUILTIN.items()),
         (
             "timm:NAME",
             "any ViT, Eva or Swin of timm with its hub weights, such as timm:vit_small_patch16_224.augreg_in21k (ResNet and "

@@ -43,7 +43,7 @@ class PretrainOptions:
 
     kind: Literal["vit", "segmenter"] = "vit"
     """A ViT for classification, or a small MiT with SegFormer's head on drawn shapes (the recipe of `builtin:mit_shapes`; of the flags
-    below it reads steps, batch_size, lr and seed, by default 1200, 16, 2e-3 and 0)."""
+    below it reads steps, batch_size, lr and seed, by default 800, 16, 2e-3 and 0)."""
     data: str | None = None
     """Labelled images, as in `fit` (default: drawn glyphs, the recipe of the built-in backbone)."""
     where: tuple[str, ...] = ()

@@ -8,7 +8,8 @@ from typing import Any
 COMMON: dict[str, Any] = {
     "data": "builtin:streets",
     "task": "segmentation",
-    "head_width": 48,
+    "head": "segformer",
+    "head_width": 64,
     "batch_size": 2,
     "lr": 1e-3,
     "eval_every": 60,

@@ -7,6 +7,7 @@ places are random. Scene n of a role is a function of (seed, role, n).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -185,10 +186,13 @@ def street_scene(role: str, number: int, condition: str = "", severity: float = 
     return scene
 
 
-def street_parts(severity: float, sizes: dict[str, int] | None = None) -> dict[str, SegmentationDataset]:
+@cache
+def street_parts(
+    severity: float, sizes: tuple[tuple[str, int], ...] = tuple(SIZES.items())
+) -> dict[str, SegmentationDataset]:
     """train by day with masks; target under all conditions without masks; val and test under all conditions with masks."""
     parts: dict[str, SegmentationDataset] = {}
-    for role, size in (sizes or SIZES).items():
+    for role, size in sizes:
         names = ["" if role == "train" else CONDITIONS[n % len(CONDITIONS)] for n in range(size)]
         scenes = [street_scene(role, n, name, severity) for n, name in enumerate(names)]
         parts[role] = SegmentationDataset(
