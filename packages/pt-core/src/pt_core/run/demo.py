@@ -24,6 +24,7 @@ def compare_methods(
     metric: str = "accuracy",
     further: Sequence[str] = (),
     backbones: Mapping[str, Backbone] | None = None,
+    finish: Callable[[], None] | None = None,
 ) -> None:
     """Run every contender with every seed below `out`, print a row for each, and write a comparison page.
 
@@ -34,6 +35,7 @@ def compare_methods(
         metric: the test metric to show.
         further: more test metrics to show, a column each.
         backbones: loaded backbones that all runs share (default: loaded per run).
+        finish: says more, before the last line.
     """
     from pt_core.run.commands import check_out, run_fit, say
     from pt_core.run.fit import resolve
@@ -64,4 +66,6 @@ def compare_methods(
         click.echo(f"{name:<{width}} {parameters['tuned']:>17,} {share:>12} {shown:>{room}}{cells} {seconds:>8.1f}")
     compare(runs, out / "compare.html")
     click.echo(f"report: {runs[-1] / 'report.html'}; comparison: {out / 'compare.html'}")
+    if finish is not None:
+        finish()
     click.echo(f"next: {next_}")
