@@ -55,7 +55,9 @@ def test_all_three_losses_reach_queries_and_text() -> None:
             assert gradient is not None, name
             assert float(gradient.abs().max()) > 0, name
     projection = torch.autograd.grad(
-        sum(losses.values()), list(aligner.llm_proj.parameters()), allow_unused=True  # type: ignore[arg-type]
+        sum(losses.values()),
+        list(aligner.llm_proj.parameters()),
+        allow_unused=True,  # type: ignore[arg-type]
     )
     assert projection == (None, None)  # the language model takes no part
 

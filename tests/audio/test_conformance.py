@@ -65,4 +65,3 @@ def conformance():
 @pytest.mark.parametrize(("one", "check"), conformance())
 def test_conformance(one, check, tmp_path):
     check(one, tmp_path)
-

@@ -186,7 +186,9 @@ def test_a_table_of_strong_labels(tmp_path: Path) -> None:
     for name in "abcd":
         tone(tmp_path / f"{name}.wav", seconds=1.0)
     table = tmp_path / "events.csv"
-    rows = [f"{name}.wav,{onset},{onset + 0.4},{label}" for name in "abcd" for onset, label in ((0.5, "dog"), (0.0, "bell"))]
+    rows = [
+        f"{name}.wav,{onset},{onset + 0.4},{label}" for name in "abcd" for onset, label in ((0.5, "dog"), (0.0, "bell"))
+    ]
     table.write_text("file,onset,offset,label\n" + "\n".join(rows) + "\n")
     found = load_audio(str(table), DataOptions(tasks=("tagging", "localisation"), test_fraction=0.25), 0)
     record = found["train"].records[0]
@@ -227,14 +229,18 @@ def test_generated_clips_hold_what_they_say() -> None:
     rng = np.random.default_rng(0)
     made = clip(rng, 6.0, ["bell", "rain"])
     assert [event.label for event in made.events] == ["bell", "rain"]
-    assert 0 <= made.events[0].onset < made.events[0].offset <= 3.0 <= made.events[1].onset < made.events[1].offset <= 6.0
+    assert (
+        0 <= made.events[0].onset < made.events[0].offset <= 3.0 <= made.events[1].onset < made.events[1].offset <= 6.0
+    )
     for label in LABELS:
         one = clip(np.random.default_rng(1), 4.0, [label])
         (event,) = one.events
         inside = one.wave[int(event.onset * 16_000) : int(event.offset * 16_000)]
         assert np.abs(one.wave).max() <= 1
         assert np.sqrt(np.mean(inside**2)) > 5 * np.sqrt(np.mean(one.wave[: int(event.onset * 16_000)][:4000] ** 2))
-    assert np.array_equal(clip(np.random.default_rng(7), 4.0, ["dog"]).wave, clip(np.random.default_rng(7), 4.0, ["dog"]).wave)
+    assert np.array_equal(
+        clip(np.random.default_rng(7), 4.0, ["dog"]).wave, clip(np.random.default_rng(7), 4.0, ["dog"]).wave
+    )
 
 
 # ---- bound records ---------------------------------------------------------------------------------------------------------

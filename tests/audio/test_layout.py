@@ -82,7 +82,9 @@ def test_a_batch_equals_a_loop_over_records(records: Any) -> None:
     batch = tiny.batch(records)
     for (have, mask), record in zip(seen(method, batch), records, strict=True):
         want = slow_row(method, record)
-        if len(have) > len(want):  # a shorter answer than the longest: its end token follows, and nobody reads what comes of it
+        if len(have) > len(
+            want
+        ):  # a shorter answer than the longest: its end token follows, and nobody reads what comes of it
             want = torch.cat([want, method.lm.embed(torch.tensor([method.lm.end]))])
         close(have, want)
         real = mask.nonzero().flatten()
@@ -206,7 +208,9 @@ def test_greedy_generation_equals_one_forward_per_token() -> None:
 def test_too_long_a_record_is_refused_with_each_part() -> None:
     method = tiny.make()
     part = tiny.bound(tiny.EPISODES, lm=tiny.lm(context=40))
-    with pytest.raises(UserError, match=r"record 'x' of train takes \d+ positions \(begin 1, audio 12 for 3 clips, text 29, answer 4\)"):
+    with pytest.raises(
+        UserError, match=r"record 'x' of train takes \d+ positions \(begin 1, audio 12 for 3 clips, text 29, answer 4\)"
+    ):
         method.adopt({"train": part})
 
 

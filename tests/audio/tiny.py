@@ -74,9 +74,7 @@ def text(seed: int = 0) -> TextModel:
         intermediate_size=INNER, max_position_embeddings=POSITIONS,
     )  # fmt: skip
     with seeded(seed, "text"):
-        return TextModel(
-            transformers.BertModel(config, add_pooling_layer=False), text_tokenizer(), f"tiny:bert-{seed}"
-        )
+        return TextModel(transformers.BertModel(config, add_pooling_layer=False), text_tokenizer(), f"tiny:bert-{seed}")
 
 
 def lm(seed: int = 0, context: int = 512) -> LanguageModel:

@@ -1,7 +1,7 @@
 """The aligner of APT: encoder outputs and an instruction in, soft prompts of the language model out.
 
-    A (S, N, A_dim) -> LayerNorm -> Q-former([queries, instruction], audio) -> first 32 positions -> Linear(H, d)
-    block of a clip = [indicator; 32 vectors of segment 1; 32 of segment 2; ...]
+A (S, N, A_dim) -> LayerNorm -> Q-former([queries, instruction], audio) -> first 32 positions -> Linear(H, d)
+block of a clip = [indicator; 32 vectors of segment 1; 32 of segment 2; ...]
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 With query outputs z_iq and text [CLS] outputs w_j, projected to 256 and L2-normalised, tau learned:
     ATC  s_ij = max_q <z_iq, w_j> / tau;  (CE(s, identity) + CE(s^T, identity)) / 2, label smoothing 0.1
-    ATM  one negative per side, drawn from softmax(s) + 1e-4 with the diagonal zeroed; 3 B joint passes, mean over the queries of a 2-way head
+    ATM  one negative per side, drawn from softmax(s) + 1e-4 with the diagonal zeroed; 3 B joint passes, a 2-way head averaged over queries
     LM   the caption as a decoder that continues the queries' keys and values, [DEC] first, label smoothing 0.1
 Negatives come from the process's own batch.
 """
@@ -64,7 +64,9 @@ class Alignment(nn.Module):
         found["lm"] = self.caption_loss(aligner, seen.past, ids, mask)
         return found
 
-    def caption_loss(self, aligner: Aligner, past: Sequence[tuple[Tensor, Tensor]], ids: Tensor, mask: Tensor) -> Tensor:
+    def caption_loss(
+        self, aligner: Aligner, past: Sequence[tuple[Tensor, Tensor]], ids: Tensor, mask: Tensor
+    ) -> Tensor:
         """Next-token cross-entropy of the captions behind the queries' keys and values."""
         assert aligner.qformer.word is not None
         start = torch.full_like(ids[:, :1], aligner.qformer.sizes.vocabulary - 1)  # [DEC] is the last row

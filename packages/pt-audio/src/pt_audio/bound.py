@@ -119,7 +119,8 @@ class BoundRecords:
         # No network is kept: worker processes get a copy of this object.
         self.base, self.front, self.begin, self.context = base, encoder.front, lm.begin, lm.sizes.context
         self.tags, self.limits, self.features = tags, limits or Limits(), features
-        self.ids, self.labels = list(base.ids), base.labels
+        self.ids: Sequence[str] = list(base.ids)
+        self.labels: Sequence[int] | None = base.labels
         counts = [segment_count(clip, self.front) for clip in base.clips]
         starts = [sum(counts[:i]) for i in range(len(counts))]
         self.segments_of = [tuple(range(s, s + c)) for s, c in zip(starts, counts, strict=True)]
@@ -133,7 +134,8 @@ class BoundRecords:
         longest = self.limits.instruction
         told = tuple(tuple(lm.tokens(piece)[-longest:]) for piece in record.texts)
         asked = tuple(tuple(text.tokens(piece, longest)) for piece in record.texts)
-        answer, caption = None, ()
+        answer: tuple[int, ...] | None = None
+        caption: tuple[int, ...] = ()
         if record.answer is not None:
             ids = lm.tokens(record.answer)[: self.limits.answer - 1]
             if not ids:
@@ -281,4 +283,3 @@ def clip_features(clip: Source, front: FrontEnd) -> Tensor:
     if len(features) != expected:
         raise DataError(f"{clip.name} gives {len(features)} segments where its header promises {expected}; repair it")
     return features
-

@@ -141,7 +141,7 @@ def load_audio(spec: str, options: DataOptions, seed: int) -> dict[str, AudioRec
     if spec.startswith("builtin:"):
         if spec != "builtin:sounds":
             raise DataError(f"no built-in data {spec!r}; known: builtin:sounds")
-        parts = {role: generated(count, role) for role, count in BUILTIN.items()}
+        parts = {role: generated(min(count, options.limit or count), role) for role, count in BUILTIN.items()}
         return _records(parts, tasks, options, seed, [])
     path = Path(spec)
     if path.suffix == ".jsonl":
@@ -149,12 +149,16 @@ def load_audio(spec: str, options: DataOptions, seed: int) -> dict[str, AudioRec
     if path.is_dir():
         lines = {PARTS[file.stem]: file for file in sorted(path.glob("*.jsonl")) if file.stem in PARTS}
         if "train" in lines:
-            return _limited({role: from_lines(file, options.stereo) for role, file in lines.items()}, options.limit, seed)
+            return _limited(
+                {role: from_lines(file, options.stereo) for role, file in lines.items()}, options.limit, seed
+            )
         found = folder_clips(path, options.stereo)
     elif path.suffix == ".csv":
         found = {"train": strong_labels(path, options.stereo)}
     else:
-        raise DataError(f"{spec} is neither a folder, nor a .csv of strong labels, nor a .jsonl of records, nor builtin:sounds")
+        raise DataError(
+            f"{spec} is neither a folder, nor a .csv of strong labels, nor a .jsonl of records, nor builtin:sounds"
+        )
     return _make(found, tasks, options, seed)
 
 
@@ -209,12 +213,21 @@ def _limited(parts: dict[str, AudioRecords], limit: int | None, seed: int) -> di
     for role, part in parts.items():
         if limit is not None and len(part) > limit:
             order = np.random.default_rng(stable_seed(seed, "limit", role) % 2**32).permutation(len(part))[:limit]
-            parts[role] = replace(part, records=[part.records[i] for i in sorted(order.tolist())])
+            parts[role] = only(part, sorted(order.tolist()))
     classed = all(record.label is not None for part in parts.values() for record in part.records)
     names = tuple(sorted({str(record.label) for record in parts["train"].records})) if classed else ()
     if len(names) < 2:
         return parts
     return {role: replace(part, classes=_names(part, names)) for role, part in parts.items()}
+
+
+def only(part: AudioRecords, rows: Sequence[int]) -> AudioRecords:
+    """Some records, and the clips that they use."""
+    records = [part.records[i] for i in rows]
+    used = sorted({clip for record in records for clip in record.clips})
+    place = {clip: number for number, clip in enumerate(used)}
+    moved = [replace(record, clips=tuple(place[clip] for clip in record.clips)) for record in records]
+    return replace(part, clips=[part.clips[clip] for clip in used], records=moved)
 
 
 def _names(part: AudioRecords, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -306,10 +319,8 @@ def generated(count: int, role: str) -> Clips:
     for number in range(count):
         rng = np.random.default_rng(stable_seed("sounds", role, number) % 2**32)
         length = float(rng.uniform(4, 9.5))
-        if number % 2:
-            clip = synth.random_clip(rng, length)
-        else:
-            clip = synth.clip(rng, length, [synth.LABELS[number // 2 % len(synth.LABELS)]])
+        alone = [synth.LABELS[number // 2 % len(synth.LABELS)]]
+        clip = synth.random_clip(rng, length) if number % 2 else synth.clip(rng, length, alone)
         sources.append(from_array(clip.wave, synth.RATE, f"{role}-{number:04d}"))
         events.append(clip.events)
     return sources, events, True

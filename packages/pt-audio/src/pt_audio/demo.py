@@ -41,4 +41,18 @@ def sounds(out: Path, seeds: int, fast: bool) -> None:
         seeds=seeds,
         metric="exact_match",
         backbones=backbones,
+        finish=lambda: say_answers(out / "acoustic_apt" / "seed-0" / "predictions" / "test.parquet"),
     )
+
+
+def say_answers(table: Path, count: int = 4) -> None:
+    """Some answers to the question about clips of the test part."""
+    import click
+    import pandas as pd
+
+    from pt_audio import wording
+
+    for row in pd.read_parquet(table).head(count).to_dict("records"):
+        click.echo(
+            f"{row['id'].partition('#')[0]}  {wording.TAGGING}  {row['predicted']!r}  (it holds: {row['label']})"
+        )

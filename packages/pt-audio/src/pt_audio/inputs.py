@@ -39,7 +39,9 @@ def input_records(items: Sequence[Any], ask: Sequence[str], stereo: Stereo) -> A
     notes = tuple(rate_notes(clips))
     if len(ask) > 1:
         if len(clips) != len(ask):
-            raise UserError(f"{len(clips)} clips and {len(ask)} texts: one input of several clips needs one --ask per clip")
+            raise UserError(
+                f"{len(clips)} clips and {len(ask)} texts: one input of several clips needs one --ask per clip"
+            )
         name = " + ".join(clip.name for clip in clips)
         return AudioRecords(clips, [Record(name, tuple(range(len(clips))), tuple(ask))], notes=notes)
     text = ask[0] if ask else say.TAGGING
@@ -59,4 +61,6 @@ def _clips(item: Any, number: int, stereo: Stereo) -> list[Source]:
         return [from_array(item["wave"], int(item["rate"]), f"clip-{number}", stereo)]
     if isinstance(item, tuple) and len(item) == 2:
         return [from_array(item[0], int(item[1]), f"clip-{number}", stereo)]
-    raise DataError(f"an input is of type {type(item).__name__}; give paths, (samples, rate) pairs, or mappings with wave and rate")
+    raise DataError(
+        f"an input is of type {type(item).__name__}; give paths, (samples, rate) pairs, or mappings with wave and rate"
+    )

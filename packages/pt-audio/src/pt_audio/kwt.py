@@ -83,7 +83,7 @@ class KwtBlock(nn.Module):
 
 
 class Kwt(nn.Module):
-    """Parameters at width d, inner I, blocks N, tokens T, classes C: 40 d + d + d + T d + N (4 d^2 + d + 2 d I + I + d + 4 d) + C (d + 1)."""
+    """Parameters at width d, inner I, N blocks, T tokens, C classes: 42 d + T d + N (4 d^2 + 6 d + 2 d I + I) + C (d + 1)."""
 
     def __init__(self, config: Mapping[str, Any], coefficients: int) -> None:
         super().__init__()

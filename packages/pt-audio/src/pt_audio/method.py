@@ -150,4 +150,3 @@ def _named(text: str, names: Sequence[str]) -> int:
         return list(names).index(text)
     inside = [number for number, name in enumerate(names) if f" {name} " in f" {text.replace(',', ' ')} "]
     return inside[0] if len(inside) == 1 else -1
-

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pt_core.data import Dataset
 from pt_core.method import Method
 from pt_core.run.report import Panel
 
 from pt_audio.pictures import query_attention
+
+if TYPE_CHECKING:
+    from pt_audio.method import AudioMethod
 
 
 def attention_panels(method: Method, data: Mapping[str, Dataset]) -> Sequence[Panel]:
@@ -20,9 +23,11 @@ def attention_panels(method: Method, data: Mapping[str, Dataset]) -> Sequence[Pa
     dataset: Any = data[role]
     found = []
     for place in range(min(2, len(dataset))):
-        batch = dataset.collate([place], [dataset.sample(place, epoch=None, seed=0)]).to(next(method.parameters()).device)
+        batch = dataset.collate([place], [dataset.sample(place, epoch=None, seed=0)]).to(
+            next(method.parameters()).device
+        )
         weights = query_attention(method, batch)
-        seconds = method.encoder.front.seconds / weights.shape[1]  # type: ignore[attr-defined]
+        seconds = cast("AudioMethod", method).encoder.front.seconds / weights.shape[1]
         found.append(
             Panel(
                 f"Attention of the queries over time: {batch.ids[0]}",

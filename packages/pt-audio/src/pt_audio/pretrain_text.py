@@ -169,14 +169,14 @@ def lm_tokenizer(texts: list[str], size: int) -> Any:
 def bert_tokenizer(texts: list[str], size: int) -> Any:
     """WordPiece, lower-cased, in BERT's form."""
     from tokenizers import BertWordPieceTokenizer
-    from transformers import BertTokenizerFast
+    from transformers import BertTokenizer
 
     inner = BertWordPieceTokenizer(lowercase=True)
     letters = "".join(chr(code) for code in range(33, 127))
     inner.train_from_iterator(
         texts, vocab_size=size, min_frequency=1, initial_alphabet=list(letters), show_progress=False
     )
-    return BertTokenizerFast(tokenizer_object=inner._tokenizer)
+    return BertTokenizer(tokenizer_object=inner._tokenizer)
 
 
 def _schedule(optimiser: torch.optim.Optimizer, lr: float, steps: int) -> Any:

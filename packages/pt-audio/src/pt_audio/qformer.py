@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -207,10 +208,10 @@ class QFormer(nn.Module):
     def attention_maps(self, queries: Tensor, audio: Tensor, ids: Tensor | None, mask: Tensor | None) -> list[Tensor]:
         """(batch, heads, queries, vectors) of every layer that reads the audio."""
         found: list[Tensor] = []
+        readers = [module for name, module in self.named_modules() if name.endswith(".cross")]
         handles = [
-            layer.cross.register_forward_pre_hook(lambda module, args: found.append(module.weights(args[0], args[1])))
-            for layer in self.layers
-            if layer.cross is not None
+            reader.register_forward_pre_hook(lambda module, args: found.append(module.weights(args[0], args[1])))
+            for reader in readers
         ]
         try:
             self(queries, ids, mask, audio)
@@ -236,6 +237,7 @@ class QFormer(nn.Module):
                 self.word.weight += types[0].to(self.word.weight)
             copy(self.position, "embeddings.position_embeddings")
         copy(self.norm, "embeddings.LayerNorm")
+        layer: Any
         for number, layer in enumerate(self.layers):
             base = f"encoder.layer.{number}."
             for part, name in (("query", "self.query"), ("key", "self.key"), ("value", "self.value")):

@@ -259,7 +259,9 @@ def parse_line(content: Any, where: str) -> tuple[list[str], Mapping[str, Any]]:
         raise DataError(f"{where} is not a JSON object")
     unknown = sorted(set(content) - set(KEYS))
     if unknown:
-        raise DataError(f"{where} has an unknown key {unknown[0]!r}{nearest(unknown[0], KEYS)}; known: {', '.join(KEYS)}")
+        raise DataError(
+            f"{where} has an unknown key {unknown[0]!r}{nearest(unknown[0], KEYS)}; known: {', '.join(KEYS)}"
+        )
     if "audio" not in content or "text_input" not in content:
         raise DataError(f"{where} needs 'audio' and 'text_input'")
     audio, texts = ([v] if isinstance(v, str) else v for v in (content["audio"], content["text_input"]))

@@ -82,11 +82,8 @@ class Source:
 
     @cached_property
     def _digest(self) -> str:
-        if self.path is None:
-            body = np.ascontiguousarray(self.wave, dtype=np.float32).tobytes()
-        else:
-            body = self.path.read_bytes()
-        total = hashlib.sha256(body)
+        content = self.path.read_bytes() if self.path else np.ascontiguousarray(self.wave, np.float32).tobytes()
+        total = hashlib.sha256(content)
         total.update(f"{self.rate},{self.samples},{self.start},{self.stereo}".encode())
         return total.hexdigest()
 
@@ -139,7 +136,9 @@ def mono(content: Any, stereo: Stereo, name: str) -> Any:
     if content.shape[1] == 1 or stereo == "left":
         return content[:, 0]
     if stereo == "error":
-        raise DataError(f"{name} has {content.shape[1]} channels; say what to do with them: --stereo mean, left or right")
+        raise DataError(
+            f"{name} has {content.shape[1]} channels; say what to do with them: --stereo mean, left or right"
+        )
     return content.mean(1, dtype=np.float32) if stereo == "mean" else content[:, -1]
 
 

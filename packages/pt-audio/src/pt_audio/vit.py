@@ -1,7 +1,7 @@
 """The audio Transformer of Audio-MAE (Huang et al., NeurIPS 2022), in the layout of its published checkpoints.
 
-    spectrogram (B, T, F) -> Conv2d p x p, stride p -> (T/p) (F/p) patches, time-major -> + fixed positions, class token in front
-        -> `depth` pre-norm blocks -> patch outputs without the final norm (what APT reads)
+spectrogram (B, T, F) -> Conv2d p x p, stride p -> (T/p) (F/p) patches, time-major -> + fixed positions, class token in front
+    -> `depth` pre-norm blocks -> patch outputs without the final norm (what APT reads)
 """
 
 from __future__ import annotations

@@ -41,15 +41,15 @@ ACTIONS = {
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 COMMANDS = ("yes", "no", "up", "down", "left", "right", "stop", "start", "open", "close", "on", "off", "go")
-WORDS = (
-    *ACTIONS, *NUMBERS, *COMMANDS, *PLACES,
-    *"rooster helicopter chainsaw sneeze crackling baby cry fire sea waves person tick bark car train plane boat truck bus bicycle door "
-    "window glass water river ocean storm thunder music song guitar piano violin flute trumpet crowd applause laughter cough breath step "
-    "footstep walk run knock crash bang click clap snap pour drip splash fan motor pump saw hammer drill keyboard mouse phone alarm "
-    "radio cow horse sheep pig duck goose frog insect cricket bee fly owl crow snake lion wolf mosquito man woman child speech whisper "
-    "shout scream speaker kettle vacuum toilet brush washing machine gun firework church street forest kitchen office room city farm "
-    "red green blue black white small large loud quiet high low fast slow soft deep new old".split(),
-)  # fmt: skip
+_MORE = """
+rooster helicopter chainsaw sneeze crackling baby cry fire sea waves person tick bark car train plane boat truck bus bicycle door
+window glass water river ocean storm thunder music song guitar piano violin flute trumpet crowd applause laughter cough breath
+step footstep walk run knock crash bang click clap snap pour drip splash fan motor pump saw hammer drill keyboard mouse phone
+alarm radio cow horse sheep pig duck goose frog insect cricket bee fly owl crow snake lion wolf mosquito man woman child speech
+whisper shout scream speaker kettle vacuum toilet brush washing machine gun firework church street forest kitchen office room city
+farm red green blue black white small large loud quiet high low fast slow soft deep new old
+"""
+WORDS = tuple(dict.fromkeys((*ACTIONS, *NUMBERS, *COMMANDS, *PLACES, *_MORE.split())))
 """Words of the text models' training, in order and without repetition."""
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Ge, Gt, Lt
@@ -71,7 +71,14 @@ class AcousticAPT(AudioMethod):
     """Parameters: those of `Aligner`, of `Alignment` where stage 1 runs, and of the encoder where it is tuned."""
 
     Config = AcousticAPTConfig
-    recipe = {"lr": 1e-3, "weight_decay": 0.05, "batch_size": 16, "clip_norm": 1.0, "warmup_epochs": 1, "epochs": 30}
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "lr": 1e-3,
+        "weight_decay": 0.05,
+        "batch_size": 16,
+        "clip_norm": 1.0,
+        "warmup_epochs": 1,
+        "epochs": 30,
+    }
     training_only = ("alignment*",)
 
     def __init__(self, config: AcousticAPTConfig, backbones: Mapping[str, Backbone], task: Task) -> None:
@@ -108,7 +115,9 @@ class AcousticAPT(AudioMethod):
     def _align(self, rows: Mapping[str, tuple[int, ...]]) -> Stage:
         chosen = rows.get("captioning") or rows.get("tagging") or ()
         if len(chosen) < 2:
-            raise DataError("stage 1 needs at least 2 records of captioning (or tagging); add them to --tasks, or --align-steps 0")
+            raise DataError(
+                "stage 1 needs at least 2 records of captioning (or tagging); add them to --tasks, or --align-steps 0"
+            )
         return Stage(
             "align",
             trains=("aligner.queries", "aligner.qformer*", "aligner.ln_audio*", "alignment*"),

@@ -144,7 +144,9 @@ class Answers(Task):
             ArtifactError: another task, or an entry of the wrong type or range.
         """
         if spec.get("name") != cls.name:
-            raise ArtifactError(f"the artifact's task {spec.get('name')!r} is unknown to this pt-audio; known: {cls.name}")
+            raise ArtifactError(
+                f"the artifact's task {spec.get('name')!r} is unknown to this pt-audio; known: {cls.name}"
+            )
         tags = spec.get("tags")
         good = isinstance(tags, list) and len(tags) <= MAX_TAGS
         if not good or not all(isinstance(tag, str) and len(tag) <= MAX_NAME for tag in tags or ()):
