@@ -47,12 +47,12 @@ COMMON: dict[str, Any] = {
     "task": "segmentation",
     "resize_rows": 128,
     "resize_columns": 176,
-    "steps": 160,
+    "steps": 120,
     "batch_size": 2,
     "lr": 1e-3,
     "head": "segformer",
     "head_width": 64,
-    "eval_every": 160,
+    "eval_every": 120,
 }
 MARGINS = {"margin_top": 0.0, "margin_bottom": 0.0, "margin_side": 0.0}
 METHODS: dict[str, dict[str, Any]] = {
