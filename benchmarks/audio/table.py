@@ -32,7 +32,7 @@ from benchmarks.audio.sets import write
 
 COMMON: dict[str, Any] = {"beams": 1, "repetition_penalty": 1.0, "max_new_tokens": 8, "batch_size": 16, "dropout": 0.0}
 TUNED = {"lr": 2e-3, "steps": 400, "eval_every": 200}
-SHORT = {**TUNED, "steps": 250, "eval_every": 250}
+SHORT = {**TUNED, "steps": 200}
 CELLS: dict[str, dict[str, Any]] = {
     "digits, kwt1": {"set": "spoken_digits", "encoder": "kwt", "method": "acoustic_apt", **TUNED},
     "digits, built-in": {"set": "spoken_digits", "encoder": "builtin", "method": "acoustic_apt", **TUNED},
@@ -94,7 +94,6 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=list(CELLS))
     arguments = parser.parse_args()
     path = _harness.RESULTS / "audio_table.json"
-    rows: dict[str, Any] = {row["cell"]: row for row in json.loads(path.read_text())["rows"]} if path.is_file() else {}
     shared = {
         "text": load_backbone("builtin:bert_sounds", None, "text"),
         "lm": load_backbone("builtin:lm_sounds", None, "lm"),
@@ -109,8 +108,11 @@ def main() -> None:
                 out = arguments.out / name.replace(", ", "-").replace(" ", "-") / f"seed-{seed}"
                 runs.append(run(cell, seed, data, out, backbones))
                 print(name, seed, runs[-1], flush=True)
+            before = json.loads(path.read_text())["rows"] if path.is_file() else []
+            rows: dict[str, Any] = {row["cell"]: row for row in before}
             rows[name] = {"cell": name, **cell, "seeds": arguments.seeds, "runs": runs, **summary(runs)}
-            _harness.write("audio_table", {"common": COMMON}, list(rows.values()), path)
+            ordered = [rows[cell] for cell in CELLS if cell in rows]
+            _harness.write("audio_table", {"common": COMMON}, ordered, path)
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, float]:

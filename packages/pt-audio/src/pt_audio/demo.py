@@ -14,8 +14,8 @@ COMMON: dict[str, Any] = {
     "batch_size": 16,
 }
 CONTENDERS: dict[str, dict[str, Any]] = {
-    "projector": {"method": "projector", "steps": 160, "eval_every": 80},
-    "acoustic_apt": {"method": "acoustic_apt", "steps": 160, "eval_every": 80},
+    "projector": {"method": "projector", "lr": 2e-3, "steps": 80, "eval_every": 80},
+    "acoustic_apt": {"method": "acoustic_apt", "lr": 2e-3, "dropout": 0.0, "steps": 150, "eval_every": 150},
 }
 
 
@@ -36,7 +36,7 @@ def sounds(out: Path, seeds: int, fast: bool) -> None:
         modality,
         out,
         contenders,
-        intro="builtin:mae_sounds + builtin:lm_sounds -> builtin:sounds: what is heard in a clip of 4 to 9 s? 320 clips, answers in words",
+        intro="builtin:mae_sounds + builtin:lm_sounds -> builtin:sounds: what is heard in a clip of 4 to 9 s? 240 clips, answers in words",
         next_="pt-audio fit acoustic_apt --data CLIPS/ --backbone lm=hf:Qwen/Qwen2.5-0.5B",
         seeds=seeds,
         metric="exact_match",
