@@ -89,7 +89,7 @@ def test_method_that_cannot_be_traced_is_refused_and_nothing_is_left(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "name", "format_", "message"),
     [
-        ("testtime", "p.pt2", "torch.export", "pt-toy/testtime adapts while it predicts"),
+        ("testtime", "p.pt2", "torch.export", "pt-toy/testtime predicts in steps of its own"),
         ("supervised", "p.onnx", "torch.export", "must end in .pt2"),
         ("supervised", "p.pt2", "onnx", "must end in .onnx"),
         ("supervised", "p.pt2", "torchscript", "unknown export format"),

@@ -206,6 +206,8 @@ class Method(nn.Module):
     """True where the loss or a layer couples the rows of a batch; equality over process counts is then not promised."""
     training_only: ClassVar[tuple[str, ...]] = ()
     """Patterns of tensors that inference does not need; they are stored in the artifact's training view."""
+    exports_forward: ClassVar[bool] = False
+    """For a class with a `predict_step` of its own: whether `forward` is still the program to export (its step only averages votes, say)."""
 
     def __init__(self, config: Any, backbones: Mapping[str, Backbone], task: Task) -> None:
         super().__init__()

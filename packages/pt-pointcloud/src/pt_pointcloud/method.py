@@ -30,6 +30,7 @@ class PointMethod(Method):
     """
 
     predicts: ClassVar[Literal["cloud", "point"]] = "cloud"
+    exports_forward = True  # votes are averaged outside of it
 
     def __init__(self, config: Any, backbones: Mapping[str, Backbone], task: Task) -> None:
         super().__init__(config, backbones, task)

@@ -53,15 +53,15 @@ def export_program(modality: Modality, predictor: Predictor, out: Path, format_:
         Remarks for the user (a fixed batch size ...).
 
     Raises:
-        UserError: a wrong suffix, a method that adapts while it predicts, or one that cannot be traced.
+        UserError: a wrong suffix, a method that predicts in steps of its own, or one that cannot be traced.
         MissingExtra: ONNX without its libraries.
     """
     if format_ not in SUFFIX:
         raise UserError(f"unknown export format {format_!r}; known: {', '.join(SUFFIX)}")
     if out.suffix != SUFFIX[format_]:
         raise UserError(f"--out {out} must end in {SUFFIX[format_]} for --format {format_}")
-    if type(predictor.method).predict_step is not Method.predict_step:
-        raise UserError(f"{predictor.card['method']} adapts while it predicts; that is no single program to export")
+    if type(predictor.method).predict_step is not Method.predict_step and not predictor.method.exports_forward:
+        raise UserError(f"{predictor.card['method']} predicts in steps of its own (adaptation, windows, search); that is no single program to export")
     if format_ == "onnx":
         for module in ("onnx", "onnxscript"):
             require(module, f"{modality.package}[onnx]")
