@@ -42,7 +42,7 @@ CASES = {
     "tuned_encoder": tiny.case(AcousticAPT, ALIGNER + ENCODER, tune_encoder=True),
     "projector": tiny.case(Projector, A * D + D + 2 * A + D, positions=2),
 }
-SLOW = ("no_instruction",)
+SLOW = ("no_instruction", "tuned_encoder")
 IDLE = {
     # Norm and head of the encoder belong to the checkpoint; prompts read neither.
     "tuned_encoder": ("claimed.norm*", "claimed.head*"),

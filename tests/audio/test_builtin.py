@@ -1,0 +1,97 @@
+"""What is shipped: small, of known origin, and able to do what the recipes say; and the commands that make it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pt_audio import pretrain, pretrain_text, synth
+from pt_audio import wording as say
+from pt_audio.backbones import ASSETS, load_backbone
+from pt_audio.models import LanguageModel
+from pt_core.bridges import transformers as bridge
+
+from tests.audio.test_commands import good
+
+
+def test_assets_are_small_and_have_recipes() -> None:
+    for name in ("mae_sounds", "bert_sounds", "lm_sounds"):
+        assert sum(path.stat().st_size for path in (ASSETS / name).iterdir()) < 5_000_000
+    encoder = json.loads((ASSETS / "mae_sounds" / "recipe.json").read_text())
+    text = json.loads((ASSETS / "lm_sounds" / "recipe.json").read_text())
+    assert encoder["held_out_tags"] > 0.9
+    assert encoder["config"] == pretrain.asdict(pretrain.EncoderConfig())
+    assert text["accuracy"]["answers"] > 0.75
+    assert text["accuracy"]["repeated_keys"] > 0.5
+    assert text["config"] == pretrain_text.asdict(pretrain_text.TextConfig())
+
+
+def test_the_encoder_hears_generated_sounds() -> None:
+    encoder = load_backbone("builtin:mae_sounds")
+    right = 0
+    for label in synth.LABELS:
+        wave = synth.clip(np.random.default_rng(5), 5.0, [label]).wave
+        segment = encoder.front(torch.from_numpy(wave))
+        with torch.no_grad():
+            right += int(encoder.module.classify(encoder.vectors(segment)).argmax() == synth.LABELS.index(label))
+    assert right >= 10  # of 15
+
+
+def answer(lm: LanguageModel, text: str) -> str:
+    ids = torch.tensor([[lm.begin, *lm.tokens(text)]])
+    found = lm({"ids": ids, "mask": torch.ones_like(ids), "keep": 1}, read=("logits", "cache")).extra
+    tokens = bridge.generate(
+        lm.module, ids, found["cache"], found["mask"], 12, {"eos_token_id": lm.end, "do_sample": False}
+    )
+    return lm.text(tokens[0].tolist())
+
+
+def test_the_language_model_answers_from_what_stands_in_front() -> None:
+    lm: LanguageModel = load_backbone("builtin:lm_sounds", None, "lm")  # type: ignore[assignment]
+    words = ["bell", "dog", "rain", "siren", "seven", "rooster", "stop", "guitar"]
+    assert sum(answer(lm, f"{w} {w} {w} {say.SHOT}") == w for w in words) >= 7
+    assert sum(answer(lm, f"{w} {w} {say.TAGGING}").split()[0] == w for w in words) >= 7
+    assert sum(answer(lm, f"{w} {w} {w} {say.PRESENT.format(w)}") == "yes" for w in words) >= 5
+
+
+@pytest.mark.slow
+def test_pretraining_writes_models_that_load_and_train(tmp_path: Path) -> None:
+    config = pretrain.small(pretrain.EncoderConfig())
+    recipe = pretrain.pretrain(config, tmp_path / "encoder")
+    assert recipe["config"]["dim"] == 16
+    assert load_backbone(f"local:{tmp_path / 'encoder'}").dim == 16
+    text = pretrain_text.TextConfig(width=32, depth=1, inner=32, text_width=16, text_steps=2, steps=2, batch_size=2)
+    pretrain_text.pretrain(text, tmp_path / "texts")
+    lm = load_backbone(f"local:{tmp_path / 'texts' / 'lm'}", None, "lm")
+    bert = load_backbone(f"local:{tmp_path / 'texts' / 'text'}", None, "text")
+    assert (lm.dim, bert.dim) == (32, 16)
+    assert lm.begin == 1  # type: ignore[attr-defined]
+    again = pretrain.pretrain(config, tmp_path / "again")
+    assert again["held_out_tags"] == recipe["held_out_tags"]
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("encoder", "again")]
+    assert files[0] == files[1]
+
+
+@pytest.mark.slow
+def test_the_demo_runs_and_answers(tmp_path: Path) -> None:
+    out = good("demo", "--fast", "--out", tmp_path / "demo")
+    lines = out.splitlines()
+    assert lines[0].split()[:3] == ["method", "tuned", "parameters"]
+    assert {line.split()[0] for line in lines[1:3]} == {"projector", "acoustic_apt"}
+    assert sum(say.TAGGING in line for line in lines) == 4
+    assert lines[-1].startswith("next: pt-audio fit acoustic_apt")
+    assert (tmp_path / "demo" / "compare.html").is_file()
+
+
+@pytest.mark.slow
+def test_the_readmes_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import re
+
+    page = (Path(__file__).parents[2] / "packages" / "pt-audio" / "README.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "README.md", "exec"), {})
+    assert (tmp_path / "runs" / "sounds" / "report.html").is_file()
