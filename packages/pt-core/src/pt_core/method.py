@@ -207,7 +207,7 @@ class Method(nn.Module):
     training_only: ClassVar[tuple[str, ...]] = ()
     """Patterns of tensors that inference does not need; they are stored in the artifact's training view."""
     exports_forward: ClassVar[bool] = False
-    """For a class with a `predict_step` of its own: whether `forward` is still the program to export (its step only averages votes, say)."""
+    """For a class with a `predict_step` of its own: whether `forward` is still the program to export (a step that averages votes)."""
 
     def __init__(self, config: Any, backbones: Mapping[str, Backbone], task: Task) -> None:
         super().__init__()

@@ -61,7 +61,10 @@ def export_program(modality: Modality, predictor: Predictor, out: Path, format_:
     if out.suffix != SUFFIX[format_]:
         raise UserError(f"--out {out} must end in {SUFFIX[format_]} for --format {format_}")
     if type(predictor.method).predict_step is not Method.predict_step and not predictor.method.exports_forward:
-        raise UserError(f"{predictor.card['method']} predicts in steps of its own (adaptation, windows, search); that is no single program to export")
+        name = predictor.card["method"]
+        raise UserError(
+            f"{name} predicts in steps of its own (adaptation, windows, search): there is no single program to export"
+        )
     if format_ == "onnx":
         for module in ("onnx", "onnxscript"):
             require(module, f"{modality.package}[onnx]")
