@@ -53,6 +53,8 @@ COMMON: dict[str, Any] = {
     "head": "segformer",
     "head_width": 64,
     "eval_every": 120,
+    "warmup_epochs": 0.1,
+    "select": False,
 }
 MARGINS = {"margin_top": 0.0, "margin_bottom": 0.0, "margin_side": 0.0}
 METHODS: dict[str, dict[str, Any]] = {

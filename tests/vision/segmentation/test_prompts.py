@@ -49,7 +49,7 @@ def test_split_and_panels():
     bars, pictures = severity_panels(shares, DATA["target"])
     assert sum(bars["data"].values()) == 4
     assert sum(n for band, n in bars["data"].items() if band.endswith("high")) == 2
-    assert [item["label"] for item in pictures["data"]["items"]] == [
+    assert [item["predicted"] for item in pictures["data"]["items"]] == [
         "0.0% dark",
         "4.9% dark",
         "5.0% dark",

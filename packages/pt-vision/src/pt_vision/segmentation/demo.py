@@ -12,9 +12,10 @@ COMMON: dict[str, Any] = {
     "head_width": 64,
     "batch_size": 2,
     "lr": 1e-3,
-    "eval_every": 60,
+    "warmup_epochs": 0.1,
+    "select": False,
 }
-"""The built-in backbone is young: it learns at a higher rate than published."""
+"""The built-in backbone is young: it learns at a higher rate than published. No weights are selected by labelled target scenes."""
 MARGINS = {"margin_top": 0.0, "margin_bottom": 0.0, "margin_side": 0.0}
 """Drawn frames have no bonnet at their lower margin."""
 

@@ -36,7 +36,7 @@ def mask_panels(method: Method, data: Mapping[str, Dataset], finals: Mapping[str
         label = " ".join(
             text for text in (record.get("condition", ""), f"IoU {score:.2f}" if score is not None else "") if text
         )
-        items.append({"picture": picture, "id": record["id"], "label": label})
+        items.append({"picture": picture, "id": record["id"], "predicted": label})
     colours = [f"{name} #{''.join(f'{v:02x}' for v in palette(len(names))[n])}" for n, name in enumerate(names)]
     note = (
         "Above: image and truth; below: prediction and error (red: wrong, black: not labelled). From the lowest to the highest IoU. "

@@ -66,7 +66,7 @@ def severity_panels(shares: Tensor, dataset: Any) -> list[dict[str, Any]]:
         order[round(n * (len(order) - 1) / max(1, min(SHOWN, len(order)) - 1))] for n in range(min(SHOWN, len(order)))
     ]
     items = [
-        {"picture": png(dataset.picture(row)), "id": dataset.ids[row], "label": f"{float(shares[row]):.1%} dark"}
+        {"picture": png(dataset.picture(row)), "id": dataset.ids[row], "predicted": f"{float(shares[row]):.1%} dark"}
         for row in chosen
     ]
     hard = int((shares >= SHARE).sum())
