@@ -168,7 +168,7 @@ def test_the_keyword_transformer_is_read_from_its_folder(tmp_path: Path) -> None
     x = model.tokens(features)
     close(encoder.module.classify(features), x[:, 0] @ model.head.weight.T + model.head.bias)
     block = model.blocks[0]  # post-norm: the output of a block is normalised
-    assert float(block(torch.randn(1, 4, 8)).mean(-1).abs().max()) < 1e-5
+    assert block(torch.randn(1, 4, 8)).mean(-1).abs().max().item() < 1e-5
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(UserError, match="holds no keyword transformer"):
         load_backbone(f"kwt:{tmp_path}")

@@ -36,7 +36,8 @@ def sounds(out: Path, seeds: int, fast: bool) -> None:
         modality,
         out,
         contenders,
-        intro="builtin:mae_sounds + builtin:lm_sounds -> builtin:sounds: what is heard in a clip of 4 to 9 s? 240 clips, answers in words",
+        intro="builtin:mae_sounds + builtin:lm_sounds -> builtin:sounds: what is heard in a clip of 4 to 9 s? "
+        f"{24 if fast else 240} training clips, answers in words",
         next_="pt-audio fit acoustic_apt --data CLIPS/ --backbone lm=hf:Qwen/Qwen2.5-0.5B",
         seeds=seeds,
         metric="exact_match",

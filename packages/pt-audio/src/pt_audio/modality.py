@@ -152,9 +152,10 @@ class Audio(Modality):
         return records.bind(own.encoder, own.text, own.lm, own.answers.tags, own.answers.limits)  # type: ignore[return-value]
 
     def example(self, spec: RunSpec, classes: int, batch_size: int) -> tuple[Mapping[str, Backbone], Task, Batch]:
-        from pt_audio.example import example
-
-        return example(self, spec, batch_size)
+        raise UserError(
+            "pt-audio has no budget: a step runs an encoder or its cached outputs, and an answer as many tokens as it has; measured times "
+            "are in docs/results/audio.md, counts in the report of a run"
+        )
 
     def blank_inputs(self, backbone: Backbone, batch_size: int) -> Tensor:
         raise UserError("answers are generated token by token, so pt-audio exports no programs; use --format artifact")
