@@ -202,6 +202,13 @@ def test_mistakes_are_told_in_a_line_and_write_nothing(place: Path) -> None:
     assert len(records("a", "stereo.wav", "--stereo", "left")) == 1
 
 
+def test_what_was_done_to_the_input_is_said(place: Path) -> None:
+    status, _, err = pt("predict", "a", "clips/low/0.wav")
+    assert status == 0
+    assert "1 clips at 4,000 Hz are resampled to the encoder's rate" in err
+    assert "the tokenizer of 'local:lm' has no padding token: padded positions are masked" in err
+
+
 def test_an_unreadable_clip_stops_training_with_its_name(place: Path) -> None:
     folder(Path("broken"), each=3)
     tone(Path("broken/low/silent.wav"))

@@ -227,6 +227,19 @@ def test_only_the_aligner_gets_gradient() -> None:
     assert all(p.grad is None for p in tuned.encoder.module.parameters())
 
 
+def test_recomputed_blocks_give_the_same_loss_and_gradients() -> None:
+    method = tiny.make()
+    batch, found = tiny.batch(MIXED), []
+    for recompute in (False, True):
+        method.lm.recompute = recompute
+        method.zero_grad()
+        loss = method.task.loss(method.train()(batch), batch)[0]
+        loss.backward()
+        found.append((loss, method.aligner.queries.grad.clone()))
+    assert torch.equal(found[0][0], found[1][0])
+    close(found[1][1], found[0][1], 1e-5)
+
+
 def test_cached_encoder_outputs_give_the_same_loss() -> None:
     method = tiny.tuned()
     plain, cached = tiny.batch(MIXED), tiny.batch(MIXED, cached=True)

@@ -48,6 +48,8 @@ class DataOptions:
     """Share that is split off as test part where the data have neither validation nor test part (0: none)."""
     limit: Annotated[int, Ge(1)] | None = None
     """Use at most this many records of every part (the first ones of a seeded shuffle)."""
+    recompute: bool = False
+    """Checkpoint every block of the language model while training: less memory, one more forward pass."""
 
 
 @dataclass(frozen=True)

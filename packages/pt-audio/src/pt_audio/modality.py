@@ -106,9 +106,16 @@ class Audio(Modality):
         return f"builtin:{BUILTIN[role]}"
 
     def load_backbone(self, spec: str, weights: str | None, options: Any | None, role: str) -> Backbone:
+        from pt_core.run.commands import say
+
         from pt_audio.backbones import load_backbone
 
-        return load_backbone(spec, weights, role)
+        backbone: Any = load_backbone(spec, weights, role)
+        for note in getattr(backbone, "notes", ()):
+            say(note)
+        if role == "lm":
+            backbone.recompute = bool(getattr(options, "recompute", False))
+        return backbone  # type: ignore[no-any-return]
 
     def load_data(self, spec: str, options: Any, seed: int) -> Mapping[str, Dataset]:
         from pt_audio.data import load_audio
@@ -144,10 +151,14 @@ class Audio(Modality):
         return Answers.from_json(spec)
 
     def inputs(self, items: Sequence[Any], method: Method, options: Any | None) -> Dataset:
+        from pt_core.run.commands import say
+
         from pt_audio.inputs import input_records
 
         chosen = options if isinstance(options, PredictOptions) else PredictOptions()
         records = input_records(items, chosen.ask, chosen.stereo)
+        for note in records.notes:
+            say(note)
         own = cast("AudioMethod", method)
         return records.bind(own.encoder, own.text, own.lm, own.answers.tags, own.answers.limits)  # type: ignore[return-value]
 
