@@ -1,4 +1,4 @@
-"""docs/results/language.md from the JSON of `real_text` and `peft_speed`.
+"""docs/results/language.md from the JSON of `real_text`, `peft_speed` and `generation_speed`, and the built-in model's recipe.
 
 python -m benchmarks.language.write_results
 """
@@ -60,12 +60,98 @@ def verdicts(rows: list[dict[str, Any]]) -> list[str]:
     return [count(*pair) for pair in pairs]
 
 
+def generation(found: dict[str, Any]) -> list[str]:
+    """Tables of `generation_speed`."""
+    phases = [row for row in found["rows"] if "contender" in row]
+    tenants = [row for row in found["rows"] if "tenants" in row]
+    requests = next(row for row in found["rows"] if "first / later" in row)
+    iapt = next(row for row in phases if row["contender"] == "iapt")
+    slower = iapt["lora, all linear / this"]
+    lines = [
+        "",
+        "## Generation: IAPT against unmerged LoRA",
+        "",
+        f"`{found['command']}`: 8 instructions of 64 tokens, 32 new tokens, CPU seconds of one thread, medians of rounds in changing",
+        "order (load at the start {}). Numbers are times of the bare model's; steps are decoding steps with a cache.".format(
+            found["load"]
+        ),
+        "",
+        "| contender | tuned values | prefill | step | prefill and 31 steps | spread of steps | tokens/s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in phases:
+        ratios = row["times of the bare model"]
+        cells = [
+            row["contender"],
+            f"{row['values']:,}",
+            *(f"{ratios[name]:.2f}" for name in ("prefill", "step", "whole")),
+        ]
+        lines.append(
+            f"| {' | '.join([*cells, format(row['spread']['step'], '.2f'), format(row['tokens per second'], ',')])} |"
+        )
+    lines += [
+        "",
+        f"With as many tuned values, unmerged LoRA takes {slower['whole']:.2f} times as long as IAPT (steps: {slower['step']:.2f}).",
+        f"IAPT's generators ran {iapt['generator calls per layer']:.0f} time per layer, and "
+        f"{iapt['tokens equal to whole passes']:.0%} of its tokens equal those of whole forward passes.",
+        "",
+        "## Many prompts in one batch, through PromptServer",
+        "",
+        "64 requests of 16 tokens, 16 new tokens each; LoRA is PEFT's mixed-batch inference (`adapter_names`, rank 8 on q and v).",
+        "",
+        "| tenants | mixed / one prompt | spread | time LoRA / ours | tokens/s ours | tokens/s LoRA | rows equal to requests alone |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in tenants:
+        rate = row["tokens per second"]
+        cells = [
+            str(row["tenants"]),
+            f"{row['mixed / one prompt']:.2f}",
+            f"{row['spread']:.2f}",
+            f"{row['lora / ours']:.2f}",
+        ]
+        cells += [f"{rate['ours']:,}", f"{rate['lora']:,}", f"{row['rows equal to requests alone']:.0%}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"A tenant's first request ({requests['setting']}) takes {requests['first / later']:.1f} times as long as its later",
+        f"ones: the prompt was computed {requests['prompts computed in five requests']} time in five requests.",
+    ]
+    return lines
+
+
+def model() -> list[str]:
+    """What the built-in model can do, from its recipe."""
+    card = json.loads((ROOT / "packages/pt-language/src/pt_language/assets/lm_docs/recipe.json").read_text())
+    recipe = card["recipe"]
+    found = {
+        name.removeprefix("held out, "): value for name, value in card["results"].items() if name.startswith("held")
+    }
+    settings = list(dict.fromkeys(name.split(", ", 1)[1] for name in found))
+    kinds = list(dict.fromkeys(name.split(", ", 1)[0] for name in found))
+    lines = [
+        "## The built-in model",
+        "",
+        f"`pt-language pretrain` made it: {card['parameters']:,} parameters, {recipe['steps']:,} steps of",
+        f"{recipe['tokens_per_step']:,} tokens, {card['seconds'] / 60:.0f} minutes on a busy machine. Accuracy in context",
+        "on label words and library modules that it never saw; the query is not among the examples (except for `same text`).",
+        "",
+        "| examples of a class have in common | " + " | ".join(settings) + " |",
+        "|---|" + "---|" * len(settings),
+    ]
+    lines += [
+        f"| {kind} | " + " | ".join(f"{found[f'{kind}, {name}']:.3f}" for name in settings) + " |" for kind in kinds
+    ]
+    return [*lines, ""]
+
+
 def main() -> None:
     text = json.loads((RESULTS / "language_real_text.json").read_text())
     speed = json.loads((RESULTS / "language_peft_speed.json").read_text())
     lines = [
         "# pt-language: results",
         "",
+        *model(),
         "## Few-shot classification of real text",
         "",
         f"`{text['command']}` on `{text['backbone']}` (fingerprint {text['fingerprint']}). {HOW}",
@@ -106,6 +192,7 @@ def main() -> None:
             rate = row["tokens per second"]
             cells = [row["setting"], f"{row['peft lora / ours']:.2f}", f"{row['mixed / one prompt']:.2f}"]
             lines.append(f"| {' | '.join([*cells, format(rate['ours'], ','), format(rate['peft lora'], ',')])} |")
+    lines += generation(json.loads((RESULTS / "language_generation_speed.json").read_text()))
     (ROOT / "docs" / "results" / "language.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

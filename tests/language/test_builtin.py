@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 from typing import Any
 
@@ -10,11 +11,22 @@ import pt_language
 import pytest
 import torch
 from click.testing import CliRunner
-from pt_core.errors import UserError
+from pt_core.errors import NonFiniteError, UserError
 from pt_language.backbones import ASSETS, load_backbone
 from pt_language.corpus import HELD_OUT, module_sentences, sentences, window
 from pt_language.methods.cpt import CPT
-from pt_language.pretrain import MARKED, PHASES, PretrainConfig, pretrain
+from pt_language.pretrain import (
+    LABEL,
+    MARKED,
+    NEXT,
+    Episodes,
+    Material,
+    PretrainConfig,
+    pretrain,
+    save,
+    train,
+    train_tokenizer,
+)
 from pt_language.sources import MODULES, NOUNS, read_tables
 
 FAST: dict[str, Any] = {"data": "builtin:words", "shots": 2, "limit": 24, "batch_size": 8, "quiet": True}
@@ -31,25 +43,40 @@ def test_the_built_in_model_is_small_and_says_how_it_was_made():
 
 
 def test_it_learns_in_context_on_label_words_and_texts_it_never_saw():
-    recipe = json.loads((ASSETS / "lm_docs" / "recipe.json").read_text())["results"]
-    assert recipe["held out, same text, 2 classes, 1 shots each"] > 0.8
+    """What the recipe says about modules and label words that were held out, with queries that are not among the examples."""
+    found = json.loads((ASSETS / "lm_docs" / "recipe.json").read_text())["results"]
+    assert found["held out, same text, 2 classes, 1 shots each"] > 0.95
+    assert found["held out, shared word, 2 classes, 4 shots each"] > 0.75
+    assert found["held out, shared word, 4 classes, 2 shots each"] > 0.5
+    assert found["held out, same module, 2 classes, 4 shots each"] > 0.6
+
+
+def test_examples_in_front_of_a_text_tell_its_class_and_wrong_ones_do_not():
+    """Four classes of unseen text, three examples each; with labels moved on by one class, the answers move with them."""
     backbone: Any = load_backbone("builtin:lm_docs")
-    text = "input: {} output: {}"
-    shown = [("The turtle moves forward by the distance", "state"), ("Send the message to the mail server", "time")]
-    right = 0
-    for order in (shown, shown[::-1]):
-        for query, label in shown:
-            ids = []
-            for body, word in order:
-                ids += [*backbone.tokenizer(text.format(body, word), add_special_tokens=False)["input_ids"], 0]
-            ids += backbone.tokenizer(f"input: {query} output:", add_special_tokens=False)["input_ids"]
-            words = [
-                backbone.tokenizer(f" {word}", add_special_tokens=False)["input_ids"][0] for word in ("state", "time")
-            ]
+    names = list(NOUNS.values())
+    table = read_tables("builtin:words")
+    shown = [row for name in names for row in [r for r in table["train"].rows if r["label"] == name][:3]]
+    queries = [row for name in names for row in [r for r in table["test"].rows if r["label"] == name][:8]]
+    words = [backbone.tokenizer(f" {name}")["input_ids"][0] for name in names]
+
+    def answers(shift: int) -> list[int]:
+        ids: list[int] = []
+        for row in (*shown[::3], *shown[1::3], *shown[2::3]):
+            label = names[(names.index(row["label"]) + shift) % 4]
+            ids += [*backbone.tokenizer(f"input: {row['text']} output: {label}")["input_ids"], 0]
+        found = []
+        for row in queries:
+            query = backbone.tokenizer(f"input: {row['text']} output:")["input_ids"]
             with torch.no_grad():
-                logits = backbone.module(torch.tensor([ids])).logits[0, -1]
-            right += ("state", "time")[int(logits[words].argmax())] == label
-    assert right >= 3
+                found.append(int(backbone.module(torch.tensor([ids + query])).logits[0, -1, words].argmax()))
+        return found
+
+    gold = [names.index(row["label"]) for row in queries]
+    right = sum(a == g for a, g in zip(answers(0), gold, strict=True))
+    moved = sum(a == (g + 1) % 4 for a, g in zip(answers(1), gold, strict=True))
+    assert right > 14, "of 32, chance is 8"
+    assert moved > 14
 
 
 def test_built_in_text_is_prose_that_no_two_parts_share():
@@ -146,14 +173,48 @@ def test_drift_is_measured_from_where_the_run_began(tmp_path):
 
 
 @pytest.mark.slow
-def test_pretraining_writes_a_folder_that_loads(tmp_path):
-    config = PretrainConfig(steps=4, tokens_per_step=256)
-    card = pretrain(config, tmp_path / "lm", progress=False)
+def test_pretraining_writes_a_folder_that_loads(tmp_path, monkeypatch):
+    """Also on the way; and the circuit it starts from compares and copies before any training."""
+    monkeypatch.setattr("pt_language.pretrain.ROUNDS", (10, 40))
+    config = PretrainConfig(steps=4, tokens_per_step=256, keep_every=2, lr=1e-6)
+    written = []
+    monkeypatch.setattr("pt_language.pretrain.save", lambda *a: (written.append(a[2]["steps_done"]), save(*a)))
+    card = pretrain(config, tmp_path / "lm")
+    assert written == [2, 4]
+    assert card["results"]["held out, same text, 2 classes, 1 shots each"] > 0.8
+    assert card["results"]["held out, shared word, 4 classes, 2 shots each"] > 0.3
     backbone = load_backbone(f"local:{tmp_path / 'lm'}")
-    assert card["recipe"]["steps"] == 4
+    assert json.loads((tmp_path / "lm" / "recipe.json").read_text())["recipe"]["steps"] == 4
     assert backbone.tokenizer.eos_token_id == 0
     assert all(len(backbone.tokenizer(word)["input_ids"]) == 1 for word in MARKED)
-    assert PHASES[-1].length == 1024
+    assert backbone.sizes.context == 2048
+
+
+def test_an_episode_asks_only_for_labels_that_can_be_known():
+    """Marks lie on labels of classes that were shown before, and on what follows a label."""
+    texts = {f"m{n}": [f"alpha beta gamma word{n} text{i} more" for i in range(9)] for n in range(7)}
+    words = [f"label{chr(97 + n)}" for n in range(12)]
+    tokenizer = train_tokenizer([*(f" {word}" for word in words * 9), *sum(texts.values(), [])] * 20, 500)
+    episodes = Episodes(tokenizer, texts, words, list(range(1, 300)))
+    for kind in ("copy", "module"):
+        tokens, marks = episodes.episode(400, (3, 5), random.Random(3), kind, classes=3)
+        assert len(tokens) == len(marks) >= 400
+        seen: list[str] = []
+        start = 0
+        while LABEL in marks[start:]:
+            first = start + marks[start:].index(LABEL)
+            last = first + next(n for n, mark in enumerate(marks[first:]) if mark != LABEL)
+            assert marks[last] == NEXT
+            name = tokenizer.decode(tokens[first:last]).strip()
+            assert name in words
+            assert name in tokenizer.decode(tokens[:first])
+            seen.append(name)
+            start = last
+        assert len(set(seen)) == 3
+        assert sum(mark == NEXT for mark in marks) == len(seen) + 3, "three labels are the first of their class"
+    config = PretrainConfig(vocabulary=500, steps=3, tokens_per_step=192, warmup=1, lr=float("inf"))
+    with pytest.raises(NonFiniteError, match="lower lr=inf"):
+        train(config, Material(tokenizer, episodes, episodes), lambda *a: "")
 
 
 @pytest.mark.parametrize(

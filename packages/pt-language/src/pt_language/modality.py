@@ -58,17 +58,19 @@ class PredictOptions:
 class PretrainOptions:
     """Flags of `pt-language pretrain`."""
 
-    steps: Annotated[int, Ge(1)] = 2000
+    steps: Annotated[int, Ge(1)] = 3000
     """Optimiser steps."""
     width: Annotated[int, Ge(32)] = 128
     """Width d."""
     depth: Annotated[int, Ge(2)] = 3
     """Blocks."""
-    heads: Annotated[int, Ge(2)] = 4
+    heads: Annotated[int, Ge(3)] = 4
     """Attention heads."""
+    head_size: Annotated[int, Ge(16)] = 64
+    """Width of a head."""
     inner: Annotated[int, Ge(8)] = 256
     """Width of the gated MLP."""
-    vocabulary: Annotated[int, Ge(300)] = 1024
+    vocabulary: Annotated[int, Ge(300)] = 4096
     """Tokens of the byte-level BPE."""
     seed: Annotated[int, Ge(0)] = 0
     """Seed."""
@@ -222,7 +224,7 @@ class Language(Modality):
     def pretrain(self, options: PretrainOptions, out: Path) -> str:
         from pt_language.pretrain import PretrainConfig, pretrain
 
-        names = ("steps", "width", "depth", "heads", "inner", "vocabulary", "seed")
+        names = ("steps", "width", "depth", "heads", "head_size", "inner", "vocabulary", "seed")
         pretrain(PretrainConfig(**{name: getattr(options, name) for name in names}), out)
         return f"local:{out}"
 

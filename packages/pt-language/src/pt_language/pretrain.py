@@ -3,9 +3,11 @@
 It reads the standard library's documentation as plain text, and *episodes*: labelled examples in one sequence, whose label words are
 drawn anew for every episode. Since a word means nothing but what its examples show, only reading the context lowers the loss, and the
 ability carries over to label sets and topics that were never seen (Min et al., MetaICL, arXiv 2110.15943). Three kinds of episodes, from
-easy to hard: repeated texts, texts that share a word, texts that come from one module of the library.
+easy to hard: repeated texts, texts that share a word, texts that come from one module of the library. In an episode the loss is on every
+label whose class has been shown before (the first label of a class cannot be known), and on the token behind it.
 
-Modules of `corpus.HELD_OUT` and one label word in eight are held out; the accuracy on them is measured and stored beside the weights.
+Modules of `corpus.HELD_OUT` and one label word in eight are held out; the accuracy on them is measured, with texts that are not among
+the examples, and stored beside the weights. The folder is written every `keep_every` steps, so that a stopped run can be used.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import random
 import re
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -32,6 +35,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from pt_language.circuit import start
 from pt_language.corpus import HELD_OUT, docstrings, module_files, module_sentences, topics, window
 
 END = "<|end|>"
@@ -49,7 +53,7 @@ TEMPLATES = (
 class PretrainConfig:
     """Network and training of the built-in model."""
 
-    vocabulary: int = 1024
+    vocabulary: int = 4096
     """V, tokens of the byte-level BPE."""
     width: int = 128
     """d."""
@@ -57,20 +61,26 @@ class PretrainConfig:
     """Blocks."""
     heads: int = 4
     """Attention heads."""
+    head_size: int = 64
+    """Width of a head: comparing texts needs many dimensions that rotate slowly."""
     inner: int = 256
     """Width of the gated MLP."""
     context: int = 2048
     """Longest input, text and prompt together."""
-    steps: int = 2000
+    steps: int = 3000
     """Optimiser steps."""
     tokens_per_step: int = 2048
     """Tokens of a step; its sequences have the length of the current phase."""
-    lr: float = 2e-3
+    lr: float = 1e-3
     """Peak learning rate of AdamW."""
     weight_decay: float = 0.05
     """Weight decay."""
     label_weight: float = 10.0
-    """Weight of label tokens in the loss; all other tokens weigh 1."""
+    """Weight of label tokens in the loss; tokens of running text, and the one behind a label, weigh 1."""
+    warmup: int = 150
+    """Steps in which the learning rate rises."""
+    keep_every: int = 500
+    """Steps between two measurements, each of which writes the folder."""
     seed: int = 0
     """Seed."""
 
@@ -78,6 +88,10 @@ class PretrainConfig:
 MARKED = (" output", " label", " answer", "answer", " class")
 """Words whose second next token is an answer in most templates; the tokenizer has a token for each."""
 KINDS = ("copy", "word", "module")
+LABEL, NEXT = 2, 1
+"""Marks of tokens in the loss."""
+ROUNDS = (100, 400)
+"""Episodes of a measurement on the way, and at the end."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +111,12 @@ class Phase:
 
 
 PHASES = (
-    Phase(0.0, 96, (2, 4), (0.6, 0.4, 0.0), 0.05),
-    Phase(0.3, 160, (3, 8), (0.25, 0.5, 0.25), 0.1),
-    Phase(0.65, 256, (3, 14), (0.15, 0.45, 0.4), 0.15),
-    Phase(0.94, 1024, (4, 20), (0.1, 0.4, 0.5), 0.2),
+    Phase(0.0, 192, (3, 8), (0.2, 0.6, 0.2), 0.2),
+    Phase(0.3, 384, (4, 14), (0.1, 0.5, 0.4), 0.2),
+    Phase(0.75, 768, (4, 20), (0.05, 0.5, 0.45), 0.25),
 )
+MOST = 24
+"""Texts of one class in an episode, before they are repeated."""
 
 
 class Episodes:
@@ -130,24 +145,25 @@ class Episodes:
         self.short_labels = [label for label in labels if len(self.encode(f" {label}")) == 1]
 
     def texts(self, kind: str, classes: int, words: tuple[int, int], rng: random.Random) -> list[list[str]]:
-        """One list of texts per class."""
+        """One list of up to `MOST` different texts per class (one text for the kind `copy`)."""
         if kind == "module":
-            return [self.groups[name] for name in rng.sample(self.names, classes)]
+            found = [self.groups[name] for name in rng.sample(self.names, classes)]
+            found = [rng.sample(texts, min(MOST, len(texts))) for texts in found]
+            return [[crop(text, rng.randint(*words) + 4, rng) for text in texts] for texts in found]
         if kind == "word":
-            chosen = rng.sample(self.words, classes)
-            return [self._windows(word, words, rng) for word in chosen]
+            return [self._windows(word, words, rng) for word in rng.sample(self.words, classes)]
         return [[crop(text, rng.randint(*words), rng)] for text in rng.sample(self.pool, classes)]
 
     def _windows(self, word: str, words: tuple[int, int], rng: random.Random) -> list[str]:
-        sizes = [rng.randint(*words) for _ in range(8)]
-        texts = rng.sample(self.by_word[word], 8)
+        texts = rng.sample(self.by_word[word], min(MOST, len(self.by_word[word])))
+        sizes = [rng.randint(*words) for _ in texts]
         return [window(text, word, size, rng.randrange(size)) for text, size in zip(texts, sizes, strict=True)]
 
     def episode(
         self, length: int, words: tuple[int, int], rng: random.Random, kind: str, classes: int | None = None
     ) -> tuple[list[int], list[int]]:
-        """(tokens, 1 where a token belongs to a label), at least `length` long."""
-        classes = classes or rng.choice((2, 2, 2, 3, 4, 5))
+        """(tokens, marks), at least `length` long; marks are LABEL on labels of classes seen before, NEXT behind them, else 0."""
+        classes = classes or rng.choice((2, 2, 2, 3, 4, 6))
         template = rng.choices([t for t, _ in TEMPLATES], [w for _, w in TEMPLATES])[0]
         ends = rng.random() < 0.7
         groups = self.texts(kind, classes, words, rng)
@@ -155,32 +171,32 @@ class Episodes:
         tokens: list[int] = []
         marks: list[int] = []
         order: list[int] = []
+        shown = [0] * classes
         before, between = template.split("{}")[:2]
         while len(tokens) < length:
             if not order:
-                order = list(range(len(groups)))
+                order = list(range(classes))
                 rng.shuffle(order)
             group = order.pop()
-            text = rng.choice(groups[group])
-            if kind == "module":
-                text = crop(text, rng.randint(*words) + 4, rng)
+            text = groups[group][shown[group] % len(groups[group])]
             body = self.encode(f"{before}{text}{between.rstrip(' ')}")
             label = self.encode(f" {names[group]}")
             tail = [0] if ends else self.encode("\n")
             tokens += body + label + tail
-            marks += [0] * len(body) + [1] * len(label) + [0] * len(tail)
+            marks += [0] * len(body) + [LABEL if shown[group] else 0] * len(label) + [NEXT] * len(tail)
+            shown[group] += 1
         return tokens, marks
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text).ids
 
     def batch(self, rows: int, phase: Phase, rng: random.Random) -> tuple[Tensor, Tensor]:
-        """tokens (rows, length) and label marks (rows, length)."""
+        """tokens (rows, length) and marks (rows, length); about `phase.plain` of the rows are running text."""
         tokens, marks = [], []
         for _ in range(rows):
             if rng.random() < phase.plain:
-                start = rng.randrange(len(self.documents) - phase.length)
-                one, mark = self.documents[start : start + phase.length].tolist(), [0] * phase.length
+                begin = rng.randrange(len(self.documents) - phase.length)
+                one, mark = self.documents[begin : begin + phase.length].tolist(), [NEXT] * phase.length
             else:
                 one, mark = self.episode(phase.length, phase.words, rng, rng.choices(KINDS, phase.kinds)[0])
             tokens.append(one[: phase.length])
@@ -253,91 +269,16 @@ def build(config: PretrainConfig) -> LlamaForCausalLM:
             num_hidden_layers=config.depth,
             num_attention_heads=config.heads,
             num_key_value_heads=config.heads,
+            head_dim=config.head_size,
             max_position_embeddings=config.context,
             tie_word_embeddings=True,
             bos_token_id=0,
             eos_token_id=0,
             pad_token_id=None,
             attention_dropout=0.0,
-            rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
+            rope_parameters={"rope_type": "default", "rope_theta": 1e8},
         )
     )
-
-
-@torch.no_grad()
-def start(model: Any, tokenizer: Tokenizer, seed: int) -> None:
-    """Initial values that already compare and copy.
-
-    A few short runs from random values, with weaker episodes, showed no learning in context (whether the circuit is needed was not
-    isolated); with the circuit it is there from the first step, and training makes it and everything else better. (Structured
-    initial attention speeds up learning to recall: Trockman and Kolter, arXiv 2305.09828.)
-
-    The first half of the residual stream holds a constant 1, token embeddings, and a mark on words such as "output" (the output tie is to
-    these entries only); the second half starts empty.
-
-    - Block 1: two heads average the last 10 or so tokens into the second half; one looks two tokens back and copies the mark, so that the
-      token behind "output:" knows that it is an answer.
-    - Block 2: all heads compare averages among marked positions and copy the token found there.
-    """
-    random_ = torch.Generator().manual_seed(seed)
-    width, heads = model.config.hidden_size, model.config.num_attention_heads
-    size, half = width // heads, width // 2
-    planes = size // 2
-    theta = model.config.rope_parameters["rope_theta"] ** (-torch.arange(planes) / planes)
-    mark, answer = half - 1, width - 1
-    words, averages = slice(1, half - 1), slice(half, width - 1)
-
-    def projection(rows: int, columns: int) -> Tensor:
-        return torch.linalg.qr(torch.randn(max(rows, columns), max(rows, columns), generator=random_))[0][
-            :rows, :columns
-        ]
-
-    embedding = model.get_input_embeddings().weight
-    count = words.stop - words.start
-    embedding.zero_()
-    embedding[:, 0] = 1.0
-    embedding[:, words] = torch.randn(len(embedding), count, generator=random_) / count**0.5
-    for word in MARKED:
-        ids = tokenizer.encode(word).ids
-        embedding[ids[-1], mark] = 0.3  # small: a larger norm would weaken the token's keys
-
-    scale = 8.0  # of the entries behind block 1's norm, where the stream has norm sqrt(2)
-    first, second = (block.self_attn for block in list(model.model.layers)[:2])
-    for weight in (first.q_proj.weight, first.k_proj.weight, first.v_proj.weight, first.o_proj.weight):
-        weight.zero_()
-    mix = projection(width - 1 - half, count)
-    for head in range(2):
-        rows = range(head * size, (head + 1) * size)
-        for plane in (2, 3):
-            first.q_proj.weight[rows[plane], 0] = first.k_proj.weight[rows[plane], 0] = 2.4 / scale
-        chosen = mix[head * size : (head + 1) * size]
-        first.v_proj.weight[list(rows[: len(chosen)]), words] = chosen
-        for number in range(len(chosen)):
-            first.o_proj.weight[half + head * size + number, rows[number]] = 0.9
-    rows = range(2 * size, 3 * size)
-    for plane in range(4):
-        angle = 2 * theta[plane]
-        first.q_proj.weight[rows[plane], 0] = 7.0 * torch.cos(angle) / scale
-        first.q_proj.weight[rows[plane + planes], 0] = -7.0 * torch.sin(angle) / scale
-        first.k_proj.weight[rows[plane], 0] = 7.0 / scale
-    first.v_proj.weight[rows[0], mark] = 1.0
-    first.o_proj.weight[answer, rows[0]] = 1.0 / (0.3 * scale)
-
-    for weight in (second.q_proj.weight, second.k_proj.weight, second.v_proj.weight, second.o_proj.weight):
-        weight.zero_()
-    slow = [p for p in range(planes) if theta[p] < 0.02][:-1]
-    for head in range(heads):
-        rows = range(head * size, (head + 1) * size)
-        entries = [rows[p] for p in slow] + [rows[p + planes] for p in slow]
-        compare = 5.0 * projection(width - 1 - half, width - 1 - half)[: len(entries)]
-        second.q_proj.weight[entries, averages] = compare
-        second.k_proj.weight[entries, averages] = compare
-        second.q_proj.weight[rows[planes - 1], 0] = 2.0
-        second.k_proj.weight[rows[planes - 1], answer] = 8.0
-        copied = range(words.start + (head % 2) * size, min(words.stop, words.start + (head % 2 + 1) * size))
-        for number, entry in enumerate(copied):
-            second.v_proj.weight[rows[number], entry] = 1.0
-            second.o_proj.weight[entry, rows[number]] = 0.5
 
 
 @torch.no_grad()
@@ -350,7 +291,8 @@ def in_context_accuracy(
     before, between = TEMPLATES[0][0].split("{}")[:2]
     for _ in range(rounds):
         groups = [
-            [rng.choice(texts) for _ in range(shots + 1)] for texts in episodes.texts(kind, classes, (6, 12), rng)
+            rng.sample(texts, shots + 1) if len(texts) > shots else texts * (shots + 1)
+            for texts in episodes.texts(kind, classes, (6, 12), rng)
         ]
         names = rng.sample(episodes.labels, classes)
         while len({episodes.encode(f" {name}")[0] for name in names}) < classes:
@@ -369,15 +311,17 @@ def in_context_accuracy(
     return right / rounds
 
 
-def train(config: PretrainConfig, material: Material, progress: bool = True) -> tuple[LlamaForCausalLM, float]:
-    """(model, mean loss of the last hundred steps).
+def train(config: PretrainConfig, material: Material, keep: Callable[[LlamaForCausalLM, int, float], str]) -> None:
+    """Train, and hand (model, steps done, mean loss) to `keep` every `keep_every` steps and at the end; it returns what to print.
 
     Raises:
         NonFiniteError: the loss became NaN or infinite.
     """
     torch.manual_seed(config.seed)
     model = build(config).train()
-    start(model, material.tokenizer, config.seed)
+    encode = material.seen.encode
+    frequent = [0, *(token for template, _ in TEMPLATES for token in encode(template.replace("{}", "")))]
+    start(model, material.seen.documents, [encode(word)[-1] for word in MARKED], frequent, config.seed)
     decay = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
@@ -385,39 +329,37 @@ def train(config: PretrainConfig, material: Material, progress: bool = True) -> 
     losses: list[float] = []
     accuracies: list[float] = []
     started = time.monotonic()
-    for step in tqdm(range(config.steps), desc="pretrain", unit="step", disable=None if progress else True):
+    for step in tqdm(range(config.steps), desc="pretrain", unit="step", disable=None):
         phase = [one for one in PHASES if step >= one.start * config.steps][-1]
-        rng = random.Random(f"{config.seed}-{step}")
         rows = max(2, config.tokens_per_step // phase.length)
-        tokens, marks = material.seen.batch(rows, phase, rng)
-        warm = min(1.0, (step + 1) / 50)
+        tokens, marks = material.seen.batch(rows, phase, random.Random(f"{config.seed}-{step}"))
+        warm = min(1.0, (step + 1) / config.warmup)
         rate = config.lr * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
         for group in optimiser.param_groups:
             group["lr"] = rate
-        logits = model(tokens).logits[:, :-1]
-        target, mark = tokens[:, 1:], marks[:, 1:]
-        each = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(target)
-        weight = 1 + (config.label_weight - 1) * mark
-        loss = (each * weight).sum() / weight.sum()
+        hidden = model.model(input_ids=tokens).last_hidden_state[:, :-1]
+        mark, target = marks[:, 1:], tokens[:, 1:]
+        asked = mark > 0  # (rows, length - 1): only there a distribution over the vocabulary is computed
+        mark, target = mark[asked], target[asked]
+        logits = model.lm_head(hidden[asked])
+        weight = torch.where(mark == LABEL, config.label_weight, 1.0)
+        loss = (F.cross_entropy(logits, target, reduction="none") * weight).sum() / weight.sum()
         losses.append(float(loss.detach()))
         if not math.isfinite(losses[-1]):
             raise NonFiniteError(f"the loss became {losses[-1]} at step {step}; lower lr={config.lr:g}")
-        accuracies.append(float((logits.argmax(-1) == target)[mark.bool()].float().mean()))
+        accuracies.append(float((logits.argmax(-1) == target)[mark == LABEL].float().mean()))
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-        if progress and (step % 50 == 49):
-            shown = {"loss": np.mean(losses[-50:]), "label accuracy": np.mean(accuracies[-50:])}
-            told = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
-            extra = ""
-            if step % 300 == 299:
-                model.eval()
-                found = [in_context_accuracy(model, material.unseen, 2, 4, 100, kind) for kind in KINDS]
-                extra = f", held out, 2 classes x 4 shots: same text {found[0]:.3f}, shared word {found[1]:.3f}, module {found[2]:.3f}"
-                model.train()
-            tqdm.write(f"step {step + 1}: {told}{extra} ({time.monotonic() - started:.0f} s)")
-    return model.eval(), float(np.mean(losses[-100:]))
+        done = step + 1
+        if done % 50 == 0:
+            told = f"loss {np.mean(losses[-50:]):.3f}, label accuracy {np.nanmean(accuracies[-50:]):.3f}"
+            tqdm.write(f"step {done}: {told} ({time.monotonic() - started:.0f} s)")
+        if done % config.keep_every == 0 or done == config.steps:
+            model.eval()
+            tqdm.write(f"step {done}: {keep(model, done, float(np.mean(losses[-100:])))}")
+            model.train()
 
 
 def save(model: LlamaForCausalLM, tokenizer: Tokenizer, card: dict[str, Any], out: Path) -> None:
@@ -438,7 +380,7 @@ def save(model: LlamaForCausalLM, tokenizer: Tokenizer, card: dict[str, Any], ou
     (out / "recipe.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
 
 
-def measure(model: Any, material: Material, rounds: int = 200) -> dict[str, float]:
+def measure(model: Any, material: Material, rounds: int) -> dict[str, float]:
     """In-context accuracy on held-out topics and label words."""
     names = {"copy": "same text", "word": "shared word", "module": "same module"}
     return {
@@ -450,7 +392,7 @@ def measure(model: Any, material: Material, rounds: int = 200) -> dict[str, floa
     }
 
 
-def pretrain(config: PretrainConfig, out: Path, progress: bool = True) -> dict[str, Any]:
+def pretrain(config: PretrainConfig, out: Path) -> dict[str, Any]:
     """Train the model and write it to the folder `out`; returns what recipe.json holds.
 
     Raises:
@@ -461,21 +403,26 @@ def pretrain(config: PretrainConfig, out: Path, progress: bool = True) -> dict[s
         raise UserError(f"{out} is a file; give the folder that the model is written to")
     material = read_material(config.vocabulary)
     started = time.monotonic()
-    model, loss = train(config, material, progress)
-    seconds = time.monotonic() - started
-    measured = measure(model, material)
-    card = {
+    card: dict[str, Any] = {
         "format_version": 1,
-        "parameters": sum(p.numel() for p in model.parameters()),
         "data": "documentation strings and language reference of the Python standard library; labelled episodes made of them",
         "held_out_modules": list(HELD_OUT),
         "recipe": asdict(config),
-        "results": {"loss": round(loss, 4), **{k: round(v, 4) for k, v in measured.items()}},
-        "seconds": round(seconds),
         "versions": {n: metadata.version(n) for n in ("torch", "transformers", "tokenizers")}
         | {"python": platform.python_version()},
     }
-    save(model, material.tokenizer, card, out)
+
+    def keep(model: LlamaForCausalLM, done: int, loss: float) -> str:
+        rounds = ROUNDS[done == config.steps]
+        found = {name: round(value, 4) for name, value in measure(model, material, rounds).items()}
+        card["parameters"] = sum(p.numel() for p in model.parameters())
+        card["steps_done"] = done
+        card["results"] = {"loss": round(loss, 4), **found}
+        card["seconds"] = round(time.monotonic() - started)
+        save(model, material.tokenizer, card, out)
+        return ", ".join(f"{name.removeprefix('held out, ')} {value:.3f}" for name, value in found.items())
+
+    train(config, material, keep)
     return card
 
 
