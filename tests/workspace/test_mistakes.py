@@ -38,7 +38,7 @@ def changed(*flags: str, method: str = "vpt") -> tuple[str, ...]:
 
 TYPED: dict[str, tuple[tuple[str, ...], str]] = {
     "unknown command": (("fti", "vpt"), "No such command 'fti'"),
-    "unknown method": (("fit", "vtp"), r"pt-vision has no method 'vtp' \(did you mean 'vpt'\?\); known: dvpt, full, linear, vpt"),
+    "unknown method": (("fit", "vtp"), r"pt-vision has no method 'vtp' \(did you mean 'vpt'\?\); known: coda, dvpt, dvpt_seg, full"),
     "method of another package": (("fit", "pt-graph/gpf"), "pt-vision has no method 'pt-graph/gpf'"),
     "unknown demo": (("demo", "digts"), "no demo 'digts'; known: digits"),
     "unknown recipe": (changed("--recipe", "vpt-official"), "no recipe 'vpt-official'; known: dvpt-medical, vpt-deep-official"),
