@@ -2,7 +2,7 @@
 
     python -m benchmarks.vision.coda_step
 
-MiT-B0 with random weights, DAFormer head of width 256, HRDA crops of 256 px, batch 2 + 2, AdamW; drawn streets. Times alternate in one
+MiT-B0 with random weights, DAFormer head of width 256, HRDA crops of 128 px, batch 2 + 2, AdamW; drawn streets. Times alternate in one
 process; peaks are those of a process of their own. Also: the memory of a source step on HRDA's two half-size views against the same
 crop at full resolution. Writes results/vision_coda_step.json; the table is in docs/results/vision-segmentation.md.
 """
@@ -30,7 +30,7 @@ from pt_vision.segmentation.task import Segmentation
 
 from benchmarks._harness import alternate, in_own_process, load, machine, peak_bytes, write
 
-CROP = 256
+CROP = 128
 CONTENDERS: dict[str, tuple[str, dict[str, Any]]] = {
     "self_training": ("self_training", {}),
     "coda": ("coda", {}),

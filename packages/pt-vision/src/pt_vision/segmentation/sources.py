@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 IMAGES, MASKS = "images", "masks"
 PARTS = {**ROLES, "target": ("target", "unlabeled", "unlabelled"), "easy": ("easy",), "hard": ("hard",)}
 """Role -> names of its folder; the last three may lack masks."""
-BUILTIN = "streets"
+BUILTIN = ("streets", "streets_small")
 
 
 def is_segmentation(spec: str) -> bool:
     """Whether `spec` holds images with masks (or images/ alone): a folder, or one of its parts, with images/ and nothing but masks/
     beside it; or the built-in streets."""
     if spec.startswith("builtin:"):
-        return spec.removeprefix("builtin:") == BUILTIN
+        return spec.removeprefix("builtin:") in BUILTIN
     path = Path(spec)
     return path.is_dir() and bool(_parts(path))
 
@@ -60,9 +60,10 @@ def load_segmentation(spec: str, options: DataOptions) -> dict[str, Segmentation
     """
     resize = _size(options)
     if spec.startswith("builtin:"):
-        from pt_vision.segmentation.streets import street_parts
+        from pt_vision.segmentation.streets import SIZES, SMALL, street_parts
 
-        parts = street_parts(options.weather_severity)
+        sizes = SMALL if spec.endswith("_small") else SIZES
+        parts = street_parts(options.weather_severity, tuple(sizes.items()))
         return {role: replace(part, resize=resize) for role, part in parts.items()}
     path = Path(spec)
     folders = _parts(path)

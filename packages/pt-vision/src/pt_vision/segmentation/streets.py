@@ -23,6 +23,8 @@ CLASSES = ("road", "sidewalk", "building", "vegetation", "sky", "pole", "traffic
 ROWS, COLUMNS = 128, 192
 SIZES = {"train": 80, "target": 96, "val": 16, "test": 48}
 """Scenes per role; weather takes turns in all but train."""
+SMALL = {"train": 12, "target": 16, "val": 4, "test": 8}
+"""Of `builtin:streets_small`, the first scenes of each role."""
 FAR = 4.0
 """Depth of the sky and of what lies at the horizon."""
 SEED = 2024

@@ -14,7 +14,9 @@ from pt_vision.sources._common import Found, Part
 def read_builtin(name: str, wanted: Sequence[str]) -> Found:
     """`digits`: scikit-learn's 1,797 scanned digits, enlarged from 8 to 32 pixels, in fixed parts of 60/15/25 %."""
     if name != "digits":
-        raise UserError(f"no built-in data {name!r}{nearest(name, ['digits'])}; known: digits")
+        raise UserError(
+            f"no built-in data {name!r}{nearest(name, ['digits', 'streets'])}; known: digits, streets (segmentation)"
+        )
     if wanted:
         raise DataError("builtin:digits has no columns; leave out --where and --group-column")
     from PIL import Image
