@@ -74,10 +74,13 @@ CASES = {
 }
 BRIEF = {
     "coda_published": ("declarations", "parameter_count"),
-    "coda_plain_crops": ("declarations", "parameter_count", "independence"),
+    "coda_plain_crops": ("declarations", "parameter_count"),
     "frozen": ("declarations", "parameter_count"),
-    "self_training": ("declarations", "parameter_count", "resume", "independence"),
+    "self_training": ("declarations", "parameter_count"),
+    "source_only": ("declarations", "parameter_count", "independence"),
+    "linear_seg": ("declarations", "parameter_count", "wrong_backbone"),
 }
+"""Checks that run by default; the others of these methods are slow ones. `coda` and `dvpt_seg` run all."""
 CASES["coda"] = replace(
     CASES["coda"],
     bad_inputs=(
@@ -93,9 +96,9 @@ CASES["coda"] = replace(
 def rows():
     for name, one in CASES.items():
         for check, run in {**CHECKS, **SLOW_CHECKS}.items():
-            if name in BRIEF and check not in BRIEF[name]:
-                continue
-            slow = check in SLOW_CHECKS or (check == "reload" and name != "coda")
+            slow = (
+                check in SLOW_CHECKS or (check == "reload" and name != "coda") or check not in BRIEF.get(name, CHECKS)
+            )
             yield pytest.param(one, run, id=f"{name}-{check}", marks=[pytest.mark.slow] if slow else [])
 
 
