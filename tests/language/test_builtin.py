@@ -194,8 +194,9 @@ def test_an_episode_asks_only_for_labels_that_can_be_known():
     """Marks lie on labels of classes that were shown before, and on what follows a label."""
     texts = {f"m{n}": [f"alpha beta gamma word{n} text{i} more" for i in range(9)] for n in range(7)}
     words = [f"label{chr(97 + n)}" for n in range(12)]
-    tokenizer = train_tokenizer([*(f" {word}" for word in words * 9), *sum(texts.values(), [])] * 20, 500)
-    episodes = Episodes(tokenizer, texts, words, list(range(1, 300)))
+    corpus = [*(f" {word}" for word in words * 9), *(text for found in texts.values() for text in found)]
+    tokenizer = train_tokenizer(corpus * 20, 500)
+    episodes = Episodes(tokenizer, texts, words, list(range(1, 500)) * 4)
     for kind in ("copy", "module"):
         tokens, marks = episodes.episode(400, (3, 5), random.Random(3), kind, classes=3)
         assert len(tokens) == len(marks) >= 400

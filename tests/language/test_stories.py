@@ -72,7 +72,7 @@ def test_its_reference_outputs(folder, reference):
 
 
 def test_prompt_tuning_on_it_beats_the_untuned_model(folder, tmp_path):
-    """Its context of 512 holds the prompt and one sentence."""
+    """Its context of 512 holds the prompt and one sentence; by the test part's negative log-likelihood of the label words."""
     train, test = (DATA / "sentence_classification" / f"sst2_{part}.csv" for part in ("train", "test"))
     shared: dict[str, Any] = {
         "data": (f"train={train}", f"test={test}"),
@@ -93,5 +93,5 @@ def test_prompt_tuning_on_it_beats_the_untuned_model(folder, tmp_path):
         out=tmp_path / "tuned",
         **shared,
     )
-    assert tuned.metrics["nll"] < plain.metrics["nll"]
-    assert tuned.metrics["accuracy"] >= plain.metrics["accuracy"]
+    # The story model knows no sentiment: its accuracy stays near chance and says nothing; its probabilities are what tuning mends.
+    assert tuned.metrics["nll"] < plain.metrics["nll"] - 0.02
