@@ -80,7 +80,7 @@ BRIEF = {
     "source_only": ("declarations", "parameter_count", "independence"),
     "linear_seg": ("declarations", "parameter_count", "wrong_backbone"),
 }
-"""Checks that run by default; the others of these methods are slow ones. `coda` and `dvpt_seg` run all."""
+"""Checks that run by default; the others of these methods are slow ones. `coda` and `dvpt_seg` run all but `reload`."""
 CASES["coda"] = replace(
     CASES["coda"],
     bad_inputs=(
@@ -96,9 +96,7 @@ CASES["coda"] = replace(
 def rows():
     for name, one in CASES.items():
         for check, run in {**CHECKS, **SLOW_CHECKS}.items():
-            slow = (
-                check in SLOW_CHECKS or (check == "reload" and name != "coda") or check not in BRIEF.get(name, CHECKS)
-            )
+            slow = check in SLOW_CHECKS or check == "reload" or check not in BRIEF.get(name, CHECKS)
             yield pytest.param(one, run, id=f"{name}-{check}", marks=[pytest.mark.slow] if slow else [])
 
 
