@@ -45,9 +45,8 @@ def speed() -> str:
             inputs = "cached outputs" if row["cached"] else f"audio files, {row['workers']} worker processes"
             lines.append(f"| share of an epoch spent waiting for data, {inputs} | {row['share']:.1%} | |")
             continue
-        lines.append(
-            f"| {name} | {row['ratio']:.2f} x (spread {row['spread']:.2f}) | {row['max_relative_difference']:.1e} |"
-        )
+        spread = "one round" if row["spread"] is None else f"spread {row['spread']:.2f}"
+        lines.append(f"| {name} | {row['ratio']:.1f} x ({spread}) | {row['max_relative_difference']:.1e} |")
     return "\n".join(lines)
 
 
