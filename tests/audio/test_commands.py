@@ -231,3 +231,19 @@ def test_the_heavy_libraries_wait(place: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-500:]
     assert "acoustic_apt" in done.stdout
+
+
+def test_the_published_recipe_is_valid(place: Path) -> None:
+    import yaml
+
+    options = yaml.safe_load(good("fit", "acoustic_apt", "--recipe", "apt_paper", "--data", "clips", "--print-config"))[
+        "options"
+    ]
+    assert (options["align_steps"], options["steps"], options["tune_encoder"]) == (98_000, 1_250_000, True)
+    assert (options["queries"], options["cross_every"], options["beams"], options["repetition_penalty"]) == (
+        32,
+        2,
+        5,
+        1.5,
+    )
+    assert (options["instruction_tokens"], options["answer_tokens"]) == (128, 256)
