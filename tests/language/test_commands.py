@@ -135,3 +135,20 @@ def test_help_of_every_command() -> None:
     ):
         status, out, _ = pt(command, "--help")
         assert (status, text in out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "tuned", "where"),
+    [
+        (("prompt_tuning", "--prompt-length", "7"), 7 * 32, "7 prompt tokens at input"),
+        (("prefix", "--prompt-length", "3"), 3 * 2 * 3 * 16, "3 prompt tokens at each of 3 sites"),
+        (("iapt", "--bottleneck", "4"), 3 * (2 * 32 * 4 + 16 + 12), "4 prompt tokens at each of 3 sites"),
+    ],
+)
+def test_costs_are_counted_without_values(arguments: tuple[str, ...], tuned: int, where: str, model: str) -> None:
+    status, out, err = pt("budget", *arguments, "--backbone", model)
+    assert (status, err) == (0, "")
+    assert f"{tuned:,} (" in out
+    assert where in out
+    status, _, err = pt("budget", "cpt", "--backbone", model)
+    assert (status, "depends on the examples it puts in context" in err) == (2, True)

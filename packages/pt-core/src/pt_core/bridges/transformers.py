@@ -84,9 +84,14 @@ def packed_positions(mask: Tensor, start: Tensor | int = 0) -> Tensor:
     return counted + (start[:, None] if isinstance(start, Tensor) else start)
 
 
+def valueless(tensor: Tensor) -> bool:
+    """Whether costs are being counted on a tensor that has a shape only."""
+    return tensor.is_meta or isinstance(tensor, torch._subclasses.FakeTensor)
+
+
 def _seen(mask: Tensor) -> Tensor | None:
     """The mask as models take it; cost counting on tensors without values needs none, and models look into masks."""
-    return None if mask.is_meta else mask
+    return None if valueless(mask) else mask
 
 
 # ---- the model's own cache ---------------------------------------------------------------------------------------------------

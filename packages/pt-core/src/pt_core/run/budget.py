@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from pt_core.backbone import Backbone, Edit, Insert, KeyValue
+from pt_core.backbone import Backbone, Edit, Insert, KeyValue, Layout
 from pt_core.data import Batch, generator, map_tensors
 from pt_core.errors import UserError
 from pt_core.kernels.flops import flop_counter
@@ -270,7 +271,12 @@ class _Prompts:
                 add(edit.tokens)
             else:
                 make = edit.tokens
-                return dataclasses.replace(edit, tokens=lambda hidden, layout: add(make(hidden, layout)))
+
+                def noted(hidden: Tensor, layout: Layout) -> Tensor:
+                    return add(make(hidden, layout))
+
+                # What a package's function says about itself, such as how many tokens it makes, stays readable.
+                return dataclasses.replace(edit, tokens=functools.update_wrapper(noted, make))
         return edit
 
 

@@ -19,6 +19,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from annotated_types import Ge, Gt
 from pt_core import Backbone, Batch, Dataset, Edits, Insert, Optimiser, Stage, Stream, Task
+from pt_core.bridges.transformers import valueless
 from pt_core.errors import ConfigError, DataError
 from pt_core.kernels._mode import fast_paths_enabled
 from torch import Tensor, nn
@@ -125,10 +126,11 @@ class IAPT(LanguageMethod):
         if length == 0:
             return {}
         mask = batch.inputs["mask"]
-        empty = [] if mask.is_meta else (mask.sum(1) == 0).nonzero().flatten().tolist()
+        counted = valueless(mask)  # costs are counted on shapes alone
+        empty = [] if counted else (mask.sum(1) == 0).nonzero().flatten().tolist()
         if empty:
             raise DataError(f"row {batch.ids[empty[0]]!r} (number {empty[0]} of the batch) has no instruction token")
-        known = self._recall(batch) if not (torch.is_grad_enabled() or mask.is_meta) and fast_paths_enabled() else None
+        known = self._recall(batch) if not (torch.is_grad_enabled() or counted) and fast_paths_enabled() else None
         if isinstance(known, Tensor):
             return {f"tokens[{layer}]": Insert(known[:, layer], at="front") for layer in range(self.backbone.depth)}
         made: list[Tensor] = []

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from pt_core import Batch, Dataset, Task
+from pt_core.bridges.transformers import valueless
 from pt_core.errors import ArtifactError, ConfigError, DataError
 from pt_core.run.classification import Classification
 from pt_core.task import Evaluator, Predictions
@@ -59,7 +60,8 @@ class TextTask(Protocol):
 
 def answer_tokens(answer: Tensor) -> int:
     """How many tokens of (batch, answer) have a loss; all of them where there are no values (cost counting)."""
-    return answer.numel() if answer.is_meta else int((answer != IGNORED).sum())
+    count = (answer != IGNORED).sum()
+    return answer.numel() if valueless(count) else int(count)
 
 
 def token_losses(logits: Tensor, answer: Tensor, smoothing: float = 0.0) -> Tensor:
