@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -41,6 +40,15 @@ class Masks(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What decoding an image and its mask once gave: digests of the pixels and of both, and labelled pixels per mask value."""
+
+    pixels: str
+    content: str
+    counts: NDArray[np.int64]
+
+
 @dataclass(eq=False)
 class SegmentationDataset:
     """Images, and a mask for each unless they are unlabelled. Its methods give new data sets and change none.
@@ -67,6 +75,7 @@ class SegmentationDataset:
     scale: tuple[float, float] = (1.0, 1.0)
     labels: Sequence[int] | None = None
     augmented: bool = True
+    seen: Sequence[Seen] | None = field(default=None, repr=False)
     _kept: dict[int, tuple[NDArray[np.uint8], NDArray[np.uint8] | None]] = field(
         default_factory=dict, init=False, repr=False
     )
@@ -171,30 +180,42 @@ class SegmentationDataset:
         table = np.full(256, IGNORE, dtype=np.uint8)
         for index, name in enumerate(self.classes):
             table[index] = list(classes).index(name)
-        return replace(self, classes=list(classes), masks=_Renamed(self.masks, table))
+        return replace(self, classes=list(classes), masks=_Renamed(self.masks, table), seen=None)
 
-    @cached_property
+    def look(self) -> Sequence[Seen]:
+        """Decode every image and mask, once and several at a time.
+
+        Raises:
+            DataError: the first that cannot be used, by name.
+        """
+        if self.seen is None:
+            self.seen = check_all(cast("Any", range(len(self))), cast("Any", self._look))  # type: ignore[assignment]
+        assert self.seen is not None
+        return self.seen
+
+    def _look(self, index: int) -> Seen:
+        pixels, mask = self.pair(index)
+        own = hashlib.blake2b(repr(pixels.shape).encode() + pixels.tobytes(), digest_size=16)
+        both = own.copy()
+        counts = np.zeros(256, dtype=np.int64)
+        if mask is not None:
+            both.update(mask.tobytes())
+            counts = np.bincount(mask.ravel(), minlength=256).astype(np.int64)
+        return Seen(own.hexdigest(), both.hexdigest(), counts)
+
+    @property
     def counts(self) -> NDArray[np.int64]:
-        """(image, class) labelled pixels; reads every mask."""
-        found = np.zeros((len(self), len(self.classes)), dtype=np.int64)
-        if self.masks is not None:
-            for index in range(len(self)):
-                mask = self.pair(index)[1]
-                assert mask is not None
-                found[index] = np.bincount(mask.ravel(), minlength=256)[: len(self.classes)]
-        return found
+        """(image, class) labelled pixels."""
+        return np.stack([seen.counts for seen in self.look()])[:, : len(self.classes)]
 
     def digests(self) -> list[str]:
         """One digest per image, over size and pixels."""
-        return [hashlib.blake2b(self.pair(i)[0].tobytes(), digest_size=16).hexdigest() for i in range(len(self))]
+        return [seen.pixels for seen in self.look()]
 
     def identity(self) -> str:
         """Digest of pixels, masks and classes, in order."""
-        total = hashlib.sha256(repr((list(self.classes), self.resize)).encode())
-        for index in range(len(self)):
-            pixels, mask = self.pair(index)
-            total.update(repr(pixels.shape).encode() + pixels.tobytes() + (b"" if mask is None else mask.tobytes()))
-        return total.hexdigest()
+        text = repr((list(self.classes), self.resize, [seen.content for seen in self.look()]))
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 class _Renamed:
@@ -351,19 +372,6 @@ class TrainingView:
 
     def identity(self) -> str:
         return self.base.identity()
-
-
-def check_pairs(dataset: SegmentationDataset) -> None:
-    """Decode every image and mask once, several at a time.
-
-    Raises:
-        DataError: the first that cannot be used, by name.
-    """
-
-    def look(index: Any) -> Any:
-        dataset.pair(index)
-
-    check_all(cast("Any", range(len(dataset))), look)
 
 
 def bind_pixels(

@@ -13,7 +13,7 @@ from PIL import Image
 from pt_core.errors import DataError, UserError
 
 from pt_vision.images import colour, is_clutter
-from pt_vision.segmentation.data import SegmentationDataset, check_pairs
+from pt_vision.segmentation.data import SegmentationDataset
 from pt_vision.segmentation.task import IGNORE
 from pt_vision.sources._common import ROLES
 
@@ -82,7 +82,7 @@ def load_segmentation(spec: str, options: DataOptions) -> dict[str, Segmentation
             masks.classes = len(names)
         found = {role: replace(part, classes=names) for role, part in found.items()}
     for part in found.values():
-        check_pairs(part)
+        part.look()
     first = next(iter(found))
     found[first] = replace(found[first], notes=tuple(notes))
     return found

@@ -32,7 +32,7 @@ NEEDS = {"train": "labelled images"}
 @dataclass(frozen=True)
 class DVPTConfig:
     variant: Literal["paper", "code_vit", "code_swin"] = "paper"
-    """`paper` (ViT), or the released code's `code_vit` and `code_swin`."""
+    """`paper` (ViT), or the released code's `code_vit` and `code_swin`; its `code_segformer` is the method dvpt_seg."""
     prompt_length: Annotated[int, Ge(0)] | None = None
     """p (default: 50 for ViT variants, 10 per block for code_swin)."""
     latent: Annotated[int, Ge(1)] | None = None
