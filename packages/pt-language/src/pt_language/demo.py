@@ -8,7 +8,7 @@ from typing import Any
 COMMON: dict[str, Any] = {"data": "builtin:words", "shots": 8, "batch_size": 16, "eval_every": 20}
 WORDS: dict[str, dict[str, Any]] = {
     "zero-shot": {"method": "icl", "examples": 0},
-    "icl": {"method": "icl"},
+    "icl": {"method": "icl", "examples": 32},
     "prompt_tuning": {"method": "prompt_tuning", "prompt_length": 20, "lr": 0.05, "steps": 60},
     "prefix": {"method": "prefix", "prompt_length": 10, "init": "vocabulary", "lr": 0.02, "steps": 60},
     "p_tuning": {"method": "p_tuning", "prompt_length": 10, "steps": 60, "lr": 3e-3},
