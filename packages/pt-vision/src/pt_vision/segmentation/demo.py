@@ -23,7 +23,7 @@ TARGET = {"margin_top": 0.0, "margin_bottom": 0.0, "margin_side": 0.0, "threshol
 
 def runs(fast: bool) -> dict[str, dict[str, Any]]:
     """Name -> method and options of the runs that are compared."""
-    steps = 8 if fast else 180
+    steps = 8 if fast else 150
     common = {**COMMON, "steps": steps, "eval_every": steps // 2, **(FAST if fast else {})}
     return {
         "source only": {**common, "method": "source_only"},
