@@ -149,6 +149,7 @@ def test_inspect_shows_rows_norms_drift_and_attention(tmp_path):
     assert "attention to the prompt" in told
 
 
+@pytest.mark.slow
 def test_drift_is_measured_from_where_the_run_began(tmp_path):
     """A run that hardly moves drifts by nothing, so the rebuilt start is the run's own; a run from another run has no known start."""
     from pt_language.inspection import inspect_run
