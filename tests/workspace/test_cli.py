@@ -223,7 +223,8 @@ def test_an_ensemble_agrees_where_its_runs_agree(place: Path) -> None:
             assert mean["predicted"] == one["predicted"]
             assert mean["score"] >= min(one["score"], other["score"]) - 1e-6  # of mean logits, always
     shown = good("predict", "a", "c", "photos/cat", "--ensemble").out.splitlines()
-    assert len(shown) == 8 and not any("[" in line for line in shown)
+    assert len(shown) == 8
+    assert not any("[" in line for line in shown)
 
 
 # ---- the other commands ----------------------------------------------------------------------------------------------------
