@@ -134,11 +134,18 @@ def main() -> None:
             print(name, seed, flush=True)
     for name, own in chosen.items():
         found: dict[str, list[float]] = {}
-        seconds = []
+        seconds: list[float] = []
+        sure: list[float] = []
         for seed in SEEDS:
             folder = args.out / name.replace(" ", "-").lower() / f"seed-{seed}"
             status = run(folder, {**COMMON, **own, "data": str(data), "seed": seed})
             seconds.append(status["time"]["fit_seconds"])
+            late = [
+                line
+                for line in RunDir(folder).metrics()
+                if line["split"] == "train" and line["step"] > COMMON["steps"] * 2 / 3
+            ]
+            sure += [line["confident"] for line in late if "confident" in line]
             for key, value in status["results"]["test"].items():
                 found.setdefault(key, []).append(value)
         scores = {
@@ -149,7 +156,8 @@ def main() -> None:
             }
             for key, v in found.items()
         }
-        rows.append({"method": name, "seconds": round(statistics.mean(seconds), 1), "test": scores})
+        row = {"method": name, "seconds": round(statistics.mean(seconds), 1), "test": scores}
+        rows.append(row | ({"confident": round(statistics.mean(sure), 3)} if sure else {}))
         print(f"{name:<20}", "  ".join(f"{k} {v['mean']:.3f} ± {v['std']:.3f}" for k, v in scores.items()), flush=True)
     content = {"machine": machine(), "seeds": list(SEEDS), "options": COMMON, "severity": SEVERITY}
     print(json.dumps(str(write("vision_camvid", content, rows, args.results))))

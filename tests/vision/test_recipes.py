@@ -28,6 +28,12 @@ PUBLISHED = {
         "variant": "paper", "prompt_length": 50, "latent": 20, "group": 3, "optimizer": "adamw", "lr": 5e-4, "weight_decay": 1e-4,
         "epochs": 60, "warmup_epochs": 5, "batch_size": 50, "clip_norm": 1.0, "augment": "medical", "ordinal": True,
     },
+    # Gong et al. 2024, first commit of the released code: 60,000 steps, batch 2 + 2, crops 1024, AdamW 6e-5, the chain's slices.
+    "coda-official": {
+        "steps": 60_000, "batch_size": 2, "crop_size": 1024, "optimizer": "adamw", "lr": 6e-5, "weight_decay": 0.01, "schedule": "linear",
+        "chain_length": 12_000, "chain_cycle": 5200, "chain_easy": 1200, "prompt_size": 64, "official_gate": True, "classmix": "batch",
+        "official_severity": True, "official_calls": True, "seed": 38, "threshold": 0.968, "teacher_momentum": 0.99,
+    },
 }  # fmt: skip
 
 
@@ -38,7 +44,7 @@ def test_every_recipe_has_its_published_values_and_names_its_method() -> None:
         method = yaml.safe_load((folder / f"{name}.yaml").read_text())["method"]
         flat = resolve(Vision(), method, {"data": ("photos",)}, name).flat()
         assert {key: flat[key] for key in values} == values
-        searched = {"vpt": {50, 25, 10, 5, 2.5, 1, 0.5, 0.25, 0.1, 0.05}, "dvpt": {5e-4}}[method]
+        searched = {"vpt": {50, 25, 10, 5, 2.5, 1, 0.5, 0.25, 0.1, 0.05}, "dvpt": {5e-4}, "coda": {6e-5}}[method]
         assert flat["lr"] in searched, "a value of the published grid"
 
 
