@@ -120,6 +120,10 @@ def test_budget_counts_without_weights():
         "budget", "source_only", "--task", "segmentation", "--backbone", "mit:b0", "--crop-size", "128", "--no-hrda"
     )
     assert "parameters" in said.out
+    said = good("budget", "dvpt_seg", "--task", "segmentation", "--backbone", "segformer:b0", "--crop-size", "128")
+    assert "parameters" in said.out
+    outcome = pt_vision("budget", "coda", "--task", "segmentation", "--backbone", "mit:b0", "--crop-size", "128")
+    assert "several forward passes that are not counted" in " ".join(outcome.errors)
 
 
 def test_the_demos_are_runs_that_fit_takes():

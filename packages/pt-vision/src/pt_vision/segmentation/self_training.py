@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt, Le, Lt
-from pt_core import Backbone, Batch, Stage, Task
+from pt_core import Backbone, Batch, Stage, StepOutput, Task
 from pt_core.data import Dataset
 from pt_core.errors import ConfigError, DataError
 from pt_core.method import StepContext, Stream
@@ -128,6 +128,15 @@ class SelfTraining(SegmentationMethod):
         """(batch, class, row, column) logits of the student, without prompts."""
         logits: Tensor = self.network(batch.inputs)
         return logits
+
+    def training_step(self, batch: Batch) -> StepOutput:
+        """The supervised loss of plain images; a run takes `step` instead."""
+        if batch.inputs.is_meta:
+            raise ConfigError(
+                f"a step of {type(self).__name__} has several forward passes that are not counted; its time and memory beside plain "
+                "self-training are in docs/results/vision-segmentation.md"
+            )
+        return super().training_step(batch)
 
     # ---- the stage -------------------------------------------------------------------------------------------------------------
 

@@ -64,7 +64,9 @@ class Segmentation(Task):
 
     def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, int]:
         """(mean cross-entropy over labelled pixels, their number); 0 where there are none."""
-        count = int((batch.target != IGNORE).sum())
+        target: Tensor = batch.target
+        # Where costs are counted there are no values: every pixel is labelled then.
+        count = target.numel() if target.is_meta else int((target != IGNORE).sum())
         logits = output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
         total = F.cross_entropy(logits, batch.target, ignore_index=IGNORE, reduction="sum")
         return total / max(1, count), count
