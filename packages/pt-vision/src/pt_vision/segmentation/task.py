@@ -26,7 +26,8 @@ LABELLED_ROLES = ("train", "val", "test")
 class Segmentation(Task):
     """Per-pixel logits (batch, class, row, column); targets (batch, row, column) with IGNORE where there is none.
 
-    The loss of a batch is the mean over its labelled pixels, and their number is its count.
+    The loss averages over all pixels, ignored ones counting 0 (as the common toolboxes do), so that it does not depend on how a batch is
+    cut into parts.
     """
 
     name = "segmentation"
@@ -63,13 +64,10 @@ class Segmentation(Task):
             raise DataError(f"role {role!r} has {len(known)} classes, the task has {self.outputs}")
 
     def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, int]:
-        """(mean cross-entropy over labelled pixels, their number); 0 where there are none."""
-        target: Tensor = batch.target
-        # Where costs are counted there are no values: every pixel is labelled then.
-        count = target.numel() if target.is_meta else int((target != IGNORE).sum())
+        """(cross-entropy averaged over all pixels, ignored ones as 0; number of images)."""
         logits = output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
         total = F.cross_entropy(logits, batch.target, ignore_index=IGNORE, reduction="sum")
-        return total / max(1, count), count
+        return total / batch.target.numel(), len(batch)
 
     def predict(self, output: Tensor) -> Predictions:
         return {"logits": output}

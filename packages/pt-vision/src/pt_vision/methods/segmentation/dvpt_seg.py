@@ -141,7 +141,7 @@ class DVPTSeg(SegmentationMethod):
         return slide(self.logits, batch.inputs, self.crop)
 
     def training_step(self, batch: Batch) -> StepOutput:
-        """Cross-entropy over labelled pixels and soft Dice of the batch; the published code applies softmax twice in the latter."""
+        """Cross-entropy and soft Dice of the batch; the published code applies softmax twice in the latter."""
         output, share = self(batch), self.config.dice_weight
         entropy, _ = self.task.loss(output, batch)
         return StepOutput((1 - share) * entropy + share * dice_loss(output, batch.target), len(batch))
