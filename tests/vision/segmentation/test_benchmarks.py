@@ -23,3 +23,14 @@ def test_the_table_has_three_seeds_of_every_method():
     assert {row["method"] for row in found["rows"]} >= {"source only", "self-training", "CoDA"}
     for row in found["rows"]:
         assert all(len(score["seeds"]) == len(found["seeds"]) == 3 for score in row["test"].values())
+
+
+def test_the_dark_split_of_drawn_streets_has_the_published_order():
+    """Means over three seeds at night: source only < self-training < CoDA; over all conditions both are above source only."""
+    rows = {row["method"]: row["test"] for row in read("vision_streets")["rows"]}
+    night = [rows[name]["miou/night"]["mean"] for name in ("source only", "self-training", "coda")]
+    assert night == sorted(night)
+    assert (
+        min(rows[name]["miou"]["mean"] for name in ("self-training", "coda"))
+        > rows["source only"]["miou"]["mean"] + 0.02
+    )
