@@ -96,7 +96,7 @@ def test_commands_inside_sentences_exist_too(group: click.Group) -> None:
 
 def test_recipes_in_the_documents_exist() -> None:
     known = {path.stem for path in (REPOSITORY / "packages/pt-vision/src/pt_vision/recipes").glob("*.yaml")}
-    named = set(re.findall(r"`(?:--recipe )?((?:vpt|dvpt)-[a-z-]+)`", text(VISION)))
+    named = set(re.findall(r"`(?:--recipe )?((?:vpt|dvpt|coda)-[a-z-]+)`", text(VISION)))
     assert named == known
 
 
