@@ -41,7 +41,7 @@ TYPED: dict[str, tuple[tuple[str, ...], str]] = {
     "unknown method": (("fit", "vtp"), r"pt-vision has no method 'vtp' \(did you mean 'vpt'\?\); known: coda, dvpt, dvpt_seg, full"),
     "method of another package": (("fit", "pt-graph/gpf"), "pt-vision has no method 'pt-graph/gpf'"),
     "unknown demo": (("demo", "digts"), "no demo 'digts'; known: digits"),
-    "unknown recipe": (changed("--recipe", "vpt-official"), "no recipe 'vpt-official'; known: coda-official, dvpt-medical, vpt-deep-official"),
+    "unknown recipe": (changed("--recipe", "vpt-official"), "no recipe 'vpt-official'; known: coda-official, dvpt-medical"),
     "recipe of another method": (changed("--recipe", "dvpt-medical"), "recipe 'dvpt-medical' is for 'dvpt', not for 'vpt'"),
     "typo in a flag": (changed("--promt-length", "3"), r"unknown option '--promt-length' \(did you mean '--prompt-length'\?\)"),
     "typo in another command": (("predict", "a", "photos", "--jsn"), r"No such option: --jsn|No such option '--jsn'"),
