@@ -62,10 +62,10 @@ def watch_writes(folder):
     opened = []
 
     def hook(event, args):
-        if event == "open" and isinstance(args[0], str) and args[0].startswith(str(folder)):
+        if event == "open" and isinstance(args[0], str) and args[0].startswith(f"{folder}{os.sep}"):
             mode = args[1] or ""
             writes = any(letter in mode for letter in "wax+") if mode else bool(args[2] & (os.O_WRONLY | os.O_RDWR))
-            if writes and "/work/" not in args[0][len(str(folder)) :]:
+            if writes and "work" not in Path(args[0]).relative_to(folder).parts:
                 opened.append(args[0])
 
     sys.addaudithook(hook)
