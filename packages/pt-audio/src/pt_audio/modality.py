@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from annotated_types import Ge, Gt
 from pt_core.errors import UserError
-from pt_core.run.modality import Demo, Modality
+from pt_core.run.modality import Demo, Lazy, Modality
 from pt_core.run.registry import Registry
-
-from pt_audio import __version__
 
 if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_core.backbone import Backbone
@@ -74,31 +72,11 @@ class PretrainOptions:
 class Audio(Modality):
     """Audio: questions about clips, answered by a frozen language model."""
 
-    package = "pt-audio"
     registry = Registry("pt_audio", Path(__file__).parent / "methods")
     input_name = "AUDIO"
-
-    @property
-    def data_options(self) -> type:
-        from pt_audio.data import DataOptions
-
-        return DataOptions
-
-    @property
-    def task_options(self) -> type:
-        return TaskOptions
-
-    @property
-    def predict_options(self) -> type:
-        return PredictOptions
-
-    def version(self) -> str:
-        return __version__
-
-    def backbones(self) -> Sequence[tuple[str, str]]:
-        from pt_audio.backbones import list_backbones
-
-        return list_backbones()
+    data_options = Lazy("pt_audio.data:DataOptions")
+    task_options = TaskOptions
+    predict_options = PredictOptions
 
     def default_backbone(self, role: str) -> str:
         from pt_audio.backbones import BUILTIN

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
 from pt_core.errors import ConfigError, UserError
-from pt_core.run.modality import Demo, Modality
+from pt_core.run.modality import Demo, Lazy, Modality
 from pt_core.run.options import ClassificationOptions
 from pt_core.run.registry import Registry
-
-from pt_graph import __version__
 
 if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_core.backbone import Backbone
@@ -80,33 +78,11 @@ class PretrainOptions:
 class Graph(Modality):
     """Graphs: molecules with yes/no properties, graph and node classification."""
 
-    package = "pt-graph"
     registry = Registry("pt_graph", Path(__file__).parent / "methods")
     input_name = "INPUT"
-
-    @property
-    def data_options(self) -> type:
-        from pt_graph.data import DataOptions
-
-        return DataOptions
-
-    @property
-    def task_options(self) -> type:
-        return TaskOptions
-
-    @property
-    def predict_options(self) -> type:
-        from pt_graph.inputs import PredictOptions
-
-        return PredictOptions
-
-    def version(self) -> str:
-        return __version__
-
-    def backbones(self) -> Sequence[tuple[str, str]]:
-        from pt_graph.backbones import list_backbones
-
-        return list_backbones()
+    data_options = Lazy("pt_graph.data:DataOptions")
+    task_options = TaskOptions
+    predict_options = Lazy("pt_graph.inputs:PredictOptions")
 
     def default_backbone(self, role: str) -> str:
         return "builtin:gin_molecules"

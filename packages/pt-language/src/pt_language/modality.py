@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from annotated_types import Ge
 from pt_core.errors import ConfigError, DataError, nearest
-from pt_core.run.modality import Demo, Modality
+from pt_core.run.modality import Demo, Lazy, Modality
 from pt_core.run.options import ClassificationOptions
 from pt_core.run.registry import Registry
-
-from pt_language import __version__
 
 if TYPE_CHECKING:  # the command line's help must not wait for torch
     import click
@@ -79,31 +77,11 @@ class PretrainOptions:
 class Language(Modality):
     """Text: classification, generation and language modelling with language models of transformers."""
 
-    package = "pt-language"
     registry = Registry("pt_language", Path(__file__).parent / "methods")
     input_name = "TEXT"
-
-    @property
-    def data_options(self) -> type:
-        from pt_language.data import DataOptions
-
-        return DataOptions
-
-    @property
-    def task_options(self) -> type:
-        return TaskOptions
-
-    @property
-    def predict_options(self) -> type:
-        return PredictOptions
-
-    def version(self) -> str:
-        return __version__
-
-    def backbones(self) -> Sequence[tuple[str, str]]:
-        from pt_language.backbones import list_backbones
-
-        return list_backbones()
+    data_options = Lazy("pt_language.data:DataOptions")
+    task_options = TaskOptions
+    predict_options = PredictOptions
 
     def default_backbone(self, role: str) -> str:
         return "builtin:lm_docs"

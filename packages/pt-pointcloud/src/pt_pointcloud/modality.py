@@ -10,7 +10,6 @@ from pt_core.errors import ArtifactError, ConfigError
 from pt_core.run.modality import Demo, Modality
 from pt_core.run.registry import Registry
 
-from pt_pointcloud import __version__
 from pt_pointcloud.options import DataOptions, PredictOptions, PretrainOptions, TaskOptions
 
 if TYPE_CHECKING:  # the command line's help must not wait for torch
@@ -31,29 +30,11 @@ if TYPE_CHECKING:  # the command line's help must not wait for torch
 class PointClouds(Modality):
     """Point clouds: classification and part segmentation on Point-MAE and Point-BERT backbones."""
 
-    package = "pt-pointcloud"
     registry = Registry("pt_pointcloud", Path(__file__).parent / "methods")
     input_name = "CLOUD"
-
-    @property
-    def data_options(self) -> type:
-        return DataOptions
-
-    @property
-    def task_options(self) -> type:
-        return TaskOptions
-
-    @property
-    def predict_options(self) -> type:
-        return PredictOptions
-
-    def version(self) -> str:
-        return __version__
-
-    def backbones(self) -> Sequence[tuple[str, str]]:
-        from pt_pointcloud.backbones import list_backbones
-
-        return list_backbones()
+    data_options = DataOptions
+    task_options = TaskOptions
+    predict_options = PredictOptions
 
     def default_backbone(self, role: str) -> str:
         from pt_pointcloud.backbones import DEFAULT

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pt_core.errors import ArtifactError
-from pt_core.run.modality import Demo, Modality
+from pt_core.run.modality import Demo, Lazy, Modality
 from pt_core.run.options import ClassificationOptions
 from pt_core.run.registry import Registry
-
-from pt_timeseries import __version__
 
 if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_core.backbone import Backbone
@@ -38,27 +36,10 @@ class TaskOptions(ClassificationOptions):
 class TimeSeries(Modality):
     """Windows of multivariate time series from several domains."""
 
-    package = "pt-timeseries"
     registry = Registry("pt_timeseries", Path(__file__).parent / "methods")
     input_name = "FILE"
-
-    @property
-    def data_options(self) -> type:
-        from pt_timeseries.options import DataOptions
-
-        return DataOptions
-
-    @property
-    def task_options(self) -> type:
-        return TaskOptions
-
-    def version(self) -> str:
-        return __version__
-
-    def backbones(self) -> Sequence[tuple[str, str]]:
-        from pt_timeseries.backbones import list_backbones
-
-        return list_backbones()
+    data_options = Lazy("pt_timeseries.options:DataOptions")
+    task_options = TaskOptions
 
     def default_backbone(self, role: str) -> str:
         return "builtin:patch_motion"

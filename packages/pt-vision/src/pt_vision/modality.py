@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from annotated_types import Ge, Gt
 from pt_core.errors import ArtifactError, ConfigError
-from pt_core.run.modality import Demo, Modality
+from pt_core.run.modality import Demo, Lazy, Modality
 from pt_core.run.options import ClassificationOptions
 from pt_core.run.registry import Registry
-
-from pt_vision import __version__
 
 if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_core.backbone import Backbone
@@ -73,27 +71,10 @@ class PretrainOptions:
 class Vision(Modality):
     """Images: classification on ViT and Swin backbones, segmentation on MiT."""
 
-    package = "pt-vision"
     registry = Registry("pt_vision", Path(__file__).parent / "methods")
     input_name = "IMAGE"
-
-    @property
-    def data_options(self) -> type:
-        from pt_vision.data import DataOptions
-
-        return DataOptions
-
-    @property
-    def task_options(self) -> type:
-        return TaskOptions
-
-    def version(self) -> str:
-        return __version__
-
-    def backbones(self) -> Sequence[tuple[str, str]]:
-        from pt_vision.backbones import list_backbones
-
-        return list_backbones()
+    data_options = Lazy("pt_vision.data:DataOptions")
+    task_options = TaskOptions
 
     def default_backbone(self, role: str) -> str:
         return "builtin:mit_shapes" if role == "encoder" else "builtin:vit_glyphs"

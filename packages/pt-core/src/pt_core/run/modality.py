@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,40 +57,48 @@ class Demo:
     """Callable (out: Path, seeds: int, fast: bool) -> None."""
 
 
+class Lazy:
+    """A class attribute `module:name` that is imported where it is read: the command line's help must not wait for torch."""
+
+    def __init__(self, path: str) -> None:
+        self.module, _, self.name = path.partition(":")
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        return getattr(importlib.import_module(self.module), self.name)
+
+
 class Modality(ABC):
     """One package's side of the commands.
 
     Attributes:
-        package: distribution and command name, such as `pt-vision`.
         registry: its methods.
         input_name: what `predict` reads, for the help.
+        data_options: dataclass of the data flags; a `Lazy` where its module is heavy.
+        task_options: dataclass of the task flags; its field `task` is a Literal of the tasks there are.
+        predict_options: dataclass of further flags of `predict`, or None. Read for the help: its module must not import torch.
     """
 
-    package: str
     registry: Registry
     input_name: str = "INPUT"
+    data_options: type
+    task_options: type
+    predict_options: type | None = None
 
     @property
-    @abstractmethod
-    def data_options(self) -> type:
-        """Dataclass of the data flags."""
+    def package(self) -> str:
+        """Distribution and command name, such as `pt-vision`."""
+        return self.registry.distribution
 
-    @property
-    @abstractmethod
-    def task_options(self) -> type:
-        """Dataclass of the task flags; its field `task` is a Literal of the tasks there are."""
+    def version(self) -> str:
+        found: str = importlib.import_module(self.registry.package).__version__
+        return found
 
-    @property
-    def predict_options(self) -> type | None:
-        """Dataclass of further flags of `predict`, or None. Read for the help: its module must not import torch."""
-        return None
-
-    @abstractmethod
-    def version(self) -> str: ...
-
-    @abstractmethod
     def backbones(self) -> Sequence[tuple[str, str]]:
-        """(spec, one-line description) of what --backbone accepts."""
+        """(spec, one-line description) of what --backbone accepts: `list_backbones()` of the package's module `backbones`."""
+        found: Sequence[tuple[str, str]] = importlib.import_module(
+            f"{self.registry.package}.backbones"
+        ).list_backbones()
+        return found
 
     @abstractmethod
     def default_backbone(self, role: str) -> str:
