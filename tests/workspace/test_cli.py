@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 from PIL import Image
+from pt_vision import __version__
 from safetensors.torch import load_file
 
 from tests.command import content, good, pt_vision, refused
@@ -225,6 +226,10 @@ def test_an_ensemble_agrees_where_its_runs_agree(place: Path) -> None:
     shown = good("predict", "a", "c", "photos/cat", "--ensemble").out.splitlines()
     assert len(shown) == 8
     assert not any("[" in line for line in shown)
+
+
+def test_the_version_is_told() -> None:
+    assert good("--version").out.strip() == f"pt-vision, version {__version__}"
 
 
 # ---- the other commands ----------------------------------------------------------------------------------------------------

@@ -78,6 +78,7 @@ def build(modality: Modality) -> click.Group:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     group.params.append(click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."))
+    click.version_option(modality.version(), prog_name=command)(group)
 
     def add(name: str, help_: str, callback: Callable[..., Any], params: list[click.Parameter]) -> None:
         group.add_command(click.Command(name, help=help_, callback=callback, params=params))
