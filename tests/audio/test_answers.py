@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pt_audio.bound import IGNORED
 from pt_audio.records import TASKS, Record
-from pt_audio.tasks.answers import Answers, word_f1
+from pt_audio.tasks.answers import Answers
 from pt_core import Batch
+from pt_core.bridges.answers import IGNORED, word_f1
 from pt_core.errors import ArtifactError, DataError
 from torch.nn import functional as F
 

@@ -176,7 +176,16 @@ def test_eval_info_compare_and_export(place: Path) -> None:
     good("export", "a", "--out", "shared")
     assert records("shared", "clips/low/0.wav")[0] == records("a", "clips/low/0.wav")[0]
     refused("no single program to export", "export", "a", "--format", "onnx", "--out", "x.onnx")
-    refused("pt-audio has no budget", "budget", "acoustic_apt", "--data", "clips", *BACKBONES)
+
+
+@pytest.mark.parametrize("method", ["acoustic_apt", "projector"])
+def test_costs_are_counted_on_shapes(method: str, place: Path) -> None:
+    """The forward pass over given answers, since a search costs what it finds; cached steps run no encoder."""
+    found = json.loads(good("budget", method, *BACKBONES, "--batch-size", "3", "--json"))
+    assert 0 < found["cached_step_flops"] < found["step_flops"]
+    assert found["frozen_flops"] < found["forward_flops"] < found["step_flops"]
+    assert found["cached_step_flops"] == found["step_flops"] - found["frozen_flops"]
+    assert found["tuned"] > 0
 
 
 def test_mistakes_are_told_in_a_line_and_write_nothing(place: Path) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from pt_audio.bound import IGNORED, Element, Row
+from pt_audio.bound import Element, Row
 from pt_audio.layout import labels, parts
 from pt_audio.records import Record
 from pt_core.bridges import transformers as bridge
+from pt_core.bridges.answers import IGNORED
 from pt_core.errors import UserError
 from pt_core.kernels import reference_kernels
 

@@ -150,5 +150,8 @@ def test_costs_are_counted_without_values(arguments: tuple[str, ...], tuned: int
     assert (status, err) == (0, "")
     assert f"{tuned:,} (" in out
     assert where in out
+    status, generated, err = pt("budget", *arguments, "--backbone", model, "--task", "generation")
+    assert (status, err) == (0, "")
+    assert f"{tuned:,} (" in generated
     status, _, err = pt("budget", "cpt", "--backbone", model)
     assert (status, "depends on the examples it puts in context" in err) == (2, True)

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from pt_core.bridges.answers import IGNORED, word_f1
 from pt_core.errors import ArtifactError, ConfigError, DataError
-from pt_language.adapters import IGNORED
 from pt_language.data import DataOptions, TextDataset, load_text
 from pt_language.inputs import input_texts
 from pt_language.modality import Language, TaskOptions, label_words
-from pt_language.tasks.text import Generation, LanguageModelling, TextClassification, task_from_json, word_f1
+from pt_language.tasks.text import Generation, LanguageModelling, TextClassification, task_from_json
 from pt_language.templates import ANSWER, INPUT, INPUT_TEMPLATE, OUTPUT_TEMPLATE, SEPARATOR, Encoder, Template
 
 from tests.language.common import LABELS, TEMPLATE, batch, tiny, tokenizer

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from pt_core import Batch
+from pt_core.bridges.answers import IGNORED
 from pt_core.errors import ConfigError, DataError
 from pt_core.kernels import reference_kernels
 from pt_core.testing._support import train
-from pt_language.adapters import IGNORED
 from pt_language.kernels.rational import rational_reference
 from pt_language.methods.iapt import IAPT
 from pt_language.methods.icl import InContext

@@ -54,7 +54,9 @@ class Aligner(nn.Module):
         """
         ids, mask = padded(asked, vectors.device)
         repeats = torch.tensor(list(counts), device=vectors.device)
-        read = self.read(vectors, ids.repeat_interleave(repeats, 0), mask.repeat_interleave(repeats, 0))
+        read = self.read(
+            vectors, *(part.repeat_interleave(repeats, 0, output_size=sum(counts)) for part in (ids, mask))
+        )
         prompts: Tensor = self.llm_proj(read)
         return [torch.cat([self.indicator[0], part.flatten(0, 1)]) for part in prompts.split(list(counts))]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pt_core.bridges.answers import IGNORED
 from pt_core.bridges.transformers import check_length
 from pt_core.data import Batch
 from pt_core.errors import DataError, UserError
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from pt_audio.encoders import AudioEncoder, FrontEnd
     from pt_audio.models import LanguageModel, TextModel
 
-IGNORED = -100
-"""Target value of positions without loss."""
 CAPTION_TOKENS = 32
 """Longest caption of stage 1."""
 

@@ -15,9 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from pt_core.bridges.answers import IGNORED
 from torch import Tensor
 
-from pt_audio.bound import IGNORED, AudioText, Element, Row
+from pt_audio.bound import AudioText, Element, Row
 
 MIN_SHARED = 8
 """Positions from which on a shared beginning runs by itself."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from pt_core import Backbone, Batch, Claim, Dataset, Method, Task
+from pt_core.backbone import Features
 from pt_core.bridges import transformers as bridge
 from pt_core.kernels._mode import fast_paths_enabled
 from pt_core.task import Predictions
@@ -70,6 +72,14 @@ class AudioMethod(Method):
     def frozen_part(self, batch: Batch) -> Tensor:
         """(segment, N, A) of a batch of segments (segment, T, F)."""
         return self.encoder.vectors(batch.inputs)
+
+    def cached_batch(self, batch: Batch) -> Batch:
+        inputs: AudioText = batch.inputs
+        return replace(batch, inputs=replace(inputs, segments=self.encoder.vectors(inputs.segments), encoded=True))
+
+    def untouched(self, batch: Batch) -> Features:
+        """The audio encoder's pass over the segments."""
+        return self.encoder(batch.inputs.segments)
 
     def vectors(self, inputs: AudioText) -> Tensor:
         """(S, N, A), from the cache or by the encoder."""

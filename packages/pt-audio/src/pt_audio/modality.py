@@ -111,10 +111,14 @@ class Audio(Modality):
         return bound
 
     def make_task(self, options: TaskOptions, data: Mapping[str, Dataset]) -> Task:
+        return self.answers(options, cast("AudioRecords", data["train"]).tags)
+
+    def answers(self, options: TaskOptions, tags: Sequence[str]) -> Answers:
+        """The task with these tags."""
         from pt_audio.tasks.answers import Answers
 
         return Answers(
-            cast("AudioRecords", data["train"]).tags,
+            tags,
             options.max_new_tokens,
             options.beams,
             options.repetition_penalty,
@@ -141,10 +145,9 @@ class Audio(Modality):
         return records.bind(own.encoder, own.text, own.lm, own.answers.tags, own.answers.limits)  # type: ignore[return-value]
 
     def example(self, spec: RunSpec, classes: int, batch_size: int) -> tuple[Mapping[str, Backbone], Task, Batch]:
-        raise UserError(
-            "pt-audio has no budget: a step runs an encoder or its cached outputs, and an answer as many tokens as it has; measured times "
-            "are in docs/results/audio.md, counts in the report of a run"
-        )
+        from pt_audio.example import example
+
+        return example(self, spec, batch_size)
 
     def blank_inputs(self, backbone: Backbone, batch_size: int) -> Tensor:
         raise UserError("answers are generated token by token, so pt-audio exports no programs; use --format artifact")

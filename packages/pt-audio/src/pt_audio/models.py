@@ -6,8 +6,6 @@ of transformers is driven in the same way: its text part is the language model, 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,13 +15,6 @@ from pt_core.backbone import Edit
 from pt_core.bridges import transformers as bridge
 from pt_core.errors import UserError
 from torch import Tensor, nn
-
-
-def vocabulary_digest(tokenizer: Any) -> str:
-    """Identity of a tokenizer: its vocabulary and how it splits a probe."""
-    probe = tokenizer("A probe, with 12 words & signs: naïve\n", add_special_tokens=False)["input_ids"]
-    text = json.dumps([sorted(tokenizer.get_vocab().items()), probe])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class LanguageModel(Backbone):
@@ -41,7 +32,7 @@ class LanguageModel(Backbone):
     inserts: frozenset[str] = frozenset()
 
     def __init__(self, module: Any, tokenizer: Any, source: str) -> None:
-        super().__init__(module, source, {"tokenizer": vocabulary_digest(tokenizer)})
+        super().__init__(module, source, {"tokenizer": bridge.vocabulary_digest(tokenizer)})
         self.tokenizer = tokenizer
         self.sizes = bridge.sizes(module)
         self.dim, self.depth = self.sizes.dim, self.sizes.depth
@@ -115,7 +106,7 @@ class TextModel(Backbone):
     inserts: frozenset[str] = frozenset()
 
     def __init__(self, module: nn.Module, tokenizer: Any, source: str) -> None:
-        super().__init__(module, source, {"tokenizer": vocabulary_digest(tokenizer)})
+        super().__init__(module, source, {"tokenizer": bridge.vocabulary_digest(tokenizer)})
         config: Any = module.config
         self.tokenizer = tokenizer
         self.dim, self.depth = int(config.hidden_size), int(config.num_hidden_layers)

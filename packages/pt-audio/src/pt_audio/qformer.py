@@ -224,6 +224,8 @@ class QFormer(nn.Module):
     def load_bert(self, bert: nn.Module) -> None:
         """Take over the weights of a transformers `BertModel` of the same sizes; the queries' networks become copies of the text's."""
         have = {name: tensor.detach() for name, tensor in bert.state_dict().items()}
+        if any(tensor.is_meta for tensor in have.values()):
+            return  # costs are being counted: there are no values
 
         def copy(target: nn.Module, name: str) -> None:
             target.weight[: len(have[f"{name}.weight"])] = have[f"{name}.weight"].to(target.weight)  # type: ignore[index, operator, call-overload]

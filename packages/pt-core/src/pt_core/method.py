@@ -15,6 +15,7 @@ A method file starts with literals that are read without importing it::
 
 from __future__ import annotations
 
+import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from pt_core.backbone import Backbone
+from pt_core.backbone import Backbone, Features
 from pt_core.data import Batch, Dataset
 from pt_core.errors import ArtifactError
 from pt_core.task import Predictions, Task
@@ -260,6 +261,16 @@ class Method(nn.Module):
     def frozen_part(self, batch: Batch) -> Tensor:
         """(batch, ...): the quantity named by `frozen_key`."""
         raise TypeError(f"{type(self).__name__} names a frozen part but does not compute it")
+
+    def cached_batch(self, batch: Batch) -> Batch:
+        """The batch as a step over the feature cache gets it; `budget` counts with it."""
+        extra = {**batch.extra, "frozen": self.frozen_part(batch).float()}
+        return dataclasses.replace(batch, inputs=None, extra=extra)
+
+    def untouched(self, batch: Batch) -> Features | None:
+        """The frozen network's own pass over a batch, which `budget` compares with; None where there is none."""
+        backbone = self.backbones.get("backbone", next(iter(self.backbones.values()), None))
+        return None if backbone is None or batch.inputs is None else backbone(batch.inputs)
 
     @classmethod
     def mixed(cls, methods: Sequence[Method]) -> Callable[[Batch, Tensor], Sequence[Predictions]] | None:

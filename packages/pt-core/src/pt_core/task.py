@@ -43,6 +43,8 @@ class Task(ABC):
     """Samples that `eval` predicts at once."""
     outputs: int
     select: tuple[str, Literal["max", "min"]]
+    generates: ClassVar[bool] = False
+    """Whether an answer is searched token by token, so that its cost depends on what comes out."""
 
     @abstractmethod
     def loss(self, output: Any, batch: Batch) -> tuple[Tensor, int]:

@@ -7,8 +7,6 @@ others take `input`, and `kv[l]` in the self-attention of the encoder (BERT-styl
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,12 +15,10 @@ import torch
 from pt_core import Backbone, Claim, Edits, Features, Insert, KeyValue, Layout
 from pt_core.backbone import Edit
 from pt_core.bridges import transformers as bridge
+from pt_core.bridges.answers import IGNORED
 from pt_core.errors import UserError
 from pt_core.kernels._mode import fast_paths_enabled
 from torch import Tensor
-
-IGNORED = -100
-"""Target value of positions without loss."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +40,6 @@ class Prefix:
     mask: Tensor | None = None
 
 
-def vocabulary_digest(tokenizer: Any) -> str:
-    """Identity of a tokenizer: its vocabulary and how it splits a probe."""
-    probe = tokenizer("A probe, with 12 words & signs: naïve\n", add_special_tokens=False)["input_ids"]
-    text = json.dumps([sorted(tokenizer.get_vocab().items()), probe])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 class LanguageBackbone(Backbone):
     """What all three kinds share.
 
@@ -65,7 +54,7 @@ class LanguageBackbone(Backbone):
     inserts = frozenset({"input", "tokens[l]"})
 
     def __init__(self, module: Any, tokenizer: Any, source: str) -> None:
-        super().__init__(module, source, {"tokenizer": vocabulary_digest(tokenizer)})
+        super().__init__(module, source, {"tokenizer": bridge.vocabulary_digest(tokenizer)})
         self.tokenizer = tokenizer
         self.sizes = bridge.sizes(module)
         self.dim, self.depth = self.sizes.dim, self.sizes.depth

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from annotated_types import Ge, Gt, Lt
+from pt_core.bridges.answers import IGNORED
 from pt_core.data import Batch
 from pt_core.errors import DataError
 from torch import Tensor
 
-from pt_language.adapters import IGNORED, LanguageBackbone
+from pt_language.adapters import LanguageBackbone
 from pt_language.sources import Table, read_tables
 from pt_language.templates import SEPARATOR, Encoder, Template, Tokens
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
 from pt_core import Batch, Task
+from pt_core.bridges.answers import IGNORED, answer_tokens, token_losses, word_f1
 from pt_core.errors import ArtifactError, DataError
 from pt_core.task import Evaluator, Predictions
 from torch import Tensor
 from torch.nn import functional as F
 
-from pt_audio.bound import IGNORED, Limits
+from pt_audio.bound import Limits
 from pt_audio.models import LanguageModel
 from pt_audio.records import TASKS
 
@@ -41,6 +41,7 @@ class Answers(Task):
     """
 
     name = "answers"
+    generates = True
     outputs = 0
     select: tuple[str, Literal["max", "min"]] = ("nll", "min")
 
@@ -75,7 +76,7 @@ class Answers(Task):
     def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, int]:
         """(mean cross-entropy over the answers' tokens and end tokens, their number)."""
         answer = batch.target["answer"]
-        count = answer.numel() if answer.is_meta else int((answer != IGNORED).sum())
+        count = answer_tokens(answer)
         return token_losses(output, answer).sum() / count, count
 
     def logs(self, output: Tensor, batch: Batch) -> Mapping[str, Tensor]:
@@ -173,21 +174,6 @@ class Answers(Task):
         for record in records:
             if record.answer is None:
                 raise DataError(f"record {record.name!r} of role {role!r} has no answer ('text_output')")
-
-
-def token_losses(logits: Tensor, answer: Tensor) -> Tensor:
-    """(batch, answer): cross-entropy per token, 0 where the answer is IGNORED."""
-    if logits.dtype in (torch.bfloat16, torch.float16):
-        logits = logits.float()
-    flat = F.cross_entropy(logits.flatten(0, 1), answer.flatten(), reduction="none", ignore_index=IGNORED)
-    return flat.view_as(answer)
-
-
-def word_f1(have: str, want: str) -> float:
-    """Harmonic mean of precision and recall of the words, counted with repetition."""
-    a, b = have.lower().split(), want.lower().split()
-    common = sum((Counter(a) & Counter(b)).values())
-    return 2 * common / (len(a) + len(b)) if common else float(a == b)
 
 
 class AnswerEvaluator(Evaluator):

@@ -12,7 +12,9 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import inspect
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,6 +84,13 @@ def packed_positions(mask: Tensor, start: Tensor | int = 0) -> Tensor:
     """(batch, tokens) positions that count unmasked tokens only, from `start` (per row or for all); padding gets `start`."""
     counted = (mask.long().cumsum(1) - 1).clamp(min=0)
     return counted + (start[:, None] if isinstance(start, Tensor) else start)
+
+
+def vocabulary_digest(tokenizer: Any) -> str:
+    """Identity of a tokenizer: its vocabulary and how it splits a probe."""
+    probe = tokenizer("A probe, with 12 words & signs: naïve\n", add_special_tokens=False)["input_ids"]
+    text = json.dumps([sorted(tokenizer.get_vocab().items()), probe])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def valueless(tensor: Tensor) -> bool:

@@ -46,7 +46,8 @@ class Budget:
         tuned: values that the method tunes.
         backbone: values of the frozen backbones.
         frozen_flops: forward of the untouched backbone, all tokens read; 0 without a backbone.
-        forward_flops: `predict_step`, with what depends on the prompts alone already computed.
+        forward_flops: `predict_step`, with what depends on the prompts alone already computed; where answers are searched token by
+            token, one forward pass over given answers.
         step_flops: `training_step` and its backward pass.
         activation_bytes: upper bound of what the forward pass keeps for the backward pass, without weights and inputs.
         cached_step_flops, cached_activation_bytes: the same for a step that reads the method's frozen part from the
@@ -201,13 +202,9 @@ class _Counter:
             yield
 
     def _frozen(self) -> tuple[int | None, int]:
-        backbones = list(self.method.backbones.values())
-        if not backbones or self.batch.inputs is None:
-            return None, 0
-        backbone = self.method.backbones.get("backbone", backbones[0])
         with self._run(), torch.no_grad(), flop_counter() as counter:
-            features = backbone(self.batch.inputs)
-        return len(features.layout), int(counter.get_total_flops())
+            features = self.method.untouched(self.batch)
+        return (None, 0) if features is None else (len(features.layout), int(counter.get_total_flops()))
 
     def _forward(self) -> int:
         self.method.eval()
@@ -218,6 +215,9 @@ class _Counter:
         return int(counter.get_total_flops())
 
     def _predict(self) -> None:
+        if self.method.task.generates:
+            self.method(self.batch)
+            return
         self.method.predict_step(self.batch, lambda sample: generator("budget", sample))
 
     def _step(self, batch: Batch) -> tuple[int, int]:
@@ -235,9 +235,8 @@ class _Counter:
         if self.method.frozen_key() is None:
             return None, None
         with self._run(), torch.no_grad():
-            frozen = self.method.frozen_part(self.batch).float()
-        extra = {**self.batch.extra, "frozen": frozen}
-        return self._step(dataclasses.replace(self.batch, inputs=None, extra=extra))
+            cached = self.method.cached_batch(self.batch)
+        return self._step(cached)
 
 
 @dataclass

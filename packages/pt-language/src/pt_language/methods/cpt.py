@@ -17,13 +17,14 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from annotated_types import Ge, Gt, Le
 from pt_core import Backbone, Batch, Dataset, Stage, StepOutput, Task
+from pt_core.bridges.answers import IGNORED
 from pt_core.errors import ArtifactError, ConfigError
 from pt_core.kernels._mode import fast_paths_enabled
 from pt_core.method import View
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pt_language.adapters import IGNORED, DecoderBackbone, Prefix, wide
+from pt_language.adapters import DecoderBackbone, Prefix, wide
 from pt_language.context import build_context, check_codes, choose
 from pt_language.method import LanguageMethod
 

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from pt_core import Batch, Dataset, Task
-from pt_core.bridges.transformers import valueless
+from pt_core.bridges.answers import IGNORED, answer_tokens, token_losses, word_f1
 from pt_core.errors import ArtifactError, ConfigError, DataError
 from pt_core.run.classification import Classification
 from pt_core.task import Evaluator, Predictions
 from torch import Tensor
 from torch.nn import functional as F
 
-from pt_language.adapters import IGNORED, LanguageBackbone, wide
+from pt_language.adapters import LanguageBackbone
 from pt_language.data import pad
 from pt_language.templates import Encoder, Template
 
@@ -56,24 +56,6 @@ class TextTask(Protocol):
     def attach(self, backbone: LanguageBackbone) -> None: ...
 
     def answer(self, model: LanguageModel, batch: Batch) -> Predictions: ...
-
-
-def answer_tokens(answer: Tensor) -> int:
-    """How many tokens of (batch, answer) have a loss; all of them where there are no values (cost counting)."""
-    count = (answer != IGNORED).sum()
-    return answer.numel() if valueless(count) else int(count)
-
-
-def token_losses(logits: Tensor, answer: Tensor, smoothing: float = 0.0) -> Tensor:
-    """(batch, answer): cross-entropy per token, 0 where the answer is IGNORED."""
-    flat = F.cross_entropy(
-        wide(logits).flatten(0, 1),
-        answer.flatten(),
-        reduction="none",
-        ignore_index=IGNORED,
-        label_smoothing=smoothing,
-    )
-    return flat.view_as(answer)
 
 
 class TextClassification(Classification):
@@ -178,7 +160,6 @@ class TokenTask(Task):
     head_size = 0
     outputs = 0
     select: tuple[str, Literal["max", "min"]] = ("nll", "min")
-    generates: ClassVar[bool]
 
     def __init__(self, template: str, max_new_tokens: int = 64, beams: int = 1) -> None:
         self.template = Template(template)
@@ -302,15 +283,6 @@ class TokenEvaluator(Evaluator):
         if self.task.generates:
             found = {"exact_match": exact / rows, "word_f1": overlap / rows, **found}
         return found
-
-
-def word_f1(have: str, want: str) -> float:
-    """Harmonic mean of precision and recall of the words, counted with repetition."""
-    from collections import Counter
-
-    a, b = have.lower().split(), want.lower().split()
-    common = sum((Counter(a) & Counter(b)).values())
-    return 2 * common / (len(a) + len(b)) if common else float(a == b)
 
 
 def task_from_json(spec: Mapping[str, Any]) -> Task:
