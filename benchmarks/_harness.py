@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -133,3 +134,23 @@ def write(name: str, content: Mapping[str, Any], rows: Sequence[Mapping[str, Any
 def read(name: str) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
     return content
+
+
+def finished_run(fit: Callable[..., Any], folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """run.json of a finished run in `folder`; made now by `fit` where it is not there, or was stopped."""
+    from pt_core.run.rundir import RunDir
+
+    status = RunDir(folder).status()
+    if status.get("status") != "finished":
+        shutil.rmtree(folder, ignore_errors=True)
+        values = dict(options)
+        fit(values.pop("method"), out=folder, quiet=True, **values)
+        status = RunDir(folder).status()
+    return status
+
+
+def seconds(body: Callable[[], Any]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    body()
+    return time.perf_counter() - start

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from pt_vision.adapters._common import VisionBackbone
 from pt_vision.backbones import load_backbone
 from pt_vision.modality import Vision
 
-from benchmarks._harness import load, machine, write
+from benchmarks._harness import load, machine, seconds, write
 
 EPOCHS = 20
 SMALL = "timm:vit_small_patch16_224"
@@ -56,7 +55,7 @@ def measure(name: str, shots: int | None, threads: int) -> dict[str, Any]:
         """Seconds per epoch of a training run."""
         chosen = replace(spec.train, epochs=count)
         with tempfile.TemporaryDirectory() as folder, RunDir(Path(folder) / "run").open() as run:
-            return timed(lambda: Trainer(prepared.method, data, chosen, run, world).fit()) / count
+            return seconds(lambda: Trainer(prepared.method, data, chosen, run, world).fit()) / count
 
     with tempfile.TemporaryDirectory() as folder:
         cache = FeatureCache(Path(folder))
@@ -73,8 +72,8 @@ def measure(name: str, shots: int | None, threads: int) -> dict[str, Any]:
                 )
             }
 
-        filling = timed(features)
-        finding = timed(features)
+        filling = seconds(features)
+        finding = seconds(features)
         later = epochs(features(), EPOCHS)
     uncached = epochs(train, 1)
     return {
@@ -87,12 +86,6 @@ def measure(name: str, shots: int | None, threads: int) -> dict[str, Any]:
         "uncached_epoch_s": round(uncached, 3),
         "second_run_finds_features_s": round(finding, 4),
     }
-
-
-def timed(body: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    body()
-    return time.perf_counter() - start
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -2,7 +2,7 @@
 
     export PT_REALDATA=/path/to/data
     pt-vision pretrain --data $PT_REALDATA/cifar10/cifar10.npz --steps 1500 --batch-size 128 --out cifar.safetensors
-    uv run python benchmarks/real_images.py --backbone cifar.safetensors --out runs/real
+    uv run python -m benchmarks.real_images --backbone cifar.safetensors --out runs/real
 
 For every data set and method the learning rate is chosen on validation with seed 0; then three seeds run with it. Runs that are
 finished are read, not repeated.
@@ -20,7 +20,8 @@ from typing import Any
 
 import pt_vision
 import torch
-from pt_core.run.rundir import RunDir
+
+from benchmarks._harness import finished_run
 
 SETS: dict[str, dict[str, Any]] = {
     "pacs-photo": {"data": "pacs/pacs_128.parquet", "where": ("domain=photo",), "label_column": "label"},
@@ -44,16 +45,6 @@ COMMON: dict[str, Any] = {"epochs": 30, "warmup_epochs": 3, "batch_size": 32, "l
 SEEDS = (0, 1, 2)
 
 
-def run(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """run.json of a finished run in `folder`, made now where it is not there."""
-    status = RunDir(folder).status()
-    if status.get("status") == "finished":
-        return status
-    values = dict(options)
-    pt_vision.fit(values.pop("method"), out=folder, quiet=True, **values)
-    return RunDir(folder).status()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", type=Path, required=True, help="file written by `pt-vision pretrain`")
@@ -70,12 +61,18 @@ def main() -> None:
         for label, settings in METHODS.items():
             fixed = {**COMMON, **settings, **source, "data": str(Path(root, source["data"])), "backbone": backbone}
             tried = {
-                lr: run(arguments.out / name / label / f"lr-{lr:g}-seed-0", {**fixed, "lr": lr, "seed": 0})
+                lr: finished_run(
+                    pt_vision.fit, arguments.out / name / label / f"lr-{lr:g}-seed-0", {**fixed, "lr": lr, "seed": 0}
+                )
                 for lr in settings["lr"]
             }
             best = max(settings["lr"], key=lambda lr: tried[lr]["results"]["val"]["accuracy"])
             found = [
-                run(arguments.out / name / label / f"lr-{best:g}-seed-{seed}", {**fixed, "lr": best, "seed": seed})
+                finished_run(
+                    pt_vision.fit,
+                    arguments.out / name / label / f"lr-{best:g}-seed-{seed}",
+                    {**fixed, "lr": best, "seed": seed},
+                )
                 for seed in SEEDS
             ]
             scores = [status["results"]["test"]["accuracy"] for status in found]

@@ -36,7 +36,7 @@ from pt_language.tasks.text import Generation
 from torch import Tensor
 
 from benchmarks._harness import Times, load, machine, write
-from benchmarks.language.peft_speed import VOCABULARY, model
+from benchmarks.language.peft_speed import VOCABULARY, lora_tenants, model
 
 ROWS, TEXT, NEW = 8, 64, 32
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -168,13 +168,7 @@ def tenants(network: Any, tokenizer: Any, count: int, rounds: int, new: int = 16
             PromptTuningConfig(prompt_length=16, init="normal"), {"backbone": backbone}, Generation("{a} {b}")
         )
         server.add(f"t{number}", method)
-    adapted: Any = None
-    for number in range(count):
-        settings = peft.LoraConfig(r=8, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-        if adapted is None:
-            adapted = peft.get_peft_model(copy.deepcopy(network), settings, adapter_name="t0").eval()
-        else:
-            adapted.add_adapter(f"t{number}", settings)
+    adapted = lora_tenants(network, count)
     ids = torch.randint(1, VOCABULARY, (64, 16), generator=torch.Generator().manual_seed(6))
     texts, names = ids.tolist(), [f"t{row % count}" for row in range(64)]
 

@@ -143,12 +143,8 @@ def cpt(network: Any, tokenizer: Any, rounds: int) -> dict[str, Any]:
     }
 
 
-def tenants(network: Any, tokenizer: Any, count: int, rounds: int) -> dict[str, Any]:
-    backbone = DecoderBackbone(copy.deepcopy(network), tokenizer, "benchmark")
-    rng = torch.Generator().manual_seed(3)
-    prompts = torch.randn(count, 16, 256, generator=rng) * 0.02
-    with torch.no_grad():
-        bank = backbone.lower({"input": Insert(prompts, at="front", keep_output=True)})
+def lora_tenants(network: Any, count: int) -> Any:
+    """A copy of the network with `count` unmerged LoRA adapters t0, t1, ... of PEFT."""
     adapted: Any = None
     for number in range(count):
         settings = peft.LoraConfig(r=8, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
@@ -156,6 +152,16 @@ def tenants(network: Any, tokenizer: Any, count: int, rounds: int) -> dict[str, 
             adapted = peft.get_peft_model(copy.deepcopy(network), settings, adapter_name="t0").eval()
         else:
             adapted.add_adapter(f"t{number}", settings)
+    return adapted
+
+
+def tenants(network: Any, tokenizer: Any, count: int, rounds: int) -> dict[str, Any]:
+    backbone = DecoderBackbone(copy.deepcopy(network), tokenizer, "benchmark")
+    rng = torch.Generator().manual_seed(3)
+    prompts = torch.randn(count, 16, 256, generator=rng) * 0.02
+    with torch.no_grad():
+        bank = backbone.lower({"input": Insert(prompts, at="front", keep_output=True)})
+    adapted = lora_tenants(network, count)
     ids = torch.randint(1, VOCABULARY, (64, 16), generator=rng)
     inputs = {"ids": ids, "mask": torch.ones_like(ids)}
     index = torch.arange(64) % count

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from pt_pointcloud.backbones import load_backbone
 from pt_pointcloud.modality import PointClouds
 from pt_pointcloud.transformer import PointConfig, PointTransformer, init_weights
 
-from benchmarks._harness import load, machine, write
+from benchmarks._harness import load, machine, seconds, write
 
 BUILTIN = "builtin:point_mae_shapes"
 PUBLISHED = "Point-MAE, C = 384, 12 blocks"
@@ -55,7 +54,7 @@ def measure(name: str) -> dict[str, Any]:
         """Seconds per epoch of a training run."""
         chosen = replace(spec.train, epochs=count)
         with tempfile.TemporaryDirectory() as folder, RunDir(Path(folder) / "run").open() as run:
-            return timed(lambda: Trainer(prepared.method, data, chosen, run, world).fit()) / count
+            return seconds(lambda: Trainer(prepared.method, data, chosen, run, world).fit()) / count
 
     with tempfile.TemporaryDirectory() as folder:
         cache = FeatureCache(Path(folder))
@@ -71,7 +70,7 @@ def measure(name: str) -> dict[str, Any]:
                 lambda what, data, compute: cache.features({**key, "what": what}, len(data), compute, print),
             )
 
-        filling = timed(fill)
+        filling = seconds(fill)
         later = epochs(found, EPOCHS)
     uncached = epochs(train, 1)
     return {
@@ -82,12 +81,6 @@ def measure(name: str) -> dict[str, Any]:
         "speedup": round((filling + later) / later, 2),
         "uncached_epoch_s": round(uncached, 3),
     }
-
-
-def timed(body: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    body()
-    return time.perf_counter() - start
 
 
 def main() -> None:

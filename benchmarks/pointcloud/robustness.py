@@ -15,7 +15,6 @@ import argparse
 import itertools
 import json
 import os
-import shutil
 import statistics
 import sys
 from pathlib import Path
@@ -23,9 +22,8 @@ from typing import Any
 
 import pt_pointcloud
 import torch
-from pt_core.run.rundir import RunDir
 
-from benchmarks._harness import RESULTS
+from benchmarks._harness import RESULTS, finished_run
 
 SETS: dict[str, dict[str, Any]] = {
     "shapes_psb": {"data": "shapes_psb"},
@@ -44,17 +42,6 @@ RESULT = RESULTS / "pointcloud_robustness.json"
 PAGE = Path(__file__).parents[2] / "docs" / "results" / "pointcloud.md"
 
 
-def run(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """run.json of a finished run in `folder`, made now where it is not there."""
-    status = RunDir(folder).status()
-    if status.get("status") == "finished":
-        return status
-    shutil.rmtree(folder, ignore_errors=True)  # of a run that was stopped
-    values = dict(options)
-    pt_pointcloud.fit(values.pop("method"), out=folder, quiet=True, **values)
-    return RunDir(folder).status()
-
-
 def fixed(root: str, name: str, kind: str, label: str) -> dict[str, Any]:
     source = SETS[name]
     data = source["data"] if source["data"].startswith("builtin:") else str(Path(root, source["data"]))
@@ -65,7 +52,10 @@ def measure(root: str, out: Path, methods: list[str], backbone: Any, keep: list[
     """Adds a row per data set, kind and method to `keep`, and writes results and page after each."""
     for kind, name, label in itertools.product(KINDS, SETS, methods):
         options = {**fixed(root, name, kind, label), "backbone": backbone}
-        found = [run(out / name / kind / label / f"seed-{seed}", {**options, "seed": seed}) for seed in SEEDS]
+        found = [
+            finished_run(pt_pointcloud.fit, out / name / kind / label / f"seed-{seed}", {**options, "seed": seed})
+            for seed in SEEDS
+        ]
         scores = [status["results"]["test"]["accuracy"] for status in found]
         row = {
             "set": name,

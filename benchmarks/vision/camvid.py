@@ -25,7 +25,7 @@ from PIL import Image
 from pt_core.run.rundir import RunDir
 from pt_vision.segmentation.weather import apply
 
-from benchmarks._harness import machine, write
+from benchmarks._harness import finished_run, machine, write
 
 CLASSES = [
     "sky",
@@ -105,16 +105,6 @@ def prepare(source: Path, out: Path) -> None:
     (out / "classes.txt").write_text("\n".join(CLASSES) + "\n")
 
 
-def run(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """run.json of a finished run in `folder`, made now where it is not there."""
-    status = RunDir(folder).status()
-    if status.get("status") == "finished":
-        return status
-    values = dict(options)
-    pt_vision.fit(values.pop("method"), out=folder, quiet=True, **values)
-    return RunDir(folder).status()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the prepared frames and of the runs")
@@ -127,7 +117,8 @@ def main() -> None:
     chosen = {name: own for name, own in METHODS.items() if not args.only or name in args.only}
     for seed in SEEDS:  # seed by seed, so that a stopped run has whole comparisons
         for name, own in chosen.items():
-            run(
+            finished_run(
+                pt_vision.fit,
                 args.out / name.replace(" ", "-").lower() / f"seed-{seed}",
                 {**COMMON, **own, "data": str(data), "seed": seed},
             )
@@ -138,7 +129,7 @@ def main() -> None:
         sure: list[float] = []
         for seed in SEEDS:
             folder = args.out / name.replace(" ", "-").lower() / f"seed-{seed}"
-            status = run(folder, {**COMMON, **own, "data": str(data), "seed": seed})
+            status = finished_run(pt_vision.fit, folder, {**COMMON, **own, "data": str(data), "seed": seed})
             seconds.append(status["time"]["fit_seconds"])
             late = [
                 line

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from pt_core import Backbone, Batch, Claim, Dataset, Method, Task
@@ -31,6 +31,14 @@ class AudioMethod(Method):
         per_segment: vectors per segment.
     """
 
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "lr": 1e-3,
+        "weight_decay": 0.05,
+        "batch_size": 16,
+        "clip_norm": 1.0,
+        "warmup_epochs": 1,
+        "epochs": 30,
+    }
     claimed: Claim | None
     instructed: bool = False
     per_segment: int

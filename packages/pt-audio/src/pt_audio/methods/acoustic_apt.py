@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, Gt, Lt
@@ -71,14 +71,6 @@ class AcousticAPT(AudioMethod):
     """Parameters: those of `Aligner`, of `Alignment` where stage 1 runs, and of the encoder where it is tuned."""
 
     Config = AcousticAPTConfig
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "lr": 1e-3,
-        "weight_decay": 0.05,
-        "batch_size": 16,
-        "clip_norm": 1.0,
-        "warmup_epochs": 1,
-        "epochs": 30,
-    }
     training_only = ("alignment*",)
 
     def __init__(self, config: AcousticAPTConfig, backbones: Mapping[str, Backbone], task: Task) -> None:

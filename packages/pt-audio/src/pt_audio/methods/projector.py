@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 import torch
 from annotated_types import Ge
@@ -38,14 +38,6 @@ class Projector(AudioMethod):
     """Parameters: A d + d for the map, 2 A for the norm, d for the indicator."""
 
     Config = ProjectorConfig
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "lr": 1e-3,
-        "weight_decay": 0.05,
-        "batch_size": 16,
-        "clip_norm": 1.0,
-        "warmup_epochs": 1,
-        "epochs": 30,
-    }
 
     def __init__(self, config: ProjectorConfig, backbones: Mapping[str, Backbone], task: Task) -> None:
         super().__init__(config, backbones, task)
