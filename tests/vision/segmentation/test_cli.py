@@ -67,7 +67,7 @@ def test_the_report_shows_masks_severity_and_conditions(run):
         assert title in page
     for panel in stored:
         if panel["title"] == "Segmented test images":
-            assert len(panel["data"]["items"]) == 4
+            assert len(panel["data"]["items"]) == 4 + 1  # and the colours of the classes
             assert all(item["picture"] for item in panel["data"]["items"])
 
 

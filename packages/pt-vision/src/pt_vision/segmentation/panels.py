@@ -12,7 +12,7 @@ from pt_core.method import Method
 from pt_core.run.evaluate import Evaluation
 from pt_core.run.report import Panel
 
-from pt_vision.segmentation.pictures import comparison, palette
+from pt_vision.segmentation.pictures import comparison, legend
 from pt_vision.segmentation.task import decode_mask
 
 SHOWN = 8
@@ -37,11 +37,8 @@ def mask_panels(method: Method, data: Mapping[str, Dataset], finals: Mapping[str
             text for text in (record.get("condition", ""), f"IoU {score:.2f}" if score is not None else "") if text
         )
         items.append({"picture": picture, "id": record["id"], "predicted": label})
-    colours = [f"{name} #{''.join(f'{v:02x}' for v in palette(len(names))[n])}" for n, name in enumerate(names)]
-    note = (
-        "Above: image and truth; below: prediction and error (red: wrong, black: not labelled). From the lowest to the highest IoU. "
-        f"Colours: {', '.join(colours)}."
-    )
+    items.append({"picture": legend(names), "id": "", "predicted": "colours of the classes"})
+    note = "Above: image and truth; below: prediction and error (red: wrong, black: not labelled). From the lowest to the highest IoU."
     return [Panel("Segmented test images", "images", {"items": items}, note)]
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from pt_vision.segmentation.task import IGNORE
 
@@ -45,3 +46,16 @@ def comparison(pixels: NDArray[np.uint8], truth: Any, predicted: NDArray[np.uint
     tiles = [np.pad(tile[::shrink, ::shrink], ((1, 1), (1, 1), (0, 0)), constant_values=255) for tile in tiles]
     whole = np.concatenate([np.concatenate(tiles[:2], 1), np.concatenate(tiles[2:], 1)], 0)
     return png(Image.fromarray(whole), whole.shape[1])
+
+
+def legend(names: Sequence[str]) -> bytes:
+    """A square of each class's colour beside its name."""
+    line, width, columns = 13, 104, 1 if len(names) <= 10 else 2
+    per_column = -(-len(names) // columns)
+    image = Image.new("RGB", (width * columns, line * per_column + 4), "white")
+    draw, colours = ImageDraw.Draw(image), palette(len(names))
+    for number, name in enumerate(names):
+        x, y = width * (number // per_column) + 3, line * (number % per_column) + 3
+        draw.rectangle((x, y, x + 9, y + 9), fill=tuple(int(v) for v in colours[number]))
+        draw.text((x + 14, y - 1), name[:14], fill="black")
+    return png(image)

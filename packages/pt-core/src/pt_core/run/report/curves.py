@@ -78,7 +78,8 @@ def step_seconds(metrics: Sequence[Mapping[str, Any]]) -> float | None:
 
 def _title(key: str) -> str:
     words = label(key)
-    return words[:1].upper() + words[1:]
+    first = words.split(" ")[0]
+    return words[:1].upper() + words[1:] if first.islower() else words  # mIoU keeps its spelling
 
 
 def _whole_percent(value: float) -> str:

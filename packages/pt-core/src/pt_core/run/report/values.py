@@ -84,8 +84,8 @@ def named(key: str, value: Any) -> str:
 
 
 def label(key: str) -> str:
-    """`fit_seconds` -> `fit time`, `macro_f1` -> `macro F1`."""
-    words = key.replace("_seconds", " time").replace("_", " ").split()
+    """`fit_seconds` -> `fit time`, `macro_f1` -> `macro F1`, `miou/fog` -> `mIoU / fog`."""
+    words = key.replace("_seconds", " time").replace("_", " ").replace("/", " / ").split()
     return " ".join(_ACRONYMS.get(word, word) for word in words)
 
 
