@@ -138,7 +138,7 @@ def read(name: str) -> dict[str, Any]:
 
 def finished_run(fit: Callable[..., Any], folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
     """run.json of a finished run in `folder`; made now by `fit` where it is not there, or was stopped."""
-    from pt_core.run.rundir import RunDir
+    from pt_core.run.train.rundir import RunDir
 
     status = RunDir(folder).status()
     if status.get("status") != "finished":

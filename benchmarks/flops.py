@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from pt_core import Method
 from pt_core.kernels import flop_counter, reference_kernels
-from pt_core.run.classification import Classification
+from pt_core.run.tasks.classification import Classification
 from pt_vision.adapters._common import VisionBackbone
 from pt_vision.backbones import load_backbone
 from pt_vision.methods.vit.dvpt import DVPT, DVPTConfig

@@ -19,12 +19,13 @@ from typing import Any
 import timm
 import torch
 from pt_core.data import Dataset
-from pt_core.run import fit
-from pt_core.run.cache import FeatureCache
-from pt_core.run.features import with_features
-from pt_core.run.rundir import RunDir
-from pt_core.run.trainer import Trainer, seeded
-from pt_core.run.world import World
+from pt_core.randomness import seeded
+from pt_core.run.data.cache import FeatureCache
+from pt_core.run.fit import prepare as fit
+from pt_core.run.train.features import with_features
+from pt_core.run.train.rundir import RunDir
+from pt_core.run.train.trainer import Trainer
+from pt_core.run.train.world import World
 from pt_vision.adapters import adapt
 from pt_vision.adapters._common import VisionBackbone
 from pt_vision.backbones import load_backbone

@@ -24,7 +24,7 @@ from typing import Any
 import timm
 import torch
 from pt_core import Batch
-from pt_core.run.classification import Classification
+from pt_core.run.tasks.classification import Classification
 from pt_vision.adapters import adapt
 from pt_vision.methods.vit.vpt import VPT, VPTConfig
 from torch import Tensor, nn

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pt_core.run import cli
+from pt_core.run.command import cli
 from pt_vision.modality import Vision
 
 

@@ -27,7 +27,7 @@ from pt_audio.tasks.answers import Answers
 from pt_audio.vit import AudioViT, ViTSizes
 from pt_core import Stream
 from pt_core.kernels import reference_kernels
-from pt_core.run.streams import Shard, StreamReader
+from pt_core.run.data.streams import Shard, StreamReader
 
 from benchmarks import _harness
 from benchmarks.audio.sets import write

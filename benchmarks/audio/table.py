@@ -24,10 +24,10 @@ from pt_audio.backbones import load_backbone
 from pt_audio.modality import Audio
 from pt_audio.wording import SHOT
 from pt_core.backbone import Backbone
-from pt_core.run.commands import run_fit
-from pt_core.run.evaluate import evaluate
-from pt_core.run.fit import resolve
-from pt_core.run.predict import load
+from pt_core.run.command.runs import run_fit
+from pt_core.run.declare.resolve import resolve
+from pt_core.run.train.evaluate import evaluate
+from pt_core.run.use.predict import load
 
 from benchmarks import _harness
 from benchmarks.audio.sets import write

@@ -22,7 +22,9 @@ from typing import Any
 import torch
 from pt_core import Add
 from pt_core.kernels import reference_kernels
-from pt_core.run.fit import Prepared, execute, prepare, resolve
+from pt_core.run.declare.resolve import resolve
+from pt_core.run.fit.execute import execute
+from pt_core.run.fit.prepare import Prepared, prepare
 from pt_graph.graphs import Graphs
 from pt_graph.modality import Graph
 from pt_graph.relief.episodes import Choose, Episodes, Noise, member_policy, play

@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pt_core.run.fit import execute, prepare, resolve
+from pt_core.run.declare.resolve import resolve
+from pt_core.run.fit.execute import execute
+from pt_core.run.fit.prepare import prepare
 from pt_graph.data import DataOptions, load_graphs
 from pt_graph.modality import Graph
 from pt_graph.pretrain import PretrainConfig, pretrain

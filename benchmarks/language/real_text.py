@@ -25,9 +25,11 @@ from typing import Any
 import pt_language
 import torch
 from pt_core.errors import UserError
-from pt_core.run.evaluate import evaluate
-from pt_core.run.fit import execute, prepare, resolve
-from pt_core.run.world import World
+from pt_core.run.declare.resolve import resolve
+from pt_core.run.fit.execute import execute
+from pt_core.run.fit.prepare import prepare
+from pt_core.run.train.evaluate import evaluate
+from pt_core.run.train.world import World
 from pt_language.modality import Language
 
 from benchmarks._harness import RESULTS, machine, write

@@ -16,7 +16,7 @@ import torch
 from pt_core.data import Batch
 from pt_core.kernels import reference_kernels
 from pt_core.kernels.flops import flop_counter
-from pt_core.run.classification import Classification
+from pt_core.run.tasks.classification import Classification
 from pt_pointcloud.backbone import PointBackbone
 from pt_pointcloud.edgeconv import EdgeConv
 from pt_pointcloud.methods.idpt import IDPT, IDPTConfig

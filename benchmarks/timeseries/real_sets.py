@@ -112,7 +112,9 @@ def store(runs: list[dict[str, Any]]) -> None:
 
 
 def one(scenario: Scenario, seed: int, methods: list[str], data: Path, folder: Path) -> list[dict[str, Any]]:
-    from pt_core.run.fit import execute, prepare, resolve
+    from pt_core.run.declare.resolve import resolve
+    from pt_core.run.fit.execute import execute
+    from pt_core.run.fit.prepare import prepare
     from pt_timeseries.backbones import load_backbone
     from pt_timeseries.modality import TimeSeries
     from pt_timeseries.pretrain import options_of, run

@@ -48,7 +48,7 @@ def steps(rounds: int) -> list[dict[str, Any]]:
     import torch
     from pt_core import Batch
     from pt_core.kernels.flops import flop_counter
-    from pt_core.run.trainer import seeded
+    from pt_core.randomness import seeded
     from pt_timeseries.backbones import load_backbone
     from pt_timeseries.methods.pond import POND, PONDConfig
     from pt_timeseries.task import DomainClassification

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pt_vision
 from PIL import Image
-from pt_core.run.rundir import RunDir
+from pt_core.run.train.rundir import RunDir
 from pt_vision.segmentation.weather import apply
 
 from benchmarks._harness import finished_run, machine, write

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from pt_core import Batch, Method
 from pt_core.data import generator
-from pt_core.run.options import build_all
-from pt_core.run.trainer import seeded
+from pt_core.randomness import seeded
+from pt_core.run.declare.options import build_all
 from pt_vision.adapters.mit import MitBackbone
 from pt_vision.modality import Vision
 from pt_vision.segmentation.data import TrainingView

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pt_vision
-from pt_core.run.rundir import RunDir
+from pt_core.run.train.rundir import RunDir
 from pt_vision.segmentation.demo import runs
 
 from benchmarks._harness import machine, write

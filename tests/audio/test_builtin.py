@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pt_audio import pretrain, pretrain_text, synth
-from pt_audio import wording as say
+from pt_audio import pretrain, pretrain_text, synth, wording as say
 from pt_audio.backbones import ASSETS, load_backbone
 from pt_audio.models import LanguageModel
 from pt_core.bridges import transformers as bridge

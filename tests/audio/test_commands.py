@@ -13,7 +13,8 @@ import pytest
 import soundfile
 from pt_audio.modality import Audio
 from pt_audio.pretrain import save
-from pt_core.run import cli, trainer
+from pt_core.run.command import cli
+from pt_core.run.train import trainer
 from pt_core.testing.html import external_requests
 from safetensors.torch import load_file
 
@@ -233,7 +234,7 @@ def test_the_heavy_libraries_wait(place: Path) -> None:
     import sys
 
     code = (
-        "import sys; from pt_core.run import cli; from pt_audio.modality import Audio\n"
+        "import sys; from pt_core.run.command import cli; from pt_audio.modality import Audio\n"
         "try: cli.main(Audio, ['methods'])\nexcept SystemExit: pass\n"
         "assert not {'torch', 'transformers', 'torchaudio', 'soundfile'} & set(sys.modules), sorted(sys.modules)"
     )

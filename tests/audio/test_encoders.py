@@ -19,7 +19,7 @@ from pt_audio.published import load_audiomae
 from pt_audio.vit import AudioViT, ViTSizes, sincos_positions
 from pt_core import Add, Replace
 from pt_core.errors import UserError
-from pt_core.run.trainer import seeded
+from pt_core.randomness import seeded
 from safetensors.torch import save_file
 
 from tests.audio import tiny

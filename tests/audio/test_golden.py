@@ -9,9 +9,9 @@ import pytest
 import torch
 from pt_audio.methods.acoustic_apt import AcousticAPT
 from pt_audio.methods.projector import Projector
-from pt_core.run.rundir import RunDir
-from pt_core.run.trainer import Trainer
-from pt_core.run.world import World
+from pt_core.run.train.rundir import RunDir
+from pt_core.run.train.trainer import Trainer
+from pt_core.run.train.world import World
 from pt_core.testing._support import build
 
 from tests.audio import tiny

@@ -249,7 +249,7 @@ def test_cached_encoder_outputs_give_the_same_loss() -> None:
 
 
 def test_rows_of_a_batch_can_be_taken_apart() -> None:
-    from pt_core.run.predict import take
+    from pt_core.data import take
 
     method = tiny.tuned()
     batch = tiny.batch(MIXED)

@@ -7,7 +7,7 @@ import torch
 import transformers
 from pt_audio.aligner import Aligner
 from pt_audio.qformer import QFormer, QFormerSizes
-from pt_core.run.trainer import seeded
+from pt_core.randomness import seeded
 
 from tests.audio import tiny
 from tests.audio.tiny import close

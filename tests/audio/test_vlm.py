@@ -8,7 +8,7 @@ import transformers
 from pt_audio.methods.acoustic_apt import AcousticAPT, AcousticAPTConfig
 from pt_audio.models import LanguageModel
 from pt_core.errors import UserError
-from pt_core.run.trainer import seeded
+from pt_core.randomness import seeded
 
 from tests.audio import tiny
 from tests.audio.tiny import close

@@ -20,8 +20,8 @@ from pt_audio.sound import from_array
 from pt_audio.tasks.answers import Answers
 from pt_audio.vit import AudioViT, ViTSizes
 from pt_core import Batch
-from pt_core.run.options import TrainOptions, build_all
-from pt_core.run.trainer import seeded
+from pt_core.randomness import seeded
+from pt_core.run.declare.options import TrainOptions, build_all
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 RATE = 4000

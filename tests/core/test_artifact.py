@@ -8,7 +8,7 @@ import torch
 from pt_core import artifact as artifact_module
 from pt_core.artifact import card_of, migrate, read_artifact, save_artifact
 from pt_core.errors import ArtifactError, BackboneMismatch
-from pt_core.run.trainer import seeded
+from pt_core.randomness import seeded
 from pt_core.sealed import file_digest
 from pt_core.testing.tiny import TinyBackbone, TinyMethod, ToyTask
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from pt_core.errors import UserError
-from pt_core.run import api
+from pt_core.run.command import api
 from pt_core.sealed import read_json, read_tensors, write_sealed
 
 from tests.core.run.toy import Toy

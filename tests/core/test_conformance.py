@@ -10,7 +10,7 @@ import torch
 from pt_core import Stage, StepOutput
 from pt_core.errors import UserError
 from pt_core.kernels import fast_paths_enabled
-from pt_core.run.options import TrainOptions
+from pt_core.run.declare.options import TrainOptions
 from pt_core.testing import CHECKS, SLOW_CHECKS, BadInput, MethodCase, check_method
 from pt_core.testing.tiny import TinyBackbone, TinyMethod, ToyTask, Vectors
 from torch import nn

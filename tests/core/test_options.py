@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import pytest
 from annotated_types import Ge, Lt
 from pt_core.errors import ConfigError
-from pt_core.run.options import TrainOptions, build_all, choices, field_docs, overlay, to_plain
+from pt_core.run.declare.options import TrainOptions, build_all, choices, field_docs, overlay, to_plain
 
 
 @dataclass(frozen=True)

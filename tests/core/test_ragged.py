@@ -5,16 +5,15 @@ from dataclasses import dataclass
 import pytest
 import torch
 from pt_core import Optimiser, Stage
-from pt_core.data import Batch, map_tensors
-from pt_core.run.evaluate import evaluate
-from pt_core.run.features import FeatureDataset
-from pt_core.run.optim import build_optimisers
-from pt_core.run.options import TrainOptions
-from pt_core.run.predict import take
-from pt_core.run.rundir import RunDir
-from pt_core.run.sampling import SubsetDataset
-from pt_core.run.trainer import Trainer
-from pt_core.run.world import World
+from pt_core.data import Batch, map_tensors, take
+from pt_core.run.data.features import FeatureDataset
+from pt_core.run.data.sampling import SubsetDataset
+from pt_core.run.declare.options import TrainOptions
+from pt_core.run.train.evaluate import evaluate
+from pt_core.run.train.optim import build_optimisers
+from pt_core.run.train.rundir import RunDir
+from pt_core.run.train.trainer import Trainer
+from pt_core.run.train.world import World
 from pt_core.testing.tiny import TinyBackbone, TinyMethod, ToyTask, Vectors
 
 

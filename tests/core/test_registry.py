@@ -5,7 +5,7 @@ import textwrap
 
 import pytest
 from pt_core.errors import MissingExtra, UserError
-from pt_core.run.registry import SEARCH_VARIABLE, Registry, read_info
+from pt_core.run.declare.registry import SEARCH_VARIABLE, Registry, read_info
 
 HEAD = """
     ID = "{id}"

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from pt_core.artifact import FORMAT_VERSION
-from pt_core.run import api
+from pt_core.run.command import api
 from safetensors.torch import save_file
 
 ROOT = Path(__file__).parent

@@ -12,8 +12,8 @@ import pt_graph
 import pytest
 import torch
 import yaml
-from pt_core.run import cli
-from pt_core.run.fit import read_recipe, resolve
+from pt_core.run.command import cli
+from pt_core.run.declare.resolve import read_recipe, resolve
 from pt_core.testing.html import external_requests
 from pt_graph.drawing import draw, layout
 from pt_graph.modality import Graph

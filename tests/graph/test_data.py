@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from pt_core.errors import DataError, UserError
-from pt_core.run.sampling import SubsetDataset
+from pt_core.run.data.sampling import SubsetDataset
 from pt_graph.chem import BadMolecule, featurise, scaffold_split, scaffolds
 from pt_graph.data import DataOptions, load_graphs
 from pt_graph.inputs import PredictOptions, input_graphs

@@ -11,8 +11,8 @@ import pytest
 import torch
 import transformers as t
 from pt_core import Batch, Method
-from pt_core.run.options import TrainOptions, build_all
-from pt_core.run.trainer import seeded
+from pt_core.randomness import seeded
+from pt_core.run.declare.options import TrainOptions, build_all
 from pt_core.testing import CHECKS, SLOW_CHECKS, MethodCase
 from pt_language.backbones import adapt
 from pt_language.data import TextDataset, TokenDataset, with_labels

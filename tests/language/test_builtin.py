@@ -128,7 +128,7 @@ def test_cpt_keeps_its_context_in_the_artifact(tmp_path):
 
 
 def command(*arguments: str) -> Any:
-    from pt_core.run.cli import build
+    from pt_core.run.command.cli import build
     from pt_language.modality import Language
 
     return CliRunner().invoke(build(Language()), list(arguments))

@@ -13,7 +13,7 @@ import peft
 import pytest
 import torch
 from pt_core.artifact import card_of, read_artifact, save_artifact
-from pt_core.run import cli
+from pt_core.run.command import cli
 from pt_language.backbones import load_backbone
 from pt_language.modality import Language
 from safetensors.torch import load_file

@@ -202,7 +202,7 @@ def test_cpt_crosses_both_ways(tmp_path: Path) -> None:
 
 
 def test_an_imported_prompt_can_be_tuned_saved_and_loaded(tmp_path: Path) -> None:
-    from pt_core.run.predict import load
+    from pt_core.run.use.predict import load
     from pt_language.modality import Language
 
     peft_made("p_tuning", "llama").save_pretrained(tmp_path / "theirs")

@@ -11,7 +11,7 @@ import numpy as np
 import pt_pointcloud
 import pytest
 from pt_core.errors import BackboneMismatch, ConfigError
-from pt_core.run import cli
+from pt_core.run.command import cli
 from pt_pointcloud.modality import PointClouds
 from pt_pointcloud.options import PretrainOptions
 from pt_pointcloud.pretrain import pretrain

@@ -9,7 +9,7 @@ import pytest
 import torch
 import trimesh
 from pt_core.errors import ConfigError, DataError, UserError
-from pt_core.run.options import build_all
+from pt_core.run.declare.options import build_all
 from pt_pointcloud.data import load_clouds
 from pt_pointcloud.inputs import input_clouds
 from pt_pointcloud.methods.idpt import IDPT

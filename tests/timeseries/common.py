@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from pt_core import Batch, Method
 from pt_core.data import generator
-from pt_core.run.options import TrainOptions, build_all
-from pt_core.run.trainer import seeded
+from pt_core.randomness import seeded
+from pt_core.run.declare.options import TrainOptions, build_all
 from pt_core.testing import MethodCase
 from pt_timeseries.adapters._common import PretrainedHead
 from pt_timeseries.adapters.patch import PatchBackbone

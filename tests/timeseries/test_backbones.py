@@ -11,7 +11,7 @@ import pytest
 import torch
 from pt_core.backbone import Add, Insert, Replace
 from pt_core.errors import ConfigError, DataError, UserError
-from pt_core.run.options import build_all
+from pt_core.run.declare.options import build_all
 from pt_timeseries.adapters._common import PretrainedHead
 from pt_timeseries.backbones import ARCHITECTURES, build, builtin_names, load_backbone, write_backbone
 from pt_timeseries.encoder import EncoderConfig, Experts, PatchEncoder, cut

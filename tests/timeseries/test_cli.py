@@ -10,7 +10,7 @@ import numpy as np
 import pt_timeseries
 import pytest
 from pt_core.errors import DataError
-from pt_core.run import cli
+from pt_core.run.command import cli
 from pt_timeseries.modality import TimeSeries
 
 SHORT = ("--steps", "3", "--batch-size", "8", "--eval-every", "3")
@@ -108,7 +108,7 @@ def test_mistakes_end_with_one_line_and_nothing_written(arguments, message, tmp_
 
 def test_help_does_not_wait_for_torch():
     code = (
-        "import sys\nfrom pt_core.run import cli\nfrom pt_timeseries.modality import TimeSeries\n"
+        "import sys\nfrom pt_core.run.command import cli\nfrom pt_timeseries.modality import TimeSeries\n"
         "for a in (['--help'], ['methods'], ['fit', '--help']):\n"
         "    try:\n        cli.main(TimeSeries, a)\n    except SystemExit as stop:\n        assert not stop.code\n"
         "assert not {'torch', 'tsai', 'aeon', 'pandas'} & set(sys.modules), 'imported'"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from pt_core.errors import ArtifactError, DataError
-from pt_core.run.options import ClassificationOptions
-from pt_core.run.sampling import SubsetDataset
+from pt_core.run.data.sampling import SubsetDataset
+from pt_core.run.declare.options import ClassificationOptions
 from pt_timeseries.data import DataOptions, divide, domains_of, load_windows
 from pt_timeseries.domain_streams import domain_rows
 from pt_timeseries.domains import Domain, collect

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from pt_core.errors import BackboneMismatch, ConfigError, DataError, UserError
-from pt_core.run.api import Run
+from pt_core.run.command.api import Run
 
 from tests.command import good
 from tests.vision.pictures import encoded, make_folder, picture

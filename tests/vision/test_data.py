@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from pt_core.errors import ConfigError, DataError
 from pt_core.method import Stream
-from pt_core.run.audit import audit
-from pt_core.run.options import build_all, field_docs
-from pt_core.run.sampling import SubsetDataset
-from pt_core.run.streams import Shard, StreamReader
+from pt_core.run.data.audit import audit
+from pt_core.run.data.sampling import SubsetDataset
+from pt_core.run.data.streams import Shard, StreamReader
+from pt_core.run.declare.options import build_all, field_docs
 from pt_vision.data import DataOptions, ImageDataset, load_images
 from pt_vision.inputs import input_images
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pt_vision
 import pytest
-from pt_core.run.fit import resolve
+from pt_core.run.declare.resolve import resolve
 from pt_core.testing.html import external_requests
 from pt_vision.demo import runs
 from pt_vision.modality import Vision

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 import torch
 from pt_core import Batch
-from pt_core.run.budget import budget
+from pt_core.run.use.budget import budget
 from pt_vision.adapters._common import VisionBackbone
 from pt_vision.methods.vit.dvpt import DVPTConfig
 from pt_vision.methods.vit.vpt import VPT, VPTConfig

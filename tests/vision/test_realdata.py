@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pt_vision
 import pytest
-from pt_core.run.audit import audit
+from pt_core.run.data.audit import audit
 from pt_vision import DataOptions, load_images
 
 pytestmark = [

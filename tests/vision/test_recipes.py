@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pt_core.run.fit import recipe_folder, resolve
+from pt_core.run.declare.resolve import recipe_folder, resolve
 from pt_vision.modality import Vision
 
 from tests.command import good

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from pt_core.data import Dataset
 from pt_core.errors import DataError, MissingExtra, UserError
-from pt_core.run.audit import audit
-from pt_core.run.sampling import hold_out
+from pt_core.run.data.audit import audit
+from pt_core.run.data.sampling import hold_out
 from pt_vision.data import DataOptions, load_images, sort_names
 
 from tests.vision.pictures import encoded, make_folder, picture

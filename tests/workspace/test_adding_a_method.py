@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 import torch
 from pt_core.errors import UserError
-from pt_core.run import trainer
+from pt_core.run.train import trainer
 from pt_core.testing import CHECKS, check_method
 from pt_vision import load
 from pt_vision.modality import Vision

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 import pytest
-from pt_core.run.cli import build
-from pt_core.run.registry import Registry
+from pt_core.run.command.cli import build
+from pt_core.run.declare.registry import Registry
 from pt_vision.modality import Vision
 
 from tests.command import good

@@ -10,8 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from pt_core.kernels import _split as split_module
-from pt_core.kernels import fast_paths_enabled, flop_counter, prompt_attention, reference_kernels
+from pt_core.kernels import (
+    _split as split_module,
+    fast_paths_enabled,
+    flop_counter,
+    prompt_attention,
+    reference_kernels,
+)
 from pt_core.kernels._flex import flex_prompt_attention
 from pt_core.kernels._inputs import check
 from pt_core.kernels._split import split_attention

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 from pt_core.errors import NonFiniteError
-from pt_core.run.evaluate import evaluate
-from pt_core.run.options import TrainOptions
-from pt_core.run.rundir import RunDir
-from pt_core.run.trainer import Trainer
-from pt_core.run.world import World
+from pt_core.run.declare.options import TrainOptions
+from pt_core.run.train.evaluate import evaluate
+from pt_core.run.train.rundir import RunDir
+from pt_core.run.train.trainer import Trainer
+from pt_core.run.train.world import World
 from pt_core.testing.tiny import Vectors
 from safetensors.torch import save_file
 

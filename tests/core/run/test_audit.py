@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pt_core.data import Batch
-from pt_core.run.audit import SHOWN, audit
+from pt_core.run.data.audit import SHOWN, audit
 
 
 class Samples:

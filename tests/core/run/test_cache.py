@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pt_core.run import cache as module
-from pt_core.run.cache import FeatureCache, default_root
+from pt_core.run.data import cache as module
+from pt_core.run.data.cache import FeatureCache, default_root
 
 from tests.core.run.forked import Child
 

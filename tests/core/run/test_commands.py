@@ -17,10 +17,11 @@ from markupsafe import Markup
 from pt_core import StepOutput, sealed
 from pt_core.artifact import read_artifact
 from pt_core.errors import UserError
-from pt_core.run import api
-from pt_core.run.fit import prepare, resolve
+from pt_core.run.command import api
+from pt_core.run.declare.resolve import resolve
+from pt_core.run.fit.prepare import prepare
 from pt_core.run.report import plots
-from pt_core.run.rundir import RunDir
+from pt_core.run.train.rundir import RunDir
 from safetensors.torch import load_file
 
 from tests.core.run import toy

@@ -6,8 +6,8 @@ import pytest
 import torch
 from pt_core.data import Batch
 from pt_core.errors import MissingExtra, UserError
-from pt_core.run.export import export_program, trace
-from pt_core.run.predict import Predictor
+from pt_core.run.use.export import export_program, trace
+from pt_core.run.use.predict import Predictor
 from pt_core.testing.tiny import TinyBackbone, ToyTask
 
 from tests.core.run.test_trainer import build

@@ -6,12 +6,12 @@ import json
 
 import pytest
 from pt_core import Stage, StepOutput, Stream
-from pt_core.run.demo import compare_methods
-from pt_core.run.options import TrainOptions
-from pt_core.run.report import Panel
-from pt_core.run.rundir import RunDir
-from pt_core.run.trainer import Trainer
-from pt_core.run.world import World
+from pt_core.run.command.contenders import compare_methods
+from pt_core.run.declare.options import TrainOptions
+from pt_core.run.declare.panel import Panel
+from pt_core.run.train.rundir import RunDir
+from pt_core.run.train.trainer import Trainer
+from pt_core.run.train.world import World
 from pt_core.testing.tiny import TinyBackbone, TinyMethod, ToyTask, Vectors
 
 from tests.core.run.toy import Toy

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas
 import pytest
-from pt_core.run.rundir import RunDir
+from pt_core.run.train.rundir import RunDir
 
 from tests.core.run.test_commands import pt, refused, status_of, weights
 

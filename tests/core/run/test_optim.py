@@ -6,8 +6,8 @@ import pytest
 import torch
 from pt_core import Optimiser, Stage
 from pt_core.errors import ArtifactError, ConfigError
-from pt_core.run.optim import build_optimisers, lr_factor
-from pt_core.run.options import TrainOptions
+from pt_core.run.declare.options import TrainOptions
+from pt_core.run.train.optim import build_optimisers, lr_factor
 from pt_core.testing.tiny import TinyBackbone, TinyMethod, ToyTask
 
 METHOD = lambda: TinyMethod(None, {"backbone": TinyBackbone()}, ToyTask())  # noqa: E731

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from pt_core import Batch
-from pt_core.run.features import with_features
-from pt_core.run.options import TrainOptions
-from pt_core.run.sampling import SubsetDataset
-from pt_core.run.world import World
+from pt_core.run.data.sampling import SubsetDataset
+from pt_core.run.declare.options import TrainOptions
+from pt_core.run.train.features import with_features
+from pt_core.run.train.world import World
 from pt_core.testing.tiny import TinyBackbone, TinyMethod, ToyTask, Vectors
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from pt_core.errors import UserError
-from pt_core.run.rundir import RunDir, environment
+from pt_core.run.train.rundir import RunDir, environment
 
 from tests.core.test_sealed import full_disk
 

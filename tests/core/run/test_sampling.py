@@ -12,7 +12,7 @@ import pytest
 import torch
 from pt_core.data import Batch, Dataset
 from pt_core.errors import DataError
-from pt_core.run.sampling import SubsetDataset, class_weights, few_shot, hold_out, stratified_split, with_classes
+from pt_core.run.data.sampling import SubsetDataset, class_weights, few_shot, hold_out, stratified_split, with_classes
 
 LABELS = [0] * 40 + [1] * 25 + [2] * 10
 

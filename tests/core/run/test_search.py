@@ -5,7 +5,7 @@ import math
 
 import pytest
 from pt_core.errors import ConfigError, UserError
-from pt_core.run.search import parse_grid, search
+from pt_core.run.command.search import parse_grid, search
 
 
 def test_grid_is_the_product_with_the_last_name_fastest():

@@ -8,10 +8,10 @@ import time
 import pytest
 import torch
 from pt_core.errors import ArtifactError
-from pt_core.run.options import TrainOptions
-from pt_core.run.rundir import RunDir
-from pt_core.run.trainer import Trainer
-from pt_core.run.world import World
+from pt_core.run.declare.options import TrainOptions
+from pt_core.run.train.rundir import RunDir
+from pt_core.run.train.trainer import Trainer
+from pt_core.run.train.world import World
 
 from tests.core.run.forked import Child
 from tests.core.run.test_trainer import Killed, build, data, same_bytes, tensors, train

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pt_core.errors import DataError
 from pt_core.method import Stream
-from pt_core.run.streams import Shard, StreamReader, ordered_batches
+from pt_core.run.data.streams import Shard, StreamReader, ordered_batches
 from pt_core.testing.tiny import Vectors
 
 

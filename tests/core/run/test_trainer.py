@@ -4,11 +4,12 @@ import pytest
 import torch
 from pt_core.artifact import card_of, read_artifact, save_artifact
 from pt_core.errors import ArtifactError, NonFiniteError, UserError
-from pt_core.run.evaluate import evaluate
-from pt_core.run.options import TrainOptions
-from pt_core.run.rundir import RunDir
-from pt_core.run.trainer import Trainer, seeded
-from pt_core.run.world import World
+from pt_core.randomness import seeded
+from pt_core.run.declare.options import TrainOptions
+from pt_core.run.train.evaluate import evaluate
+from pt_core.run.train.rundir import RunDir
+from pt_core.run.train.trainer import Trainer
+from pt_core.run.train.world import World
 from pt_core.testing.tiny import TinyBackbone, ToyTask, Vectors
 
 from tests.core.toys import TOYS

@@ -7,7 +7,7 @@ import pt_vision
 import pytest
 import torch
 from pt_core import reference_kernels
-from pt_core.run import cli
+from pt_core.run.command import cli
 from pt_vision.modality import Vision
 
 from tests.golden.make import inputs_of

@@ -10,11 +10,11 @@ import torch
 from annotated_types import Ge, Lt
 from pt_core.data import Batch
 from pt_core.errors import ArtifactError, DataError
-from pt_core.run import cli
-from pt_core.run.classification import Classification
-from pt_core.run.modality import Modality
-from pt_core.run.options import ClassificationOptions
-from pt_core.run.registry import Registry
+from pt_core.run.command import cli
+from pt_core.run.declare.modality import Modality
+from pt_core.run.declare.options import ClassificationOptions
+from pt_core.run.declare.registry import Registry
+from pt_core.run.tasks.classification import Classification
 from pt_core.testing.tiny import TinyBackbone, Vectors
 
 CLASSES = ("ant", "bee", "cat")

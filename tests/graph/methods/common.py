@@ -12,8 +12,8 @@ import pytest
 import torch
 from pt_core import Batch, Method
 from pt_core.data import generator
-from pt_core.run.options import TrainOptions, build_all
-from pt_core.run.trainer import seeded
+from pt_core.randomness import seeded
+from pt_core.run.declare.options import TrainOptions, build_all
 from pt_core.testing import CHECKS, SLOW_CHECKS, MethodCase
 from pt_graph.backbone import GraphBackbone
 from pt_graph.data import GraphDataset

@@ -8,10 +8,10 @@ import pytest
 import torch
 from pt_core.errors import ConfigError, UserError
 from pt_core.kernels.flops import flop_counter
-from pt_core.run.options import build_all
-from pt_core.run.rundir import RunDir
-from pt_core.run.trainer import Trainer
-from pt_core.run.world import World
+from pt_core.run.declare.options import build_all
+from pt_core.run.train.rundir import RunDir
+from pt_core.run.train.trainer import Trainer
+from pt_core.run.train.world import World
 from pt_core.testing import BadInput
 from pt_graph.graphs import collate, single
 from pt_graph.methods.full import FullFineTuning

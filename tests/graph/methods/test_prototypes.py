@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from pt_core.errors import DataError
-from pt_core.run.options import build_all
+from pt_core.run.declare.options import build_all
 from pt_core.testing import BadInput
 from pt_core.testing._support import train
 from pt_graph.graphs import collate

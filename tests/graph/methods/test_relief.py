@@ -9,11 +9,13 @@ import pytest
 import torch
 from pt_core import Add
 from pt_core.errors import ConfigError, DataError
-from pt_core.run.fit import execute, prepare, resolve
-from pt_core.run.options import build_all
-from pt_core.run.rundir import RunDir
-from pt_core.run.trainer import Trainer
-from pt_core.run.world import World
+from pt_core.run.declare.options import build_all
+from pt_core.run.declare.resolve import resolve
+from pt_core.run.fit.execute import execute
+from pt_core.run.fit.prepare import prepare
+from pt_core.run.train.rundir import RunDir
+from pt_core.run.train.trainer import Trainer
+from pt_core.run.train.world import World
 from pt_core.testing import BadInput
 from pt_core.testing._support import train
 from pt_graph.graphs import collate

@@ -11,7 +11,7 @@ from pt_core import Batch
 from pt_core.errors import ArtifactError, ConfigError, UserError
 from pt_core.kernels import reference_kernels
 from pt_core.kernels.flops import flop_counter
-from pt_core.run.options import build_all
+from pt_core.run.declare.options import build_all
 from pt_language.methods.full import FullFineTuning
 from pt_language.methods.iapt import IAPT
 from pt_language.methods.p_tuning import PTuning

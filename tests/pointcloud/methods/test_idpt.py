@@ -9,8 +9,8 @@ import torch
 from pt_core import Batch
 from pt_core.data import generator
 from pt_core.errors import ConfigError, DataError
-from pt_core.run.classification import Classification
-from pt_core.run.options import TrainOptions, build_all
+from pt_core.run.declare.options import TrainOptions, build_all
+from pt_core.run.tasks.classification import Classification
 from pt_core.testing._support import train
 from pt_pointcloud.backbone import PointBackbone
 from pt_pointcloud.methods.full import FullFineTuning

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from pt_core.run.features import FeatureDataset
+from pt_core.run.data.features import FeatureDataset
 from pt_core.testing import CHECKS, SLOW_CHECKS
 from pt_core.testing._support import train
 from pt_timeseries.methods.codats import Codats, Reversed

@@ -12,7 +12,7 @@ import pytest
 import torch
 from pt_core import Batch
 from pt_core.errors import ConfigError
-from pt_core.run.options import TrainOptions, build_all
+from pt_core.run.declare.options import TrainOptions, build_all
 from pt_core.testing import CHECKS, SLOW_CHECKS, BadInput
 from pt_core.testing._support import train
 from pt_timeseries.domain_streams import chunk, domain_plan

@@ -13,9 +13,9 @@ import pytest
 import torch
 from pt_core import Batch, Method
 from pt_core.data import generator
-from pt_core.run.classification import Classification
-from pt_core.run.options import TrainOptions, build_all
-from pt_core.run.trainer import seeded
+from pt_core.randomness import seeded
+from pt_core.run.declare.options import TrainOptions, build_all
+from pt_core.run.tasks.classification import Classification
 from pt_core.testing import CHECKS, SLOW_CHECKS, MethodCase
 from pt_vision.adapters._common import VisionBackbone
 from pt_vision.backbones import load_backbone

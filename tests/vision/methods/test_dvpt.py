@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from pt_core import Insert, Layout
-from pt_core.run.options import build_all
+from pt_core.run.declare.options import build_all
 from pt_core.testing import BadInput
 from pt_vision.bottleneck import group_blocks, quick_gelu
 from pt_vision.methods.vit.dvpt import DVPT, DVPTConfig

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from pt_core.run.options import build_all
+from pt_core.run.declare.options import build_all
 from pt_core.testing import BadInput
 from pt_core.testing._support import train
 from pt_vision.adapters import adapt

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 from pt_core.data import Batch
-from pt_core.run.features import with_features
-from pt_core.run.options import build_all
-from pt_core.run.world import World
+from pt_core.run.declare.options import build_all
+from pt_core.run.train.features import with_features
+from pt_core.run.train.world import World
 from pt_core.testing import BadInput
 from pt_core.testing._support import train
 from pt_vision.methods.vit.linear import LinearConfig, LinearProbe

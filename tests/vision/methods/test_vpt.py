@@ -11,9 +11,9 @@ import torch
 from pt_core import Batch
 from pt_core.errors import ArtifactError, ConfigError, DataError
 from pt_core.kernels import reference_kernels
-from pt_core.run.classification import Classification
-from pt_core.run.optim import lr_factor
-from pt_core.run.options import TrainOptions, build_all
+from pt_core.run.declare.options import TrainOptions, build_all
+from pt_core.run.tasks.classification import Classification
+from pt_core.run.train.optim import lr_factor
 from pt_core.testing import BadInput
 from pt_core.testing._support import train
 from pt_vision.adapters import adapt

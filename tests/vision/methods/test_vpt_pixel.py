@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from pt_core.errors import ConfigError
-from pt_core.run.options import build_all
+from pt_core.run.declare.options import build_all
 from pt_core.testing import BadInput
 from pt_vision.heads import BIAS
 from pt_vision.methods.vit.linear import LinearProbe

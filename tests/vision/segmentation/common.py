@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from pt_core import Method
 from pt_core.data import generator
-from pt_core.run.options import TrainOptions, build_all
-from pt_core.run.trainer import seeded
+from pt_core.randomness import seeded
+from pt_core.run.declare.options import TrainOptions, build_all
 from pt_vision.adapters.mit import MitBackbone, MitNetwork
 from pt_vision.modality import Vision
 from pt_vision.segmentation.data import ArrayMasks, SegmentationDataset

@@ -127,7 +127,7 @@ def test_budget_counts_without_weights():
 
 
 def test_the_demos_are_runs_that_fit_takes():
-    from pt_core.run.fit import resolve
+    from pt_core.run.declare.resolve import resolve
 
     for options in [*runs(False).values(), *runs(True).values(), *mask_runs(True).values()]:
         given = {key: (value,) if key == "data" else value for key, value in options.items() if key != "method"}

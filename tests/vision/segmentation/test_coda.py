@@ -9,9 +9,9 @@ import torch
 from pt_core.artifact import card_of, read_artifact, save_artifact
 from pt_core.data import generator
 from pt_core.errors import ConfigError, DataError
-from pt_core.run.rundir import RunDir
-from pt_core.run.trainer import Trainer
-from pt_core.run.world import World
+from pt_core.run.train.rundir import RunDir
+from pt_core.run.train.trainer import Trainer
+from pt_core.run.train.world import World
 from pt_vision.adapters.mit import MitBackbone
 from pt_vision.methods.segmentation.coda import CoDA, CoDAConfig, chain_slot
 from pt_vision.segmentation.data import SegmentationDataset, TrainingView

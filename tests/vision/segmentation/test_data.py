@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from pt_core.errors import DataError, UserError
-from pt_core.run.sampling import SubsetDataset, hold_out
+from pt_core.run.data.sampling import SubsetDataset, hold_out
 from pt_vision.data import DataOptions
 from pt_vision.segmentation.data import ArrayMasks, RareClasses, SegmentationDataset, TrainingView, bind_pixels
 from pt_vision.segmentation.sources import is_segmentation, load_segmentation

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from pt_core.errors import ConfigError
-from pt_core.run.trainer import seeded
+from pt_core.randomness import seeded
 from pt_vision.adapters.mit import MitBackbone
 from pt_vision.bottleneck import quick_gelu
 from pt_vision.methods.segmentation.dvpt_seg import DVPTSeg, DVPTSegConfig

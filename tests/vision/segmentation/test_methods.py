@@ -108,7 +108,7 @@ def test_conformance(one, check, tmp_path):
 @pytest.mark.parametrize("name", ["coda", "self_training", "source_only"])
 def test_methods_want_a_pixel_task_and_a_mit(name):
     from pt_core.errors import ConfigError
-    from pt_core.run.classification import Classification
+    from pt_core.run.tasks.classification import Classification
     from pt_vision.modality import Vision
 
     from tests.vision.nets import network

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pt_vision.segmentation.shapes import CLASSES as SHAPES
-from pt_vision.segmentation.shapes import shape_scene
+from pt_vision.segmentation.shapes import CLASSES as SHAPES, shape_scene
 from pt_vision.segmentation.streets import CLASSES, COLUMNS, ROWS, street_parts, street_scene
 from pt_vision.segmentation.weather import CONDITIONS, apply, row_depth
 

@@ -81,7 +81,7 @@ def _config(folder: str) -> dict[str, Any]:
 
 def _encoder(folder: str, spec: str) -> AudioEncoder:
     """An encoder in the layout that `pretrain.save` writes."""
-    from pt_core.run.options import build_all
+    from pt_core.run.declare.options import build_all
     from safetensors.torch import load_file
 
     from pt_audio.encoders import AudioMAEEncoder

@@ -1,12 +1,7 @@
-"""`pt-audio`: see `pt_core.run.cli`."""
+"""`pt-audio`."""
 
 from __future__ import annotations
 
-from pt_core.run import cli
+from pt_core.run.command.cli import entry
 
-
-def main() -> None:
-    """Console entry point."""
-    from pt_audio.modality import Audio
-
-    cli.main(Audio)
+main = entry("pt_audio.modality:Audio")

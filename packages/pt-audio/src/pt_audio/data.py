@@ -183,7 +183,7 @@ def _make(found: Mapping[str, Clips], tasks: Sequence[str], options: DataOptions
 
 def hold_out_clips(clips: Clips, fraction: float, seed: int) -> tuple[Clips, Clips]:
     """(kept, held out) clips, stratified by their first label where every class is large enough, else at random."""
-    from pt_core.run.sampling import stratified_split
+    from pt_core.run.data.sampling import stratified_split
 
     sources, events, timed = clips
     names = sorted({found[0].label for found in events})

@@ -21,7 +21,7 @@ CONTENDERS: dict[str, dict[str, Any]] = {
 
 def sounds(out: Path, seeds: int, fast: bool) -> None:
     """Name what is heard: a linear map against the Q-former, on clips that were not trained on; then a few answers."""
-    from pt_core.run.demo import compare_methods
+    from pt_core.run.command.contenders import compare_methods
 
     from pt_audio.backbones import load_backbone
     from pt_audio.modality import Audio

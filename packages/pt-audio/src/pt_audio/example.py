@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from pt_core import Backbone, Batch, Task
-from pt_core.run.fit import RunSpec, by_role
+from pt_core.run.declare.roles import by_role
+from pt_core.run.declare.spec import RunSpec
 
 from pt_audio.bound import AudioText, Element, Row
 

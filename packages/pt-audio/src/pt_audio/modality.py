@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from annotated_types import Ge, Gt
 from pt_core.errors import UserError
-from pt_core.run.modality import Demo, Lazy, Modality
-from pt_core.run.registry import Registry
+from pt_core.run.declare.modality import Demo, Lazy, Modality
+from pt_core.run.declare.registry import Registry
 
 if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_core.backbone import Backbone
     from pt_core.data import Batch, Dataset
     from pt_core.method import Method
-    from pt_core.run.evaluate import Evaluation
-    from pt_core.run.fit import RunSpec
-    from pt_core.run.report import Panel
-    from pt_core.task import Task
+    from pt_core.run.declare.panel import Panel
+    from pt_core.run.declare.spec import RunSpec
+    from pt_core.task import Evaluation, Task
     from torch import Tensor
 
     from pt_audio.data import AudioRecords
@@ -84,7 +83,7 @@ class Audio(Modality):
         return f"builtin:{BUILTIN[role]}"
 
     def load_backbone(self, spec: str, weights: str | None, options: Any | None, role: str) -> Backbone:
-        from pt_core.run.commands import say
+        from pt_core.run.command.runs import say
 
         from pt_audio.backbones import load_backbone
 
@@ -133,7 +132,7 @@ class Audio(Modality):
         return Answers.from_json(spec)
 
     def inputs(self, items: Sequence[Any], method: Method, options: Any | None) -> Dataset:
-        from pt_core.run.commands import say
+        from pt_core.run.command.runs import say
 
         from pt_audio.inputs import input_records
 
@@ -179,8 +178,7 @@ class Audio(Modality):
 
             pretrain(EncoderConfig(**changes), out)
             return f"encoder=local:{out}"
-        from pt_audio.pretrain_text import TextConfig
-        from pt_audio.pretrain_text import pretrain as pretrain_text
+        from pt_audio.pretrain_text import TextConfig, pretrain as pretrain_text
 
         pretrain_text(TextConfig(**changes), out)
         return f"lm=local:{out / 'lm'} --backbone text=local:{out / 'text'}"

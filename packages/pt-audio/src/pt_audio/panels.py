@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pt_core.data import Dataset
 from pt_core.method import Method
-from pt_core.run.report import Panel
+from pt_core.run.declare.panel import Panel
 
 from pt_audio.pictures import query_attention
 

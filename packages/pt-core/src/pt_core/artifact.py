@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pt_core import __version__
 from pt_core.backbone import Backbone
-from pt_core.errors import ArtifactError, BackboneMismatch
+from pt_core.errors import ArtifactError, BackboneMismatch, UserError
 from pt_core.fingerprint import Fingerprint
 from pt_core.method import Method
 from pt_core.sealed import MANIFEST, check_finite, inside, read_json, read_manifest, read_tensors, write_sealed
@@ -136,6 +136,18 @@ def save_artifact(folder: Path, method: Method, card: Card, inference_only: bool
         check_finite(training, "the method's training view")
         files[TRAINING] = training
     write_sealed(folder, files)
+
+
+def restore_for_training(method: Method, artifact: Artifact) -> None:
+    """Load both views of an artifact.
+
+    Raises:
+        UserError: its training view was left out.
+    """
+    if method.export("train") and not artifact.training:
+        raise UserError(f"{artifact.folder} was exported with --inference-only: it cannot be tuned further")
+    method.restore("predict", artifact.tensors)
+    method.restore("train", artifact.training or {})
 
 
 def read_artifact(folder: Path, training: bool = False) -> Artifact:

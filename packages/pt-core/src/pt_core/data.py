@@ -72,6 +72,23 @@ class Batch:
         )
 
 
+def take(batch: Batch, rows: Sequence[int]) -> Batch:
+    """Some rows of a batch."""
+    index = torch.tensor(list(rows))
+
+    def pick(tensor: Tensor) -> Tensor:
+        return tensor[index.to(tensor.device)]
+
+    inputs = batch.inputs.select_rows(rows) if isinstance(batch.inputs, Ragged) else map_tensors(batch.inputs, pick)
+    return Batch(
+        inputs,
+        map_tensors(batch.target, pick),
+        pick(batch.index),
+        [batch.ids[row] for row in rows],
+        map_tensors(batch.extra, pick),
+    )
+
+
 @runtime_checkable
 class Dataset(Protocol):
     """Indexable samples whose augmentation depends on (seed, epoch, index) only, never on workers or call order."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
@@ -12,6 +13,15 @@ from pt_core.data import Batch, Dataset
 
 Predictions = Mapping[str, Tensor]
 """Tensors whose first axis is the sample, such as {"logits": (batch, class)}."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics over all samples, tables for the report, and (where asked) one record per sample in data order."""
+
+    metrics: dict[str, float]
+    tables: dict[str, Any] = field(default_factory=dict)
+    records: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Evaluator(ABC):

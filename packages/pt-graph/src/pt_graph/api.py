@@ -2,34 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from pt_core.run.command.api import Api, Run
 
-from pt_core.run import api
-from pt_core.run.api import Run
-from pt_core.run.predict import MixedPredictor, Predictor
-
-from pt_graph.modality import Graph
-
-
-def fit(method: str, *, data: str | Sequence[str], **options: Any) -> Run:
-    """Tune a method on labelled graphs; see `pt_core.run.api.fit`. `options` are the flags of `pt-graph fit METHOD`.
-
-    Raises:
-        UserError: as on the command line; nothing is written then.
-    """
-    return api.fit(Graph(), method, data=data, **options)
-
-
-def load(run: str | Path | Run, **options: Any) -> Predictor:
-    """Load a run or its `tuned/` folder; see `pt_core.run.predict.load` for the options."""
-    return api.load(Graph(), run, **options)
-
-
-def load_many(runs: Sequence[str | Path | Run] | Mapping[str, str | Path], **options: Any) -> MixedPredictor:
-    """Load several runs over one backbone object for mixed batches."""
-    return api.load_many(Graph(), runs, **options)
-
+_api = Api("pt_graph.modality:Graph")
+fit, load, load_many = _api.fit, _api.load, _api.load_many
 
 __all__ = ["Run", "fit", "load", "load_many"]

@@ -1,12 +1,7 @@
-"""`pt-graph`: see `pt_core.run.cli`."""
+"""`pt-graph`."""
 
 from __future__ import annotations
 
-from pt_core.run import cli
+from pt_core.run.command.cli import entry
 
-
-def main() -> None:
-    """Console entry point."""
-    from pt_graph.modality import Graph
-
-    cli.main(Graph)
+main = entry("pt_graph.modality:Graph")

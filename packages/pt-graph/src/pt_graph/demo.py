@@ -30,7 +30,7 @@ FAST = {"relief": 1}
 
 def molecules(out: Path, seeds: int, fast: bool) -> None:
     """50 shots of generated molecules. Writes one run per method and seed below `out`, and a comparison page."""
-    from pt_core.run.demo import compare_methods
+    from pt_core.run.command.contenders import compare_methods
 
     from pt_graph.backbones import load_backbone
     from pt_graph.modality import Graph

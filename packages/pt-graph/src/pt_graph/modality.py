@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
 from pt_core.errors import ConfigError, UserError
-from pt_core.run.modality import Demo, Lazy, Modality
-from pt_core.run.options import ClassificationOptions
-from pt_core.run.registry import Registry
+from pt_core.run.declare.modality import Demo, Lazy, Modality
+from pt_core.run.declare.options import ClassificationOptions
+from pt_core.run.declare.registry import Registry
 
 if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_core.backbone import Backbone
     from pt_core.data import Batch, Dataset
     from pt_core.method import Method
-    from pt_core.run.evaluate import Evaluation
-    from pt_core.run.fit import RunSpec
-    from pt_core.run.report import Panel
-    from pt_core.task import Task
+    from pt_core.run.declare.panel import Panel
+    from pt_core.run.declare.spec import RunSpec
+    from pt_core.task import Evaluation, Task
     from torch import Tensor
 
 DRAWN = 12
@@ -150,7 +149,7 @@ class Graph(Modality):
         """Rings of 24 nodes, about the size of a drug-like molecule."""
         import torch
         from pt_core.data import Batch
-        from pt_core.run.fit import by_role
+        from pt_core.run.declare.roles import by_role
 
         from pt_graph.backbones import load_backbone
         from pt_graph.graphs import collate, single
@@ -185,7 +184,7 @@ class Graph(Modality):
     def panels(self, method: Method, data: Mapping[str, Dataset], finals: Mapping[str, Evaluation]) -> Sequence[Panel]:
         """Graphs with their prompted nodes coloured by the size of the prompt."""
         import torch
-        from pt_core.run.report import Panel
+        from pt_core.run.declare.panel import Panel
 
         from pt_graph.drawing import draw
         from pt_graph.method import GraphMethod

@@ -23,7 +23,7 @@ import torch
 from annotated_types import Ge, Gt, Lt
 from pt_core.data import generator
 from pt_core.errors import ConfigError, DataError, NonFiniteError
-from pt_core.run.trainer import seeded
+from pt_core.randomness import seeded
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm

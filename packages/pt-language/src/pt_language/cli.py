@@ -1,12 +1,7 @@
-"""`pt-language`: see `pt_core.run.cli`."""
+"""`pt-language`."""
 
 from __future__ import annotations
 
-from pt_core.run import cli
+from pt_core.run.command.cli import entry
 
-
-def main() -> None:
-    """Console entry point."""
-    from pt_language.modality import Language
-
-    cli.main(Language)
+main = entry("pt_language.modality:Language")

@@ -24,7 +24,7 @@ LEFT_OUT = ("p_tuning", "full")
 
 def words(out: Path, seeds: int, fast: bool) -> None:
     """8 texts per class from modules of Python's documentation that the built-in model never read."""
-    from pt_core.run.demo import compare_methods
+    from pt_core.run.command.contenders import compare_methods
 
     from pt_language.backbones import load_backbone
     from pt_language.modality import Language

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pt_core import Backbone, Batch, Task
 from pt_core.errors import ConfigError
-from pt_core.run.fit import RunSpec, by_role
+from pt_core.run.declare.roles import by_role
+from pt_core.run.declare.spec import RunSpec
 
 from pt_language.backbones import load_backbone
 from pt_language.tasks.text import Generation, TextClassification

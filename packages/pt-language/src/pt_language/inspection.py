@@ -16,7 +16,7 @@ from pt_language.adapters import DecoderBackbone
 from pt_language.method import LanguageMethod
 
 if TYPE_CHECKING:
-    from pt_core.run.report import Panel
+    from pt_core.run.declare.panel import Panel
 
 NEAREST = 3
 SHOWN = 64
@@ -66,7 +66,7 @@ def attention_mass(method: LanguageMethod, batch: Batch) -> list[float]:
 
 def report_panels(method: Method, data: Mapping[str, Dataset]) -> list[Panel]:
     """Panels of a run's report."""
-    from pt_core.run.report import Panel
+    from pt_core.run.declare.panel import Panel
 
     if not isinstance(method, LanguageMethod):
         return []
@@ -91,7 +91,7 @@ def initial_of(run: Path, method: LanguageMethod) -> tuple[Tensor | None, Mappin
     """(prompt rows, tensors by name) that a run started from, rebuilt from its recorded seed; (None, {}) for folders without a record
     and for runs that started from another run."""
     import yaml
-    from pt_core.run.trainer import seeded
+    from pt_core.randomness import seeded
     from pt_core.sealed import read_json
 
     folder = run.parent if run.name == "tuned" else run

@@ -9,19 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from annotated_types import Ge
 from pt_core.errors import ConfigError, DataError, nearest
-from pt_core.run.modality import Demo, Lazy, Modality
-from pt_core.run.options import ClassificationOptions
-from pt_core.run.registry import Registry
+from pt_core.run.declare.modality import Demo, Lazy, Modality
+from pt_core.run.declare.options import ClassificationOptions
+from pt_core.run.declare.registry import Registry
 
 if TYPE_CHECKING:  # the command line's help must not wait for torch
     import click
     from pt_core.backbone import Backbone
     from pt_core.data import Batch, Dataset
     from pt_core.method import Method
-    from pt_core.run.evaluate import Evaluation
-    from pt_core.run.fit import RunSpec
-    from pt_core.run.report import Panel
-    from pt_core.task import Task
+    from pt_core.run.declare.panel import Panel
+    from pt_core.run.declare.spec import RunSpec
+    from pt_core.task import Evaluation, Task
 
     from pt_language.adapters import LanguageBackbone
     from pt_language.data import TextDataset
@@ -107,7 +106,7 @@ class Language(Modality):
         return bound
 
     def make_task(self, options: TaskOptions, data: Mapping[str, Dataset]) -> Task:
-        from pt_core.run.sampling import class_weights
+        from pt_core.run.data.sampling import class_weights
 
         from pt_language.tasks.text import Generation, LanguageModelling, TextClassification
 

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pt_core.backbone import Add, Backbone, Claim, Edit, Features, Insert, KeyValue, Layout
-from pt_core.backbone import Edits as AnyEdits
+from pt_core.backbone import Add, Backbone, Claim, Edit, Edits as AnyEdits, Features, Insert, KeyValue, Layout
 from pt_core.errors import DataError, UserError
 from pt_core.kernels import fast_paths_enabled, prompt_attention
 from torch import Tensor

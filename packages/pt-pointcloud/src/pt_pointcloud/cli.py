@@ -1,12 +1,7 @@
-"""`pt-pointcloud`: see `pt_core.run.cli`."""
+"""`pt-pointcloud`."""
 
 from __future__ import annotations
 
-from pt_core.run import cli
+from pt_core.run.command.cli import entry
 
-
-def main() -> None:
-    """Console entry point."""
-    from pt_pointcloud.modality import PointClouds
-
-    cli.main(PointClouds)
+main = entry("pt_pointcloud.modality:PointClouds")

@@ -30,7 +30,7 @@ DATA: dict[str, dict[str, Any]] = {
 
 def shapes(out: Path, seeds: int, fast: bool) -> None:
     """8 shots of 12 generated classes, clean and with half of every shape missing. Writes a run per method, data and seed below `out`."""
-    from pt_core.run.demo import compare_methods
+    from pt_core.run.command.contenders import compare_methods
 
     from pt_pointcloud.backbones import load_backbone
     from pt_pointcloud.modality import PointClouds
@@ -56,7 +56,7 @@ def shapes(out: Path, seeds: int, fast: bool) -> None:
 
 def parts(out: Path, seeds: int, fast: bool) -> None:
     """Part segmentation of generated shapes: a linear head on frozen features against IDPT's prompts."""
-    from pt_core.run.demo import compare_methods
+    from pt_core.run.command.contenders import compare_methods
 
     from pt_pointcloud.backbones import load_backbone
     from pt_pointcloud.modality import PointClouds

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from pt_core.run.modality import Modality
+    from pt_core.run.declare.modality import Modality
 
 
 def episodes_command(modality: Modality) -> click.Command:
@@ -70,8 +70,9 @@ def run_episodes(
         ConfigError, DataError: as `fit`; all options are checked before the first episode.
     """
     from pt_core.errors import ConfigError
-    from pt_core.run.commands import check_out, free_folder, run_fit, say
-    from pt_core.run.fit import load_backbones, resolve
+    from pt_core.run.command.runs import check_out, free_folder, run_fit, say
+    from pt_core.run.declare.resolve import resolve
+    from pt_core.run.fit.prepare import load_backbones
 
     options: dict[str, Any] = {
         "data": (data,),

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pt_core.errors import ArtifactError, ConfigError
-from pt_core.run.modality import Demo, Modality
-from pt_core.run.registry import Registry
+from pt_core.run.declare.modality import Demo, Modality
+from pt_core.run.declare.registry import Registry
 
 from pt_pointcloud.options import DataOptions, PredictOptions, PretrainOptions, TaskOptions
 
@@ -17,10 +17,9 @@ if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_core.backbone import Backbone
     from pt_core.data import Batch, Dataset
     from pt_core.method import Method
-    from pt_core.run.evaluate import Evaluation
-    from pt_core.run.fit import RunSpec
-    from pt_core.run.report import Panel
-    from pt_core.task import Task
+    from pt_core.run.declare.panel import Panel
+    from pt_core.run.declare.spec import RunSpec
+    from pt_core.task import Evaluation, Task
     from torch import Tensor
 
     from pt_pointcloud.backbone import PointBackbone
@@ -80,12 +79,12 @@ class PointClouds(Modality):
             from pt_pointcloud.tasks.parts import PartSegmentation
 
             return PartSegmentation.from_data(data["train"])
-        from pt_core.run.classification import Classification
+        from pt_core.run.tasks.classification import Classification
 
         return Classification.from_options(options, data["train"])
 
     def task_from_json(self, spec: Mapping[str, Any]) -> Task:
-        from pt_core.run.classification import Classification
+        from pt_core.run.tasks.classification import Classification
 
         from pt_pointcloud.tasks.parts import PartSegmentation
 
@@ -106,8 +105,8 @@ class PointClouds(Modality):
     def example(self, spec: RunSpec, classes: int, batch_size: int) -> tuple[Mapping[str, Backbone], Task, Batch]:
         import torch
         from pt_core.data import Batch
-        from pt_core.run.classification import Classification
-        from pt_core.run.fit import by_role
+        from pt_core.run.declare.roles import by_role
+        from pt_core.run.tasks.classification import Classification
 
         from pt_pointcloud.backbones import load_backbone
         from pt_pointcloud.tasks.parts import PartSegmentation

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
-from pt_core.run.options import ClassificationOptions
+from pt_core.run.declare.options import ClassificationOptions
 
 
 @dataclass(frozen=True)

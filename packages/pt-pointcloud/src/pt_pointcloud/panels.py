@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from pt_core.data import Dataset
 from pt_core.method import Method
-from pt_core.run.evaluate import Evaluation
-from pt_core.run.report import Panel
+from pt_core.run.declare.panel import Panel
+from pt_core.task import Evaluation
 
 from pt_pointcloud.ops import interpolation_weights, three_interpolate, three_nn
 from pt_pointcloud.pictures import by_part, by_value, draw

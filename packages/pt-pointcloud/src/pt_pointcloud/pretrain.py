@@ -167,7 +167,7 @@ def load_backbone(path: Path) -> tuple[PointTransformer, dict[str, Any]]:
     Raises:
         UserError: missing, damaged, not one of ours, or of a newer format.
     """
-    from pt_core.run.options import build_all
+    from pt_core.run.declare.options import build_all
 
     if not path.is_file():
         raise UserError(f"{path} does not exist; make it with: pt-pointcloud pretrain --data DIR --out {path}")

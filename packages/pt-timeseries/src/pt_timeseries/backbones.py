@@ -149,7 +149,7 @@ def _widen(tensor: torch.Tensor) -> torch.Tensor:
 
 def read_config(model: dict[str, Any], source: str) -> EncoderConfig:
     """Sizes of a card, validated."""
-    from pt_core.run.options import build_all
+    from pt_core.run.declare.options import build_all
 
     from pt_timeseries.encoder import EncoderConfig
 

@@ -1,12 +1,7 @@
-"""`pt-timeseries`: see `pt_core.run.cli`."""
+"""`pt-timeseries`."""
 
 from __future__ import annotations
 
-from pt_core.run import cli
+from pt_core.run.command.cli import entry
 
-
-def main() -> None:
-    """Console entry point."""
-    from pt_timeseries.modality import TimeSeries
-
-    cli.main(TimeSeries)
+main = entry("pt_timeseries.modality:TimeSeries")

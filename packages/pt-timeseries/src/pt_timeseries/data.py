@@ -279,7 +279,7 @@ def _own_scores(values: Any) -> Any:
 
 def _with_shots(made: dict[str, WindowDataset], shots: int, seed: int, spec: str) -> dict[str, WindowDataset]:
     """Draw the labelled shots from the target's adaptation part; what is left of it loses its labels."""
-    from pt_core.run.sampling import few_shot
+    from pt_core.run.data.sampling import few_shot
 
     adapt = made.pop("adapt")
     test = made.pop("test")

@@ -20,7 +20,7 @@ COMMON: dict[str, Any] = {"data": "builtin:twins", "target_shots": 5, "eval_ever
 
 def motion(out: Path, seeds: int, fast: bool) -> None:
     """Subject t, whose body resembles subject s3's. Writes one run per method and seed below `out`, and a comparison page."""
-    from pt_core.run.demo import compare_methods
+    from pt_core.run.command.contenders import compare_methods
 
     from pt_timeseries.backbones import load_backbone
     from pt_timeseries.modality import TimeSeries

@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pt_core.errors import ArtifactError
-from pt_core.run.modality import Demo, Lazy, Modality
-from pt_core.run.options import ClassificationOptions
-from pt_core.run.registry import Registry
+from pt_core.run.declare.modality import Demo, Lazy, Modality
+from pt_core.run.declare.options import ClassificationOptions
+from pt_core.run.declare.registry import Registry
 
 if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_core.backbone import Backbone
     from pt_core.data import Batch, Dataset
     from pt_core.method import Method
-    from pt_core.run.evaluate import Evaluation
-    from pt_core.run.fit import RunSpec
-    from pt_core.run.report import Panel
-    from pt_core.task import Task
+    from pt_core.run.declare.panel import Panel
+    from pt_core.run.declare.spec import RunSpec
+    from pt_core.task import Evaluation, Task
     from torch import Tensor
 
     from pt_timeseries.adapters._common import SeriesBackbone
@@ -88,7 +87,7 @@ class TimeSeries(Modality):
     def example(self, spec: RunSpec, classes: int, batch_size: int) -> tuple[Mapping[str, Backbone], Task, Batch]:
         import torch
         from pt_core.data import Batch
-        from pt_core.run.fit import by_role
+        from pt_core.run.declare.roles import by_role
 
         from pt_timeseries.backbones import load_backbone
         from pt_timeseries.task import DomainClassification

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pt_core.data import Dataset
-from pt_core.run.report import Panel
+from pt_core.run.declare.panel import Panel
 from torch import Tensor
 
 from pt_timeseries.data import domains_of

@@ -191,7 +191,7 @@ def builtin_windows(options: PretrainOptions) -> tuple[WindowDataset, WindowData
 
 def source_windows(options: PretrainOptions) -> tuple[WindowDataset, WindowDataset]:
     """(train, val) of the sources of a scenario, normalised as its runs are."""
-    from pt_core.run.options import ClassificationOptions
+    from pt_core.run.declare.options import ClassificationOptions
 
     from pt_timeseries.data import load_windows
     from pt_timeseries.task import DomainClassification
@@ -230,7 +230,7 @@ def run(options: PretrainOptions, out: Path, progress: bool = True) -> PretrainR
 
 def options_of(values: dict[str, Any]) -> PretrainOptions:
     """Validated options; all problems are reported at once."""
-    from pt_core.run.options import build_all
+    from pt_core.run.declare.options import build_all
 
     built: PretrainOptions = build_all({"pretrain": PretrainOptions}, values)["pretrain"]
     return built

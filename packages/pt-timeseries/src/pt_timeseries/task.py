@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import torch
 from pt_core.errors import ArtifactError
-from pt_core.run.classification import Classification
-from pt_core.run.options import ClassificationOptions
+from pt_core.run.declare.options import ClassificationOptions
+from pt_core.run.tasks.classification import Classification
 from torch import Tensor
 
 from pt_timeseries.data import WindowDataset, domains_of

@@ -2,34 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from pt_core.run.command.api import Api, Run
 
-from pt_core.run import api
-from pt_core.run.api import Run
-from pt_core.run.predict import MixedPredictor, Predictor
-
-from pt_vision.modality import Vision
-
-
-def fit(method: str, *, data: str | Sequence[str], **options: Any) -> Run:
-    """Tune a method on labelled images; see `pt_core.run.api.fit`. `options` are the flags of `pt-vision fit METHOD`.
-
-    Raises:
-        UserError: as on the command line; nothing is written then.
-    """
-    return api.fit(Vision(), method, data=data, **options)
-
-
-def load(run: str | Path | Run, **options: Any) -> Predictor:
-    """Load a run or its `tuned/` folder; see `pt_core.run.predict.load` for the options."""
-    return api.load(Vision(), run, **options)
-
-
-def load_many(runs: Sequence[str | Path | Run] | Mapping[str, str | Path], **options: Any) -> MixedPredictor:
-    """Load several runs over one backbone object for mixed batches."""
-    return api.load_many(Vision(), runs, **options)
-
+_api = Api("pt_vision.modality:Vision")
+fit, load, load_many = _api.fit, _api.load, _api.load_many
 
 __all__ = ["Run", "fit", "load", "load_many"]

@@ -1,12 +1,7 @@
-"""`pt-vision`: see `pt_core.run.cli`."""
+"""`pt-vision`."""
 
 from __future__ import annotations
 
-from pt_core.run import cli
+from pt_core.run.command.cli import entry
 
-
-def main() -> None:
-    """Console entry point."""
-    from pt_vision.modality import Vision
-
-    cli.main(Vision)
+main = entry("pt_vision.modality:Vision")

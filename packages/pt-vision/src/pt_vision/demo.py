@@ -28,7 +28,7 @@ def runs(fast: bool) -> dict[str, dict[str, Any]]:
 
 def digits(out: Path, seeds: int, fast: bool) -> None:
     """16 shots of scanned digits. Writes one run per method and seed below `out`, and a comparison page."""
-    from pt_core.run.demo import compare_methods
+    from pt_core.run.command.contenders import compare_methods
 
     from pt_vision.backbones import load_backbone
     from pt_vision.modality import Vision

@@ -10,18 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from annotated_types import Ge, Gt
 from pt_core.errors import ArtifactError, ConfigError
-from pt_core.run.modality import Demo, Lazy, Modality
-from pt_core.run.options import ClassificationOptions
-from pt_core.run.registry import Registry
+from pt_core.run.declare.modality import Demo, Lazy, Modality
+from pt_core.run.declare.options import ClassificationOptions
+from pt_core.run.declare.registry import Registry
 
 if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_core.backbone import Backbone
     from pt_core.data import Batch, Dataset
     from pt_core.method import Method
-    from pt_core.run.evaluate import Evaluation
-    from pt_core.run.fit import RunSpec
-    from pt_core.run.report import Panel
-    from pt_core.task import Task
+    from pt_core.run.declare.panel import Panel
+    from pt_core.run.declare.spec import RunSpec
+    from pt_core.task import Evaluation, Task
     from torch import Tensor
 
     from pt_vision.adapters._common import VisionBackbone
@@ -106,7 +105,7 @@ class Vision(Modality):
         return bound
 
     def make_task(self, options: TaskOptions, data: Mapping[str, Dataset]) -> Task:
-        from pt_core.run.classification import Classification
+        from pt_core.run.tasks.classification import Classification
 
         from pt_vision.segmentation.task import Segmentation
 
@@ -124,7 +123,7 @@ class Vision(Modality):
         return Classification.from_options(options, data["train"])
 
     def task_from_json(self, spec: Mapping[str, Any]) -> Task:
-        from pt_core.run.classification import Classification
+        from pt_core.run.tasks.classification import Classification
 
         from pt_vision.segmentation.task import Segmentation
 
@@ -153,8 +152,8 @@ class Vision(Modality):
     def example(self, spec: RunSpec, classes: int, batch_size: int) -> tuple[Mapping[str, Backbone], Task, Batch]:
         import torch
         from pt_core.data import Batch
-        from pt_core.run.classification import Classification
-        from pt_core.run.fit import by_role
+        from pt_core.run.declare.roles import by_role
+        from pt_core.run.tasks.classification import Classification
 
         from pt_vision.backbones import load_backbone
         from pt_vision.segmentation.task import Segmentation

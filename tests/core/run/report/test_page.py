@@ -8,7 +8,8 @@ from html.parser import HTMLParser
 
 import pytest
 from pt_core.errors import ArtifactError, UserError
-from pt_core.run.report import Panel, read_run, write_report
+from pt_core.run.declare.panel import Panel
+from pt_core.run.report import read_run, write_report
 from pt_core.run.report.data import headline
 from pt_core.run.report.page import MAX_CLASSES, MAX_ROWS
 from pt_core.testing.html import external_requests

@@ -20,11 +20,12 @@ from pt_core.artifact import read_artifact
 from pt_core.backbone import Backbone
 from pt_core.data import Batch, Dataset
 from pt_core.method import Method, assign_tensors
-from pt_core.run.evaluate import evaluate, predict_batch
-from pt_core.run.options import TrainOptions
-from pt_core.run.rundir import RunDir
-from pt_core.run.trainer import Trainer, seeded
-from pt_core.run.world import World
+from pt_core.randomness import seeded
+from pt_core.run.declare.options import TrainOptions
+from pt_core.run.train.evaluate import evaluate, predict_batch
+from pt_core.run.train.rundir import RunDir
+from pt_core.run.train.trainer import Trainer
+from pt_core.run.train.world import World
 
 PROCESS_LIMIT = 240.0
 """Seconds after which a started process counts as hanging."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from pt_core.data import Batch
 from pt_core.errors import ArtifactError
-from pt_core.run.classification import Classification
+from pt_core.run.tasks.classification import Classification
 from pt_core.task import Evaluator, Predictions
 from torch import Tensor
 from torch.nn import functional as F

@@ -67,9 +67,9 @@ def load_server(
         UserError: two runs of one id, no backbone, or a run that cannot be loaded.
     """
     from pt_core.errors import UserError
-    from pt_core.run.options import TrainOptions
-    from pt_core.run.predict import load
-    from pt_core.run.world import World
+    from pt_core.run.declare.options import TrainOptions
+    from pt_core.run.train.world import World
+    from pt_core.run.use.predict import load
 
     from pt_language.backbones import load_backbone
     from pt_language.modality import Language

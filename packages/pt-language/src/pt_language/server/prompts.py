@@ -129,7 +129,7 @@ class PromptServer:
         if isinstance(run, LanguageMethod):
             method = run
         else:
-            from pt_core.run.predict import load
+            from pt_core.run.use.predict import load
 
             from pt_language.modality import Language
 

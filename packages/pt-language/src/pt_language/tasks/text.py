@@ -14,7 +14,7 @@ import torch
 from pt_core import Batch, Dataset, Task
 from pt_core.bridges.answers import IGNORED, answer_tokens, token_losses, word_f1
 from pt_core.errors import ArtifactError, ConfigError, DataError
-from pt_core.run.classification import Classification
+from pt_core.run.tasks.classification import Classification
 from pt_core.task import Evaluator, Predictions
 from torch import Tensor
 from torch.nn import functional as F

@@ -171,7 +171,7 @@ class PartEvaluator(Evaluator):
     """instance_miou: mean over clouds; category_miou: mean over categories of their mean; accuracy: share of points."""
 
     def __init__(self, task: PartSegmentation) -> None:
-        from pt_core.run.class_metrics import _sync_device
+        from pt_core.run.tasks.class_metrics import _sync_device
 
         self.task, self.sums = task, _Sums(len(task.categories)).to(_sync_device())
         self._rows: list[dict[str, Any]] = []

@@ -14,8 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from pt_core.backbone import Edit, Features, Insert, KeyValue, Layout
-from pt_core.backbone import Edits as AnyEdits
+from pt_core.backbone import Edit, Edits as AnyEdits, Features, Insert, KeyValue, Layout
 from pt_core.errors import UserError
 from pt_core.kernels import fast_paths_enabled, prompt_attention
 from timm.models.vision_transformer import Attention, Block  # type: ignore[attr-defined]

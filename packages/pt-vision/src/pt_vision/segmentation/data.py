@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pt_core.data import Batch, Dataset, generator
 from pt_core.errors import DataError, UserError, nearest
-from pt_core.run.sampling import SubsetDataset
+from pt_core.run.data.sampling import SubsetDataset
 from torch import Tensor
 
 from pt_vision.images import WHITE, BadImage, Source, check_all, decode

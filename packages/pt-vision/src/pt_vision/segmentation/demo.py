@@ -34,7 +34,7 @@ def runs(fast: bool) -> dict[str, dict[str, Any]]:
 
 def coda(out: Path, seeds: int, fast: bool) -> None:
     """Labelled drawn streets by day, unlabelled ones in fog, rain, snow and at night. Writes one run per method and seed below `out`."""
-    from pt_core.run.demo import compare_methods
+    from pt_core.run.command.contenders import compare_methods
 
     from pt_vision.backbones import load_backbone
     from pt_vision.modality import Vision
@@ -77,7 +77,7 @@ def mask_runs(fast: bool) -> dict[str, dict[str, Any]]:
 
 def masks(out: Path, seeds: int, fast: bool) -> None:
     """DVPT's segmentation variant on a frozen segmenter, against a linear probe and full fine-tuning; drawn streets without weather."""
-    from pt_core.run.demo import compare_methods
+    from pt_core.run.command.contenders import compare_methods
 
     from pt_vision.backbones import load_backbone
     from pt_vision.modality import Vision

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from pt_core.data import Dataset
 from pt_core.method import Method
-from pt_core.run.evaluate import Evaluation
-from pt_core.run.report import Panel
+from pt_core.run.declare.panel import Panel
+from pt_core.task import Evaluation
 
 from pt_vision.segmentation.pictures import comparison, legend
 from pt_vision.segmentation.task import decode_mask

@@ -184,7 +184,7 @@ class SegmentationEvaluator(Evaluator):
     miou/CONDITION: the same over the images of a condition, where the data name conditions."""
 
     def __init__(self, labels: Sequence[str]) -> None:
-        from pt_core.run.class_metrics import _sync_device
+        from pt_core.run.tasks.class_metrics import _sync_device
 
         self.labels, self._device = list(labels), _sync_device()
         self.sums: dict[str, _Sums] = {"": self._new()}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from pt_core.run.options import SEEDS, WITHOUT_EFFECT
+from pt_core.run.declare.options import SEEDS, WITHOUT_EFFECT
 from pt_core.run.report import plots
 from pt_core.run.report.page import render, save
 from pt_core.run.report.values import (

@@ -16,9 +16,10 @@ import yaml
 from markupsafe import Markup
 
 from pt_core.errors import UserError
+from pt_core.run.declare.panel import Panel
 from pt_core.run.report import plots
 from pt_core.run.report.curves import curves, step_seconds
-from pt_core.run.report.data import Panel, ReportData, selected_by
+from pt_core.run.report.data import ReportData, selected_by
 from pt_core.run.report.values import column, finite, flatten, is_number, label, mapping, named, number, percent, texts
 from pt_core.sealed import write_text
 

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeGuard
+from typing import Any
 
-
-def is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def finite(value: Any) -> TypeGuard[float]:
-    return is_number(value) and math.isfinite(value)
+from pt_core.run.declare.numbers import finite, is_number
 
 
 def number(value: Any) -> str:

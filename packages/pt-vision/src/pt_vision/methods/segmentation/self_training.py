@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pt_vision.segmentation.self_training import SelfTraining as Loop
-from pt_vision.segmentation.self_training import SelfTrainingConfig as LoopConfig
+from pt_vision.segmentation.self_training import SelfTraining as Loop, SelfTrainingConfig as LoopConfig
 
 ID = "self_training"
 TITLE = "Self-training with DAFormer, HRDA and masked image consistency (baseline)"

@@ -1,0 +1,101 @@
+"""The Python API behind every package: the same runs as the command line."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pt_core.backbone import Backbone
+from pt_core.run.command.runs import free_folder, run_fit
+from pt_core.run.declare.modality import Modality
+from pt_core.run.declare.resolve import resolve
+from pt_core.run.use import mixed, predict
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, and run.json (results, parameters, times)."""
+
+    path: Path
+    info: Mapping[str, Any]
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Metrics on the test part, or on validation where there is none."""
+        results = self.info["results"]
+        metrics: Mapping[str, float] = results.get("test") or results["val"]
+        return metrics
+
+
+@dataclass(frozen=True)
+class Api:
+    """`fit`, `load` and `load_many` of one package; its functions of these names are this object's methods.
+
+    Args:
+        source: `module:class` of the package's modality, imported at the first call.
+    """
+
+    source: str
+
+    @property
+    def modality(self) -> Modality:
+        module, _, name = self.source.partition(":")
+        modality: Modality = getattr(importlib.import_module(module), name)()
+        return modality
+
+    def fit(
+        self,
+        method: str,
+        *,
+        data: str | Sequence[str],
+        backbone: str | Backbone | Mapping[str, str | Backbone] | None = None,
+        out: str | Path | None = None,
+        recipe: str | None = None,
+        quiet: bool = False,
+        **options: Any,
+    ) -> Run:
+        """Tune a method. `options` are the flags of `fit METHOD` with underscores.
+
+        Args:
+            data: path or `builtin:` name, or several ROLE=PATH.
+            backbone: spec or loaded backbone, or role -> one of them where the method has several; all specs or all loaded.
+
+        Raises:
+            UserError: as on the command line; nothing is written then.
+        """
+        modality = self.modality
+        roles = list(modality.registry.info(method).backbones)
+        named = {} if backbone is None else dict(backbone) if isinstance(backbone, Mapping) else {roles[0]: backbone}
+        loaded = {role: value for role, value in named.items() if isinstance(value, Backbone)}
+        if loaded and set(loaded) != set(roles):
+            raise TypeError(f"pass a loaded backbone for every role of {method!r} ({', '.join(roles)}), or none")
+        specs = [f"{role}={value.source if isinstance(value, Backbone) else value}" for role, value in named.items()]
+        weights = options.pop("weights", ())
+        given = {
+            **options,
+            "data": (data,) if isinstance(data, str) else tuple(data),
+            "backbone": tuple(specs),
+            "weights": (weights,) if isinstance(weights, str) else tuple(weights or ()),
+        }
+        spec = resolve(modality, method, given, recipe)
+        folder = Path(out) if out is not None else free_folder(Path("runs"), method)
+        return Run(folder, run_fit(modality, spec, folder, loaded or None, quiet))
+
+    def load(self, run: str | Path | Run, **options: Any) -> predict.Predictor:
+        """Load a run or its `tuned/` folder; see `pt_core.run.use.predict.load` for the options."""
+        return predict.load(self.modality, _path(run), **options)
+
+    def load_many(
+        self, runs: Sequence[str | Path | Run] | Mapping[str, str | Path | Run], **options: Any
+    ) -> mixed.MixedPredictor:
+        """Load several runs over one backbone object for mixed batches."""
+        if isinstance(runs, Mapping):
+            return mixed.load_many(self.modality, {name: _path(run) for name, run in runs.items()}, **options)
+        return mixed.load_many(self.modality, [_path(run) for run in runs], **options)
+
+
+def _path(run: str | Path | Run) -> Path:
+    return run.path if isinstance(run, Run) else Path(run)

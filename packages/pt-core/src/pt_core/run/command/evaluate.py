@@ -1,0 +1,73 @@
+"""`eval RUN --data D`: metrics of a tuned method on labelled data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pt_core.errors import UserError
+from pt_core.run.command.flags import backbone_options, echo_json, json_option, run_argument
+from pt_core.run.command.runs import open_run, say
+
+if TYPE_CHECKING:
+    from pt_core.run.declare.modality import Modality
+
+
+def command(modality: Modality) -> click.Command:
+    def callback(**values: Any) -> None:
+        evaluate_run(modality, **values)
+
+    return click.Command(
+        "eval",
+        help="Evaluate a run on labelled data.",
+        callback=callback,
+        params=[
+            run_argument(),
+            click.Option(["--data"], required=True, help="Labelled data, as in `fit`."),
+            click.Option(["--role"], default="test", show_default=True, help="Part of the data to evaluate on."),
+            json_option(),
+            *backbone_options(),
+        ],
+    )
+
+
+def evaluate_run(
+    modality: Modality,
+    run: Path,
+    data: str,
+    role: str,
+    as_json: bool,
+    backbone: Sequence[str],
+    weights: Sequence[str],
+    allow_backbone_mismatch: bool,
+) -> None:
+    from pt_core.run.data.sampling import with_classes
+    from pt_core.run.declare.options import build_all
+    from pt_core.run.declare.resolve import read_config
+    from pt_core.run.train.evaluate import evaluate
+
+    predictor = open_run(modality, run, backbone, weights, allow_backbone_mismatch)
+    known = {field.name for field in dataclasses.fields(modality.data_options)}
+    config = run / "config.yaml"
+    stored = read_config(config)[1] if config.is_file() else {}
+    options = build_all({"data": modality.data_options}, {k: v for k, v in stored.items() if k in known})["data"]
+    roles = modality.load_data(data, options, int(stored.get("sampling_seed") or stored.get("seed") or 0))
+    if role not in roles:
+        raise UserError(f"{data} has no part {role!r}; it has: {', '.join(roles)} (choose with --role)")
+    for text in (text for part in roles.values() for text in getattr(part, "notes", ())):
+        say(text)
+    part = with_classes(roles[role], predictor.method.task.class_names())
+    predictor.method.task.check_dataset(part, role)
+    method = predictor.method
+    dataset = modality.bind(part, method.backbones, method.task, options, training=False)
+    result = evaluate(method, dataset, predictor.world, method.task.eval_batch, 0)
+    if as_json:
+        echo_json({"role": role, "samples": len(dataset), "metrics": result.metrics, "notes": predictor.notes})
+        return
+    click.echo(f"{role}: {len(dataset)} samples")
+    for name, value in result.metrics.items():
+        click.echo(f"  {name:<20} {value:.4f}")

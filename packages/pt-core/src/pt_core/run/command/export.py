@@ -1,0 +1,79 @@
+"""`export RUN`: the artifact, one program of backbone and prompt, or a package's own formats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pt_core.errors import UserError
+from pt_core.run.command.flags import backbone_options, out_option, run_argument
+from pt_core.run.command.runs import say
+
+if TYPE_CHECKING:
+    from pt_core.run.declare.modality import Modality
+
+
+def command(modality: Modality) -> click.Command:
+    def callback(**values: Any) -> None:
+        export(modality, **values)
+
+    return click.Command(
+        "export",
+        help="Export a tuned artifact, or backbone and prompt as one program.",
+        callback=callback,
+        params=[
+            run_argument(),
+            out_option("File or folder to write.", required=True),
+            click.Option(
+                ["--format", "format_"],
+                type=click.Choice(["artifact", "torch.export", "onnx", *modality.export_formats()]),
+                default="artifact",
+                show_default=True,
+            ),
+            click.Option(["--inference-only"], is_flag=True, help="Leave out what only further tuning needs."),
+            *backbone_options(),
+        ],
+    )
+
+
+def export(
+    modality: Modality,
+    run: Path,
+    out: Path,
+    format_: str,
+    inference_only: bool,
+    backbone: Sequence[str],
+    weights: Sequence[str],
+    allow_backbone_mismatch: bool,
+) -> None:
+    from pt_core.artifact import save_artifact
+    from pt_core.run.use.predict import load
+
+    if out.exists():
+        raise UserError(f"{out} exists; choose another --out")
+    wanted = format_ == "artifact" and not inference_only
+    predictor = load(
+        modality,
+        run,
+        backbone=backbone,
+        weights=weights,
+        allow_backbone_mismatch=allow_backbone_mismatch,
+        device="cpu",
+        training=wanted,
+    )
+    notes = list(predictor.notes)
+    if format_ == "artifact":
+        card = {**predictor.card, "notes": [*predictor.card.get("notes", ()), *notes]}
+        save_artifact(out, predictor.method, card, inference_only)
+    elif format_ in modality.export_formats():
+        notes += modality.export_formats()[format_](predictor.method, out)
+    else:
+        from pt_core.run.use.export import export_program
+
+        notes += export_program(modality, predictor, out, format_)
+    for note in notes:
+        say(note)
+    click.echo(f"written: {out}")

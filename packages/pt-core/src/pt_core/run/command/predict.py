@@ -1,0 +1,126 @@
+"""`predict RUN... INPUT...`: predictions of one run, of a run per row, or of the mean of several runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pt_core.errors import UserError
+from pt_core.run.command.flags import FOLDER, backbone_options, given, json_option, options_of
+from pt_core.run.command.runs import open_run, say
+
+if TYPE_CHECKING:
+    from pt_core.run.declare.modality import Modality
+
+
+def command(modality: Modality) -> click.Command:
+    def callback(**values: Any) -> None:
+        predict(modality, **values)
+
+    own = {"predict": modality.predict_options} if modality.predict_options else {}
+    name = modality.input_name
+    return click.Command(
+        "predict",
+        help=f"Predict {name}s: `predict RUN {name}...`, or several runs with --route or --ensemble.",
+        callback=callback,
+        params=[
+            click.Argument(["items"], nargs=-1, required=True),
+            click.Option(
+                ["--route"],
+                help="With several runs: column of the input table (CSV/Parquet) that names the run for each row.",
+            ),
+            click.Option(["--ensemble"], is_flag=True, help="With several runs: predict by the mean of their outputs."),
+            click.Option(["--batch-size"], type=click.IntRange(1), default=32, show_default=True),
+            click.Option(["--out"], type=FOLDER, help="CSV, JSONL or Parquet file to write."),
+            json_option(),
+            *options_of(own),
+            *backbone_options(),
+        ],
+    )
+
+
+def predict(
+    modality: Modality,
+    items: tuple[str, ...],
+    route: str | None,
+    ensemble: bool,
+    batch_size: int,
+    out: Path | None,
+    as_json: bool,
+    backbone: Sequence[str],
+    weights: Sequence[str],
+    allow_backbone_mismatch: bool,
+    **further: Any,
+) -> None:
+    from pt_core.run.data.tables import check_table, write_table
+    from pt_core.run.use.mixed import load_many
+    from pt_core.run.use.predict import predict_options
+
+    options = predict_options(modality, given(further))
+    runs = [Path(item) for item in items if _is_run(Path(item))]
+    inputs = [item for item in items if not _is_run(Path(item))]
+    if not runs:
+        raise UserError(f"{items[0]!r} is not a run folder; usage: predict RUN {modality.input_name}...")
+    if not inputs:
+        raise UserError(f"no {modality.input_name} given; usage: predict RUN {modality.input_name}...")
+    if out is not None:
+        check_table(out)
+    if len(runs) > 1:
+        if (route is None) is not ensemble:
+            raise UserError(
+                "several runs need either --route COLUMN, the column of the input table that names the run of each row, "
+                "or --ensemble, the mean of all runs"
+            )
+        if len(inputs) > 1 and not ensemble:
+            shown = ", ".join(map(repr, inputs[:3]))
+            raise UserError(f"several runs take one input table; {shown} are no run folders: one table, or a wrong RUN")
+        if allow_backbone_mismatch:
+            raise UserError("several runs share one backbone: --allow-backbone-mismatch works with a single run only")
+        table = None if route is None else _routes(Path(inputs[0]), route)
+        many = load_many(modality, runs, backbone=backbone, weights=weights)
+        stream = (
+            many.ensemble(inputs, batch_size, options) if table is None else many.stream(*table, batch_size, options)
+        )
+        task_of = {name: predictor.method.task for name, predictor in many.predictors.items()}
+        task_of[""] = task_of[many.names[0]]
+    else:
+        if ensemble:
+            raise UserError("--ensemble is the mean of several runs; give at least two, or leave it out")
+        if route is not None:
+            raise UserError("--route chooses among several runs; give at least two, or leave it out")
+        predictor = open_run(modality, runs[0], backbone, weights, allow_backbone_mismatch)
+        stream = predictor.stream(inputs, batch_size, options=options)
+        task_of = {"": predictor.method.task}
+    rows = []
+    for record in stream:
+        if as_json:
+            click.echo(json.dumps(record))
+        else:
+            name = record.get("run", "")
+            click.echo(task_of[name].line(record) + (f"  [{name}]" if name else ""))
+        rows.append(record)
+    if out is not None:
+        write_table(out, rows)
+        say(f"{len(rows)} predictions written to {out}")
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "run.json").is_file() or (path / "card.json").is_file() or (path / "tuned" / "card.json").is_file()
+
+
+def _routes(table: Path, column: str) -> tuple[list[str], list[str]]:
+    import pandas as pd
+
+    if not table.is_file():
+        raise UserError(
+            f"with --route the input is a CSV or Parquet table with columns path and {column!r}; {table} is not a file"
+        )
+    frame = pd.read_parquet(table) if table.suffix == ".parquet" else pd.read_csv(table)
+    for name in ("path", column):
+        if name not in frame.columns:
+            raise UserError(f"{table} has no column {name!r}; it has: {', '.join(map(str, frame.columns))}")
+    return [str(table.parent / path) for path in frame["path"]], [str(value) for value in frame[column]]

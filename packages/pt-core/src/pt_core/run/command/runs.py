@@ -1,0 +1,140 @@
+"""Starting a run, for every command and the API: where it goes, what is checked first, what is said at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pt_core.errors import ConfigError, UserError
+from pt_core.run.command.flags import given
+from pt_core.run.declare.process import launched_rank
+
+if TYPE_CHECKING:
+    from pt_core.backbone import Backbone
+    from pt_core.run.declare.modality import Modality
+    from pt_core.run.declare.spec import RunSpec
+    from pt_core.run.use.predict import Predictor
+
+
+def say(text: str) -> None:
+    """A line for the user, once per run of several processes."""
+    if launched_rank() == 0:
+        click.echo(text, err=True)
+
+
+def free_folder(parent: Path, name: str) -> Path:
+    """The first of name-1, name-2 ... that does not exist. All processes of a run must agree, so it is chosen before training starts."""
+    number = 1
+    while (parent / f"{name}-{number}").exists():
+        number += 1
+    return parent / f"{name}-{number}"
+
+
+def collect(
+    modality: Modality, method: str, values: dict[str, Any], problems: Sequence[str], out: Path | None = None
+) -> RunSpec:
+    """Flags over --config over --recipe; unknown flags, invalid values, wrong paths and names are reported together.
+
+    Raises:
+        ConfigError: everything that is wrong with the command line, before any data or weights are read.
+    """
+    from pt_core.run.declare.resolve import check_sources, read_config, resolve
+
+    config_file, recipe = values.pop("config_file", None), values.pop("recipe", None)
+    found = [*problems, *out_problems(out)]
+    merged: dict[str, Any] = {}
+    if config_file is not None:
+        try:
+            named, merged = read_config(config_file)
+        except ConfigError as error:
+            named = None
+            found += error.problems
+        if named is not None and named != method:
+            found.append(f"{config_file} is a configuration of {named!r}, not of {method!r}")
+    chosen = {**merged, **given(values)}
+    found += check_sources(modality, method, chosen)
+    try:
+        spec = resolve(modality, method, chosen, recipe)
+    except ConfigError as error:
+        raise ConfigError([*found, *error.problems]) from None
+    if found:
+        raise ConfigError(found)
+    return spec
+
+
+def run_fit(
+    modality: Modality,
+    spec: RunSpec,
+    out: Path,
+    backbones: Mapping[str, Backbone] | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Prepare and execute a run; nothing is written before everything was checked."""
+    from pt_core.run.fit.execute import execute
+    from pt_core.run.fit.prepare import prepare
+
+    tell = (lambda text: None) if quiet else say
+    check_out(out)
+    prepared = prepare(modality, spec, tell, backbones)
+    return execute(modality, prepared, out, tell)
+
+
+def check_out(out: Path) -> None:
+    """Refuse a folder that cannot take a new run.
+
+    Raises:
+        UserError: it is a file, cannot be written, or holds a run.
+    """
+    problems = out_problems(out)
+    if problems:
+        raise UserError(problems[0])
+
+
+def out_problems(out: Path | None) -> list[str]:
+    """What speaks against writing a new run to `out`."""
+    import os
+
+    if out is None:
+        return []
+    if out.exists() and not out.is_dir():
+        return [f"--out {out} is a file; name a folder"]
+    if (out / "run.json").exists():
+        return [f"{out} already holds a run; choose another --out, or continue it with `resume {out}`"]
+    existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not existing.is_dir():
+        return [f"--out {out}: {existing} is a file, not a folder"]
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return [f"--out {out} cannot be written: no permission in {existing}; choose another --out"]
+    return []
+
+
+def summary(modality: Modality, status: Mapping[str, Any], out: Path) -> None:
+    """The last lines of `fit` and `resume`."""
+    results = status.get("results", {})
+    for role in ("val", "test"):
+        if role in results:
+            # The metric that selects comes first.
+            ordered = sorted(results[role].items(), key=lambda item: item[0] != status["select"][0])
+            shown = ", ".join(f"{name} {value:.4f}" for name, value in ordered[:4])
+            click.echo(f"{role}: {shown}")
+    parameters = status["parameters"]
+    share = f" ({parameters['share']:.2%} of the backbone)" if parameters.get("share") else ""
+    click.echo(
+        f"tuned {parameters['tuned']:,} parameters{share} in {status['time']['fit_seconds']:.1f} s; report: {out / 'report.html'}"
+    )
+    click.echo(f"next: {modality.package} predict {out} {modality.input_name}...")
+
+
+def open_run(
+    modality: Modality, run: Path, backbone: Sequence[str], weights: Sequence[str], allow_backbone_mismatch: bool
+) -> Predictor:
+    """A tuned artifact for a command that uses it; what was noticed while loading is said."""
+    from pt_core.run.use.predict import load
+
+    predictor = load(modality, run, backbone=backbone, weights=weights, allow_backbone_mismatch=allow_backbone_mismatch)
+    for note in predictor.notes:
+        say(note)
+    return predictor

@@ -1,0 +1,55 @@
+"""A fully resolved run: what is tuned on what, and how."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from annotated_types import Ge, Gt
+
+from pt_core.run.declare.options import SEEDS, WITHOUT_EFFECT, TrainOptions, to_plain
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What is tuned on what; the same in every package."""
+
+    data: tuple[str, ...] = ()
+    """Where the data are: a path or a `builtin:` name, or ROLE=PATH where a method needs several roles (repeatable)."""
+    backbone: tuple[str, ...] = ()
+    """Pretrained network, such as `timm:vit_small_patch16_224` or `builtin:...` (default: the package's small built-in one); ROLE=SPEC
+    where a method needs several."""
+    weights: tuple[str, ...] = ()
+    """Local weight file or folder for the backbone (safetensors, or .pth read without unpickling code); or ROLE=FILE."""
+    shots: Annotated[int, Ge(1)] | None = None
+    """Train on this many samples per class, drawn with the sampling seed."""
+    cache_limit: Annotated[float, Gt(0)] = 4.0
+    """Upper bound of the feature cache, in GB."""
+    init_from: str | None = None
+    """Run folder of the same method whose tuned tensors this run starts from."""
+    allow_backbone_mismatch: bool = False
+    """Accept an artifact that was tuned on another backbone (recorded)."""
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """A fully resolved run."""
+
+    method: str
+    config: Any
+    train: TrainOptions
+    run: RunOptions
+    data: Any
+    task: Any
+
+    def flat(self) -> dict[str, Any]:
+        """All options by name, as `config.yaml` holds them."""
+        parts = (self.config, self.train, self.run, self.data, self.task)
+        return {key: value for part in parts for key, value in to_plain(part).items()}
+
+    def group(self) -> str:
+        """Digest of everything that changes the result but the seeds: runs that share it differ by seed only."""
+        flat = {key: value for key, value in self.flat().items() if key not in (*SEEDS, *WITHOUT_EFFECT)}
+        return hashlib.sha256(json.dumps([self.method, flat], sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,182 @@
+"""Train, evaluate, save and report, inside a run folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pt_core.artifact import card_of, save_artifact
+from pt_core.data import Dataset
+from pt_core.errors import UserError
+from pt_core.method import Method
+from pt_core.run.declare.modality import Modality
+from pt_core.run.declare.spec import RunSpec
+from pt_core.run.fit.prepare import Prepared, Say, frozen_values, sources_of
+from pt_core.run.train.evaluate import evaluate
+from pt_core.run.train.features import Store, with_features
+from pt_core.run.train.rundir import RunDir, command_line, environment, now
+from pt_core.run.train.trainer import Interrupted, Trainer
+from pt_core.run.train.world import World, out_of_memory
+from pt_core.task import Evaluation
+
+
+def execute(
+    modality: Modality,
+    prepared: Prepared,
+    out: Path,
+    say: Say,
+    resume: bool = False,
+    checkpoint: str | None = None,
+    allow_topology_change: bool = False,
+    report: bool = True,
+) -> dict[str, Any]:
+    """Train, evaluate and save into the run folder `out`; returns run.json's content."""
+    spec, method = prepared.spec, prepared.method
+    world = World(spec.train)
+    if world.alone:
+        say(world.alone)
+    for backbone in method.backbones.values():
+        backbone.to(world.device)
+    method.to(world.device)
+    with RunDir(out, world.main).open(resume) as run:
+        run.write_config({"method": spec.method, "options": spec.flat()})
+        run.update({**_header(modality, prepared), "status": "running", "started": now(), "processes": world.size})
+        try:
+            return _work(modality, prepared, run, world, say, resume, checkpoint, allow_topology_change, report)
+        except Interrupted as stop:
+            run.update({"status": "interrupted", "message": stop.message})
+            raise
+        except Exception as error:
+            problem = out_of_memory(error) or error
+            told = str(problem) if isinstance(problem, UserError) else f"{type(problem).__name__}: {problem}"
+            with suppress(UserError):  # a full disk must not hide the first error
+                run.update({"status": "failed", "message": told})
+            if problem is error:
+                raise
+            raise problem from error
+
+
+def _work(
+    modality: Modality,
+    prepared: Prepared,
+    run: RunDir,
+    world: World,
+    say: Say,
+    resume: bool,
+    checkpoint: str | None,
+    allow_topology_change: bool,
+    report: bool,
+) -> dict[str, Any]:
+    spec, method = prepared.spec, prepared.method
+    options = spec.train
+    store = _feature_store(method, spec, say)
+    data = {
+        role: with_features(method, dataset, world, options.batch_size, store, options.workers)
+        for role, dataset in prepared.data.items()
+    }
+    started = time.perf_counter()
+    trainer = Trainer(method, data, options, run, world)
+    trainer.fit(resume, checkpoint, allow_topology_change)
+    fitted = time.perf_counter()
+    finals: dict[str, Evaluation] = {
+        role: evaluate(
+            method, data[role], world, options.batch_size, options.seed, options.workers, records=role == "test"
+        )
+        for role in ("val", "test")
+        if role in data
+    }
+    evaluated = time.perf_counter()
+    if world.main:
+        results = {role: _defined(final.metrics) for role, final in finals.items()}
+        for role, metrics in results.items():
+            run.log({"stage": "final", "stage_number": 10**6, "step": trainer.done_steps, "split": role, **metrics})
+        shown = results.get("test") or results.get("val") or {}
+        extra = {
+            "versions": {modality.package: modality.version()},
+            "metrics": shown,
+            "data": _counts(prepared),
+            "notes": prepared.notes,
+        }
+        info = modality.registry.info(spec.method)
+        card = card_of(method, f"{modality.package}/{spec.method}", extra, info.backbones)
+        save_artifact(run.path / "tuned", method, card)
+        run.update(
+            {
+                "status": "finished",
+                "results": results,
+                "time": {"fit_seconds": round(fitted - started, 3), "evaluate_seconds": round(evaluated - fitted, 3)},
+                "finished": now(),
+            }
+        )
+        if report:
+            _write_report(modality, prepared, run, finals)
+    world.barrier()
+    return RunDir(run.path).status()
+
+
+def _header(modality: Modality, prepared: Prepared) -> dict[str, Any]:
+    spec, method = prepared.spec, prepared.method
+    frozen, tuned = frozen_values(method), method.parameter_count()
+    info = modality.registry.info(spec.method)
+    return {
+        "method": f"{modality.package}/{spec.method}",
+        "title": info.title,
+        "backbone": {"source": sources_of(method), "parameters": frozen},
+        "parameters": {"tuned": tuned, "backbone": frozen, "share": tuned / frozen if frozen else None},
+        "seeds": {"seed": spec.train.seed} | {kind: spec.train.seed_of(kind) for kind in ("init", "data", "sampling")},  # type: ignore[arg-type]
+        "data": _counts(prepared),
+        "environment": environment({modality.package: modality.version()}),
+        "command": command_line(),
+        "group": spec.group(),
+        "select": list(prepared.task.select),
+        "notes": prepared.notes,
+        "audit": prepared.audit,
+    }
+
+
+def _counts(prepared: Prepared) -> dict[str, Any]:
+    return {
+        "source": list(prepared.spec.run.data),
+        "counts": {role: len(dataset) for role, dataset in prepared.data.items()},
+        "classes": list(prepared.task.class_names()),
+        "identity": {role: dataset.identity() for role, dataset in prepared.data.items()},
+    }
+
+
+def _feature_store(method: Method, spec: RunSpec, say: Say) -> Store:
+    from pt_core.run.data.cache import FeatureCache, default_root
+
+    cache = FeatureCache(default_root(), int(spec.run.cache_limit * 1e9))
+    backbones = [method.backbones[role] for role in sorted(method.backbones)]
+
+    def store(key: str, dataset: Dataset, compute: Callable[[Sequence[int]], Iterable[Tensor]]) -> Tensor:
+        parts = {
+            "backbone": ",".join(backbone.fingerprint().exact for backbone in backbones),
+            "preprocessing": json.dumps([dict(backbone.preprocessing) for backbone in backbones], sort_keys=True),
+            "data": dataset.identity(),
+            "what": key,
+            "view": "eval",
+            "precision": spec.train.precision,
+        }
+        return cache.features(parts, len(dataset), compute, say)
+
+    return store
+
+
+def _write_report(modality: Modality, prepared: Prepared, run: RunDir, finals: Mapping[str, Evaluation]) -> None:
+    from pt_core.run.report import read_run, write_report
+    from pt_core.run.report.collect import write_panels
+
+    write_panels(modality, prepared.method, prepared.data, run.path, finals)
+    write_report(run.path / "report.html", read_run(run.path))
+
+
+def _defined(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics that are undefined on these data (nan) have no place in JSON."""
+    return {name: value for name, value in metrics.items() if value == value}

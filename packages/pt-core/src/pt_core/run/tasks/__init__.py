@@ -1,0 +1,1 @@
+"""Tasks that several packages share, with their metrics."""

@@ -1,0 +1,130 @@
+"""Optimisers by name and learning rates as a pure function of the step, so that neither needs a scheduler's state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pt_core.errors import ArtifactError, ConfigError
+from pt_core.method import Method, Stage, matches
+from pt_core.run.declare.options import TrainOptions, overlay
+
+
+class NamedOptimiser:
+    """A torch optimiser that knows its parameters by name, sets its own learning rate and stores its state as tensors."""
+
+    def __init__(
+        self, name: str, groups: list[dict[str, Any]], names: Mapping[int, str], options: TrainOptions
+    ) -> None:
+        self.name, self.options = name, options
+        base = options.lr * (options.batch_size / 256 if options.lr_per_256 else 1)
+        self.scales = [group.pop("lr_scale", 1.0) for group in groups]
+        self.lr = base
+        kinds: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
+            "adamw": (torch.optim.AdamW, {"eps": options.adam_eps}),
+            "adam": (torch.optim.Adam, {"eps": options.adam_eps}),
+            "sgd": (torch.optim.SGD, {"momentum": options.momentum}),
+        }
+        kind, extra = kinds[options.optimizer]
+        self.inner = kind(groups, lr=base, weight_decay=options.weight_decay, **extra)  # type: ignore[call-arg]
+        self.parameters: list[nn.Parameter] = [p for group in self.inner.param_groups for p in group["params"]]
+        self.names = [names[id(parameter)] for parameter in self.parameters]
+
+    def set_lr(self, factor: float) -> None:
+        for group, scale in zip(self.inner.param_groups, self.scales, strict=True):
+            group["lr"] = self.lr * scale * factor
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """(tensors, numbers) of the optimiser state, keyed by parameter name and entry."""
+        tensors: dict[str, Tensor] = {}
+        numbers: dict[str, float] = {}
+        for name, parameter in zip(self.names, self.parameters, strict=True):
+            for entry, value in self.inner.state.get(parameter, {}).items():
+                if isinstance(value, Tensor):
+                    tensors[f"{name}|{entry}"] = value
+                elif value is not None:
+                    numbers[f"{name}|{entry}"] = value
+        return tensors, numbers
+
+    def load_state(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, float]) -> None:
+        state: dict[str, dict[str, Any]] = {}
+        for key, value in [*tensors.items(), *numbers.items()]:
+            name, _, entry = key.rpartition("|")
+            if name not in self.names:
+                raise ArtifactError(
+                    f"the checkpoint has optimiser state for {name!r}, which optimiser {self.name!r} does not own"
+                )
+            state.setdefault(name, {})[entry] = value
+        for name, parameter in zip(self.names, self.parameters, strict=True):
+            entries = state.get(name)
+            if entries is None:
+                self.inner.state.pop(parameter, None)
+                continue
+            self.inner.state[parameter] = {
+                # Adam's step counter stays on the CPU, moments follow their parameter.
+                key: value.clone().to(parameter.device if value.ndim else value.device)
+                if isinstance(value, Tensor)
+                else value
+                for key, value in entries.items()
+            }
+
+
+def build_optimisers(method: Method, stage: Stage, options: TrainOptions) -> dict[str, NamedOptimiser]:
+    """The optimisers of a stage.
+
+    Raises:
+        ConfigError: one has no parameters, or two share one.
+    """
+    names = {id(tensor): name for name, tensor in method.named_parameters()}
+    built: dict[str, NamedOptimiser] = {}
+    if stage.optimisers is None:
+        built["main"] = NamedOptimiser("main", method.param_groups(stage), names, options)
+    else:
+        for key, spec in stage.optimisers.items():
+            chosen = [
+                tensor
+                for name, tensor in method.named_parameters()
+                if matches(name, spec.params) and matches(name, stage.trains)
+            ]
+            if not chosen:
+                raise ConfigError(
+                    f"stage {stage.name!r}: optimiser {key!r} matches no trained parameter ({spec.params})"
+                )
+            built[key] = NamedOptimiser(key, [{"params": chosen}], names, overlay(options, spec.options))
+    owners: dict[str, str] = {}
+    shared = {key for key, spec in (stage.optimisers or {}).items() if spec.shared}
+    for key, optimiser in built.items():
+        for name in optimiser.names:
+            if name in owners and not {key, owners[name]} <= shared:
+                raise ConfigError(f"stage {stage.name!r}: {name!r} belongs to optimisers {owners[name]!r} and {key!r}")
+            owners[name] = key
+    return built
+
+
+def lr_factor(step: int, steps: int, per_epoch: int, options: TrainOptions) -> float:
+    """Multiplier of the learning rate at step `step` (0-based) of `steps`.
+
+    Linear warm-up reaches 1 at the last warm-up step, then the schedule falls to 0 behind the last step. With `official_warmup` the
+    schedule moves once per epoch and starts at exactly 0.
+    """
+    warmup = options.warmup_epochs
+    if options.official_warmup:
+        position, total = float(step // per_epoch), steps / per_epoch
+        if position < warmup:
+            return position / warmup
+    else:
+        position, total, warmup = float(step), float(steps), round(warmup * per_epoch)
+        if position < warmup:
+            return (position + 1) / warmup
+    progress = min(1.0, (position - warmup) / max(1.0, total - warmup))
+    match options.schedule:
+        case "cosine":
+            return 0.5 * (1 + math.cos(math.pi * progress))
+        case "linear":
+            return 1 - progress
+        case "constant":
+            return 1.0

@@ -1,0 +1,94 @@
+"""The processes of a run, on HF Accelerate: who we are, where tensors live, and the few collectives the trainer needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pt_core.errors import ConfigError, UserError
+from pt_core.run.declare.options import TrainOptions
+
+
+class World:
+    """Rank, device, precision and collectives. With one process every collective is the identity."""
+
+    def __init__(self, options: TrainOptions) -> None:
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+
+        cpu = options.device == "cpu" or (options.device == "auto" and not _accelerated())
+        if options.precision == "fp16" and (cpu or options.device == "mps"):
+            raise ConfigError("precision='fp16' needs a CUDA device; use bf16 or fp32")
+        if options.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("device='cuda', but no CUDA device is visible; use --device cpu")
+        if options.device == "mps" and not torch.backends.mps.is_available():
+            raise ConfigError("device='mps', but there is no Apple GPU; use --device cpu")
+        precision = {"fp32": "no"}.get(options.precision, options.precision)
+        # One process may run several fits of different precision; Accelerate keeps the first one's unless its state is reset.
+        AcceleratorState._reset_state()
+        self.accelerator = Accelerator(cpu=cpu, mixed_precision=precision)
+        self.rank: int = self.accelerator.process_index
+        self.size: int = self.accelerator.num_processes
+        self.device: torch.device = self.accelerator.device
+
+    @property
+    def main(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def scaler(self) -> torch.amp.GradScaler | None:
+        scaler: torch.amp.GradScaler | None = self.accelerator.scaler
+        return scaler
+
+    @property
+    def alone(self) -> str | None:
+        """A remark where a launcher prepared for several processes and started one, as `accelerate launch --cpu` does."""
+        if self.size > 1 or "MASTER_PORT" not in os.environ or "WORLD_SIZE" in os.environ:
+            return None
+        return (
+            "one process only: `accelerate launch --cpu` starts no more; use `torchrun --nproc-per-node N` for several"
+        )
+
+    def autocast(self) -> AbstractContextManager[None]:
+        return self.accelerator.autocast()  # type: ignore[no-any-return]
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Sum over processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, values: Sequence[Any]) -> list[Any]:
+        """Concatenate the lists of all processes, in rank order."""
+        if self.size == 1:
+            return list(values)
+        parts: list[Any] = [None] * self.size
+        dist.all_gather_object(parts, list(values))
+        return [value for part in parts for value in part]
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
+
+def out_of_memory(error: BaseException) -> UserError | None:
+    """What to tell the user where `error` says that memory ran out, else None."""
+    text = str(error)
+    if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "DefaultCPUAllocator" not in text:
+        return None
+    peak = f"; {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB were in use" if torch.cuda.is_available() else ""
+    first = " ".join(text.split())[:160] or type(error).__name__
+    return UserError(
+        f"out of memory ({first}{peak}); raise --accumulate (less at a time, the same result), or lower --batch-size, the "
+        "prompt's length or the input's size, or use --precision bf16"
+    )
+
+
+def _accelerated() -> bool:
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
