@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from pt_core.errors import UserError
-from pt_core.run.command import api
+from pt_core.run.command.api import Api
 from pt_core.sealed import read_json, read_tensors, write_sealed
 
 from tests.core.run.toy import Toy
@@ -60,14 +60,14 @@ CHANGES = {
 @pytest.mark.parametrize("name", CHANGES)
 def test_crafted_card_is_refused_and_runs_nothing(name, crafted):
     with pytest.raises(UserError) as error:
-        api.load(Toy(), crafted(**CHANGES[name]), device="cpu")
+        Api(Toy).load(crafted(**CHANGES[name]), device="cpu")
     assert len(str(error.value)) < 1000
 
 
 def test_the_uncrafted_card_loads(crafted):
-    assert api.load(Toy(), crafted(), device="cpu").method.length == 2
+    assert Api(Toy).load(crafted(), device="cpu").method.length == 2
 
 
 def test_text_of_a_card_is_not_executed_when_it_is_shown(crafted):
     found = crafted(notes=["{{ 7*7 }} <script>"], metrics={"accuracy": 0.5})
-    assert api.load(Toy(), found, device="cpu").card["notes"] == ["{{ 7*7 }} <script>"]
+    assert Api(Toy).load(found, device="cpu").card["notes"] == ["{{ 7*7 }} <script>"]

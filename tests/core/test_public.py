@@ -33,7 +33,7 @@ def test_every_public_name_is_there_and_is_loaded_on_first_use():
     for package in (pt_core.kernels, pt_core.testing):
         for name in package.__all__:
             assert getattr(package, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+    with pytest.raises(AttributeError, match="nothing"):
         _ = pt_core.nothing
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from pt_core.artifact import FORMAT_VERSION
-from pt_core.run.command import api
+from pt_core.run.command.api import Api
 from safetensors.torch import save_file
 
 ROOT = Path(__file__).parent
@@ -44,7 +44,7 @@ def load(kind, folder, **options):
     if kind == "toy-prompt":
         from tests.core.run.toy import Toy
 
-        return api.load(Toy(), folder, device="cpu", **options)
+        return Api(Toy).load(folder, device="cpu", **options)
     import pt_vision
 
     return pt_vision.load(folder, device="cpu", **options)
@@ -81,7 +81,7 @@ def fit(kind, out):
     if kind == "toy-prompt":
         from tests.core.run.toy import Toy
 
-        return api.fit(Toy(), "prompt", data="vectors:40", auxiliary=True, out=out, quiet=True)
+        return Api(Toy).fit("prompt", data="vectors:40", auxiliary=True, out=out, quiet=True)
     import pt_vision
 
     options = {"mode": "deep", "prompt_length": 4, "shots": 2, "epochs": 3, "batch_size": 10, "device": "cpu"}

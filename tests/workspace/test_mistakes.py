@@ -40,7 +40,7 @@ TYPED: dict[str, tuple[tuple[str, ...], str]] = {
     "unknown command": (("fti", "vpt"), "No such command 'fti'"),
     "unknown method": (("fit", "vtp"), r"pt-vision has no method 'vtp' \(did you mean 'vpt'\?\); known: coda, dvpt, dvpt_seg, full"),
     "method of another package": (("fit", "pt-graph/gpf"), "pt-vision has no method 'pt-graph/gpf'"),
-    "unknown demo": (("demo", "digts"), "no demo 'digts'; known: digits"),
+    "unknown demo": (("demo", "digts"), r"no demo 'digts' \(did you mean 'digits'\?\); known: digits"),
     "unknown recipe": (changed("--recipe", "vpt-official"), "no recipe 'vpt-official'; known: coda-official, dvpt-medical"),
     "recipe of another method": (changed("--recipe", "dvpt-medical"), "recipe 'dvpt-medical' is for 'dvpt', not for 'vpt'"),
     "typo in a flag": (changed("--promt-length", "3"), r"unknown option '--promt-length' \(did you mean '--prompt-length'\?\)"),
@@ -61,14 +61,14 @@ TYPED: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "a role twice": ((*FIT, "--data", "photos"), "--data gives role 'train' twice"),
     "backbone role": (changed("--backbone", "teacher=builtin:vit_glyphs"), "names role 'teacher'; this method has: backbone"),
-    "unknown backbone kind": (changed("--backbone", "vit_small"), "'vit_small' is of no known kind; use timm:NAME"),
+    "unknown backbone kind": (changed("--backbone", "vit_small"), "'vit_small' has no known form; it starts with one of builtin:"),
     "unknown timm name": (changed("--backbone", "timm:vit_smal_patch16_224"), r"timm has no model.*did you mean 'vit_small_patch16_224'"),
     "unknown weights of it": (
         changed("--backbone", "timm:vit_small_patch16_224.augreg_in12k"), "has no weights 'augreg_in12k'.*known: "
     ),
-    "unknown builtin": (changed("--backbone", "builtin:vit_glyph"), r"did you mean 'vit_glyphs'"),
+    "unknown builtin": (changed("--backbone", "builtin:vit_glyph"), r"did you mean 'builtin:vit_glyphs'"),
     "backbone file": (changed("--backbone", "file:nowhere.safetensors"), "nowhere.safetensors does not exist; make it with"),
-    "weights file": (changed("--backbone", "timm:test_vit", "--weights", "no.safetensors"), "weight file no.safetensors does not exist"),
+    "weights file": (changed("--backbone", "timm:test_vit", "--weights", "no.safetensors"), "--weights no.safetensors does not exist"),
     "weights with a builtin": (
         changed("--backbone", "builtin:vit_glyphs", "--weights", "tiny.safetensors"), "brings its own weights"
     ),

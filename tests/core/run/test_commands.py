@@ -17,7 +17,7 @@ from markupsafe import Markup
 from pt_core import StepOutput, sealed
 from pt_core.artifact import read_artifact
 from pt_core.errors import UserError
-from pt_core.run.command import api
+from pt_core.run.command.api import Api
 from pt_core.run.declare.resolve import resolve
 from pt_core.run.fit.prepare import prepare
 from pt_core.run.report import plots
@@ -190,7 +190,7 @@ def test_inference_only_artifact_cannot_be_tuned_further(run, tmp_path):
     assert "was exported with --inference-only: it cannot be tuned further" in said
     assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match="--inference-only"):
-        api.load(toy.Toy(), tmp_path / "small", training=True)
+        Api(toy.Toy).load(tmp_path / "small", training=True)
 
 
 def test_export_as_a_program_gives_the_methods_outputs(run, tmp_path):
@@ -198,14 +198,14 @@ def test_export_as_a_program_gives_the_methods_outputs(run, tmp_path):
     program = torch.export.load(tmp_path / "p.pt2").module()
     values = torch.tensor([list(map(float, text.split(","))) for text in VECTORS])
     with torch.no_grad():
-        expected = api.load(toy.Toy(), run, device="cpu").method.logits(values)
+        expected = Api(toy.Toy).load(run, device="cpu").method.logits(values)
     torch.testing.assert_close(program(values), expected)
 
 
 def test_export_takes_the_formats_of_a_package(run, tmp_path):
     status, out, err = pt("export", run, "--format", "sizes", "--out", tmp_path / "sizes.txt")
     assert (status, "only the size" in err, "written:" in out) == (0, True, True)
-    assert (tmp_path / "sizes.txt").read_text() == str(api.load(toy.Toy(), run).method.parameter_count())
+    assert (tmp_path / "sizes.txt").read_text() == str(Api(toy.Toy).load(run).method.parameter_count())
     assert "sizes" in refused("export", run, "--format", "size", "--out", tmp_path / "x")[-1]
 
 
@@ -354,14 +354,14 @@ def test_shots_beyond_a_class_are_refused_with_the_counts(tmp_path):
             "'wandb' is not installed; run: pip install 'pt-core[wandb]'",
         ),
         (("fit", "prompt"), "--data is missing"),
-        (("fit", "prompt", "--data", "nowhere.csv"), "--data nowhere.csv is not a file"),
+        (("fit", "prompt", "--data", "nowhere.csv"), "--data nowhere.csv does not exist"),
         (("fit", "prompt", *SHORT, "--device", "cuda"), "no CUDA device is visible; use --device cpu"),
-        (("fit", "prompt", *SHORT, "--init-from", "nowhere"), "nowhere holds no tuned artifact"),
+        (("fit", "prompt", *SHORT, "--init-from", "nowhere"), "--init-from nowhere does not exist"),
         (("fit", "prompt", *SHORT, "--config", "no.yaml"), "config file no.yaml does not exist"),
         (("fit", "prompt", *SHORT, "--recipe", "fast"), "no recipe 'fast'; known: none"),
         (("resume", "nowhere"), "nowhere is not a run folder"),
         (("predict", "nowhere", "1,2,3,4"), "'nowhere' is not a run folder"),
-        (("eval", "nowhere", "--data", "vectors:3"), "nowhere holds no tuned artifact"),
+        (("eval", "nowhere", "--data", "vectors:3"), "--init-from nowhere does not exist"),
         (("demo",), "pt-toy has no demo"),
         (("comparr", "x"), "No such command 'comparr'"),
     ],
@@ -562,8 +562,8 @@ def test_no_network_is_needed(tmp_path, monkeypatch):
 def test_the_users_generators_are_left_alone(tmp_path):
     random.seed(3), np.random.seed(3), torch.manual_seed(3)
     before = random.getstate(), np.random.get_state()[1].copy(), torch.random.get_rng_state()
-    made = api.fit(toy.Toy(), "prompt", data="vectors:40", out=tmp_path / "run", epochs=1, quiet=True)
-    api.load(toy.Toy(), made).predict([torch.ones(4)])
+    made = Api(toy.Toy).fit("prompt", data="vectors:40", out=tmp_path / "run", epochs=1, quiet=True)
+    Api(toy.Toy).load(made).predict([torch.ones(4)])
     assert random.getstate() == before[0]
     assert np.array_equal(np.random.get_state()[1], before[1])
     assert torch.equal(torch.random.get_rng_state(), before[2])
@@ -572,7 +572,7 @@ def test_the_users_generators_are_left_alone(tmp_path):
 def test_the_callers_tensors_are_not_changed(run):
     values = [torch.randn(4) for _ in range(5)]
     copies, versions = [value.clone() for value in values], [value._version for value in values]
-    api.load(toy.Toy(), run, device="cpu").predict(values)
+    Api(toy.Toy).load(run, device="cpu").predict(values)
     assert all(torch.equal(a, b) for a, b in zip(values, copies, strict=True))
     assert [value._version for value in values] == versions
 
@@ -585,7 +585,7 @@ def test_equal_seeds_give_equal_bytes_and_other_seeds_other_prompts(run, tmp_pat
 
 
 def test_a_compiled_forward_gives_the_same_outputs_and_gradients(run):
-    method = api.load(toy.Toy(), run, device="cpu").method
+    method = Api(toy.Toy).load(run, device="cpu").method
     compiled = torch.compile(method.logits, backend="aot_eager")
     values = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
     outputs, gradients = [], []
@@ -601,9 +601,9 @@ def test_a_compiled_forward_gives_the_same_outputs_and_gradients(run):
 def test_several_runs_share_a_backbone_in_one_batch(run, tmp_path):
     fit(tmp_path / "second", "--auxiliary", "--seed", 1)
     values = [torch.randn(4, generator=torch.Generator().manual_seed(i)) for i in range(4)]
-    many = api.load_many(toy.Toy(), {"a": run, "b": tmp_path / "second"}, device="cpu")
+    many = Api(toy.Toy).load_many({"a": run, "b": tmp_path / "second"}, device="cpu")
     rows = many.predict(values, ["a", "b", "b", "a"])
-    alone = {name: api.load(toy.Toy(), path, device="cpu") for name, path in (("a", run), ("b", tmp_path / "second"))}
+    alone = {name: Api(toy.Toy).load(path, device="cpu") for name, path in (("a", run), ("b", tmp_path / "second"))}
     for value, row in zip(values, rows, strict=True):
         (expected,) = alone[row["run"]].predict([value])
         assert row["predicted"] == expected["predicted"]

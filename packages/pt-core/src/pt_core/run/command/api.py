@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,15 @@ class Api:
     """`fit`, `load` and `load_many` of one package; its functions of these names are this object's methods.
 
     Args:
-        source: `module:class` of the package's modality, imported at the first call.
+        source: `module:class` of the package's modality, imported at the first call; or the class itself.
     """
 
-    source: str
+    source: str | Callable[[], Modality]
 
     @property
     def modality(self) -> Modality:
+        if not isinstance(self.source, str):
+            return self.source()
         module, _, name = self.source.partition(":")
         modality: Modality = getattr(importlib.import_module(module), name)()
         return modality
