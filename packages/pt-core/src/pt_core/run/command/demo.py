@@ -23,7 +23,7 @@ def command(modality: Modality) -> click.Command:
         chosen = name or next(iter(known))
         if chosen not in known:
             raise UserError(f"no demo {chosen!r}{nearest(chosen, known)}; known: {', '.join(known)}")
-        known[chosen].run(out or free_folder(Path("runs"), f"demo-{chosen}"), seeds, fast)
+        known[chosen].run(modality, out or free_folder(Path("runs"), f"demo-{chosen}"), seeds, fast)
 
     names = ", ".join(demo.name for demo in modality.demos()) or "none"
     return click.Command(

@@ -31,7 +31,7 @@ class Demo:
     name: str
     summary: str
     run: Any
-    """Callable (out: Path, seeds: int, fast: bool) -> None."""
+    """Callable (modality, out: Path, seeds: int, fast: bool) -> None."""
 
 
 class Lazy:
