@@ -46,6 +46,7 @@ class Batch:
         index: (batch,) positions of the samples in their dataset, so that a method can keep per-sample state.
         ids: the samples' names, for messages and prediction files.
         extra: further per-sample values (weights, domain, severity ...).
+        keys: (batch,) int64 keys of the draws that belong to each sample in this training step (`pt_core.randomness`); None outside of one.
     """
 
     inputs: Any
@@ -53,6 +54,7 @@ class Batch:
     index: Tensor
     ids: Sequence[str]
     extra: Mapping[str, Any] = field(default_factory=dict)
+    keys: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -69,6 +71,7 @@ class Batch:
             target=map_tensors(self.target, move),
             index=move(self.index),
             extra=map_tensors(self.extra, move),
+            keys=None if self.keys is None else move(self.keys),
         )
 
 
@@ -86,6 +89,7 @@ def take(batch: Batch, rows: Sequence[int]) -> Batch:
         pick(batch.index),
         [batch.ids[row] for row in rows],
         map_tensors(batch.extra, pick),
+        None if batch.keys is None else pick(batch.keys),
     )
 
 

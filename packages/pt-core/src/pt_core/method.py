@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from pt_core.backbone import Backbone, Features
 from pt_core.data import Batch, Dataset
 from pt_core.errors import ArtifactError
+from pt_core.randomness import sampled_by
 from pt_core.task import Predictions, Task
 
 View = Literal["predict", "train"]
@@ -91,9 +92,22 @@ class StepContext(Protocol):
     steps: int
     """Steps this stage will take."""
     device: torch.device
+    parts: Sequence[Mapping[str, Batch]]
+    """This process's micro-batches of the step, each stream -> batch; a stream without a sample in one is absent."""
 
     @property
     def data(self) -> Mapping[str, Dataset]: ...
+
+    def gradients(
+        self, loss: Callable[[Mapping[str, Batch]], tuple[Tensor, int]], optimiser: str = "main"
+    ) -> dict[str, Tensor]:
+        """Gradients of the mean of loss(part) -> (mean, count) over all micro-batches and processes, by parameter name, unscaled;
+        nothing is stepped. Several of them may be combined (projected, gated) and given to `apply`."""
+        ...
+
+    def apply(self, gradients: Mapping[str, Tensor], optimiser: str = "main", clip: bool = True) -> float:
+        """Clip and step with these gradients; returns their norm."""
+        ...
 
     def backward(self, loss: Tensor, count: int, retain_graph: bool = False) -> None:
         """Accumulate the gradient of loss * count (scaled in fp16)."""
@@ -165,7 +179,8 @@ class Stage:
         select: keep the weights that were best on validation (where there is validation data); False keeps the last.
         select_from: evaluations before this step do not count for selection (unless the stage is shorter).
         losses: how the default step treats the drawn streams: each one's batch goes through `training_step` and the losses add up.
-        step: custom step; it calls ctx.backward and ctx.update itself.
+        step: custom step over this process's whole part of the draw; it calls ctx.backward and ctx.update itself; no --accumulate then.
+        step_parts: custom step that walks `ctx.parts`, or asks for `ctx.gradients`, and so takes --accumulate.
         run: job without optimiser.
         after_backward: hook after gradients are synchronised and unscaled, before clipping.
         after_step: hook after every optimiser step (projection, EMA).
@@ -181,6 +196,7 @@ class Stage:
     select: bool = True
     select_from: int = 0
     step: Step | None = None
+    step_parts: Callable[[StepContext], Mapping[str, float | Tensor]] | None = None
     run: Callable[[JobContext], None] | None = None
     after_backward: Callable[[StepContext], None] | None = None
     after_step: Callable[[StepContext], None] | None = None
@@ -220,6 +236,13 @@ class Method(nn.Module):
     def backbone(self) -> Backbone:
         """The backbone of the role `backbone`."""
         return self.backbones["backbone"]
+
+    def __call__(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        """`forward`; what it draws belongs to the batch's samples where the batch has keys (`pt_core.randomness`)."""
+        if getattr(batch, "keys", None) is None:
+            return super().__call__(batch, *args, **kwargs)
+        with sampled_by(batch.keys):
+            return super().__call__(batch, *args, **kwargs)
 
     @abstractmethod
     def forward(self, batch: Batch) -> Any:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pt_core.errors import UserError
+from pt_core.randomness import dropout
 
 Initialiser = Callable[[tuple[int, ...]], Tensor]
 """shape -> float32 tensor of that shape; draws from torch's global generator, which the run seeds and restores."""
@@ -62,6 +62,7 @@ class PromptTokens(nn.Module):
         init: initialiser of the stored tensor.
         dropout: probability; applied to the projected prompt expanded to the batch, so each sample has its own mask (VPT).
         rank: width of the stored prompts when they are projected by a shared Linear(rank, dim); None stores `dim` directly.
+        name: tells these prompts' dropout from others' in the same method.
 
     Attributes:
         tokens: (layers, length, rank or dim), float32.
@@ -81,8 +82,10 @@ class PromptTokens(nn.Module):
         init: Initialiser,
         dropout: float = 0.0,
         rank: int | None = None,
+        name: str = "prompt",
     ) -> None:
         super().__init__()
+        self.name = name
         self.tokens = nn.Parameter(init((layers, length, rank or dim)).float())
         self.dropout = dropout
         self.projection: nn.Linear | None = None
@@ -100,7 +103,7 @@ class PromptTokens(nn.Module):
         if not (self.training and self.dropout > 0):
             return tokens
         layers, length, dim = tokens.shape
-        return F.dropout(tokens[:, None].expand(layers, batch, length, dim), self.dropout, training=True)
+        return dropout(tokens[:, None].expand(layers, batch, length, dim), self.dropout, True, self.name, axis=1)
 
 
 class PromptBank:
