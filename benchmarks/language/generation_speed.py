@@ -27,12 +27,12 @@ import torch
 import transformers
 from pt_core import Batch
 from pt_core.bridges import transformers as bridge
-from pt_language.adapters import DecoderBackbone
+from pt_language.adapters.decoder import DecoderBackbone
 from pt_language.backbones import load_backbone
 from pt_language.methods.iapt import IAPT, IAPTConfig
 from pt_language.methods.prompt_tuning import PromptTuning, PromptTuningConfig
 from pt_language.server import Limits, PromptServer
-from pt_language.tasks.text import Generation
+from pt_language.tasks.generation import Generation
 from torch import Tensor
 
 from benchmarks._harness import Times, load, machine, write

@@ -23,12 +23,12 @@ import torch
 import transformers
 from pt_core import Batch, Insert
 from pt_core.kernels.flops import flop_counter
-from pt_language.adapters import DecoderBackbone
+from pt_language.adapters.decoder import DecoderBackbone
 from pt_language.backbones import load_backbone
 from pt_language.methods.cpt import CPT, CPTConfig
 from pt_language.methods.prompt_tuning import PromptTuning, PromptTuningConfig
 from pt_language.mixing import indexed
-from pt_language.tasks.text import Generation
+from pt_language.tasks.generation import Generation
 
 from benchmarks._harness import Times, alternate, difference, in_own_process, load, machine, peak_bytes, write
 

@@ -75,7 +75,7 @@ ROWS: dict[str, list[str]] = {
     "17 longer than the position limit": [
         "core/bridges/test_transformers.py::test_lengths_beyond_the_context_window_are_named",
         "language/methods/test_cpt.py::test_a_context_beyond_the_window_names_both_lengths",
-        "language/test_server.py::test_limits_name_the_numbers",
+        "language/server/test_prompts.py::test_limits_name_the_numbers",
     ],
     "18 padded and ragged batches": [
         "core/kernels/test_prompt_attention.py::test_the_split_agrees_with_the_reference",

@@ -15,9 +15,12 @@ from pt_core.randomness import seeded
 from pt_core.run.declare.options import TrainOptions, build_all
 from pt_core.testing import CHECKS, SLOW_CHECKS, MethodCase
 from pt_language.backbones import adapt
-from pt_language.data import TextDataset, TokenDataset, with_labels
-from pt_language.tasks.text import Generation, TextClassification
-from pt_language.templates import Template
+from pt_language.data.load import with_labels
+from pt_language.data.templates import Template
+from pt_language.data.texts import TextDataset
+from pt_language.data.tokens import TokenDataset
+from pt_language.tasks.classification import TextClassification
+from pt_language.tasks.generation import Generation
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 

@@ -1,33 +1,20 @@
-"""The built-in model and text, the commands as a user types them, and the report."""
+"""The built-in model and text, runs on them, and the report."""
 
 from __future__ import annotations
 
 import json
-import random
 import sys
 from typing import Any
 
 import pt_language
 import pytest
 import torch
-from click.testing import CliRunner
-from pt_core.errors import NonFiniteError, UserError
+from pt_core.errors import UserError
 from pt_language.backbones import ASSETS, load_backbone
-from pt_language.corpus import HELD_OUT, module_sentences, sentences, window
+from pt_language.data.builtin import MODULES, NOUNS
+from pt_language.data.corpus import HELD_OUT, module_sentences, sentences, window
+from pt_language.data.tables import read_tables
 from pt_language.methods.cpt import CPT
-from pt_language.pretrain import (
-    LABEL,
-    MARKED,
-    NEXT,
-    Episodes,
-    Material,
-    PretrainConfig,
-    pretrain,
-    save,
-    train,
-    train_tokenizer,
-)
-from pt_language.sources import MODULES, NOUNS, read_tables
 
 FAST: dict[str, Any] = {"data": "builtin:words", "shots": 2, "limit": 24, "batch_size": 8, "quiet": True}
 
@@ -125,121 +112,6 @@ def test_cpt_keeps_its_context_in_the_artifact(tmp_path):
     assert method.parameter_count() == len(method.ids) * 128
     before = predictor.predict(["the thread waits"])[0]
     assert before["predicted"] in NOUNS.values()
-
-
-def command(*arguments: str) -> Any:
-    from pt_core.run.command.cli import build
-    from pt_language.modality import Language
-
-    return CliRunner().invoke(build(Language()), list(arguments))
-
-
-def test_inspect_shows_rows_norms_drift_and_attention(tmp_path):
-    from pt_language.inspection import inspect_run
-
-    pt_language.fit("prompt_tuning", prompt_length=4, steps=3, out=tmp_path / "run", **FAST)
-    found = inspect_run(tmp_path / "run")
-    assert len(found["rows"]) == 4
-    assert all(row["drift"] > 0 and "nearest tokens (cosine)" in row for row in found["rows"])
-    assert len(found["attention"]) == 3
-    assert all(0 < mass < 1 for mass in found["attention"])
-    assert found["tensors"][0]["drift"] > 0
-    told = command("inspect", str(tmp_path / "run")).output
-    assert told.count("drift") == 5
-    assert "attention to the prompt" in told
-
-
-@pytest.mark.slow
-def test_drift_is_measured_from_where_the_run_began(tmp_path):
-    """A run that hardly moves drifts by nothing, so the rebuilt start is the run's own; a run from another run has no known start."""
-    from pt_language.inspection import inspect_run
-
-    still: dict[str, Any] = {**FAST, "steps": 1, "lr": 1e-9}
-    for name, options in {
-        "prompt_tuning": {"prompt_length": 4},
-        "prefix": {"prompt_length": 3},
-        "iapt": {"bilevel": False},
-    }.items():
-        pt_language.fit(name, out=tmp_path / name, **still, **options)
-        found = inspect_run(tmp_path / name)
-        assert all(row["drift"] < 1e-3 for row in (*found["tensors"], *found["rows"])), name
-    pt_language.fit(
-        "prompt_tuning", prompt_length=4, init_from=str(tmp_path / "prompt_tuning"), out=tmp_path / "on", **still
-    )
-    assert not any("drift" in row for row in inspect_run(tmp_path / "on")["rows"])
-    run = pt_language.fit("cpt", out=tmp_path / "cpt", **{**FAST, "shots": 1, "steps": 2, "lr": 0.01})
-    moved = pt_language.load(run).method.delta.detach().norm(dim=1)
-    assert [row["drift"] for row in inspect_run(tmp_path / "cpt")["rows"]] == pytest.approx(moved.tolist(), abs=1e-3)
-    assert float(moved.max()) > 0
-
-
-@pytest.mark.slow
-def test_pretraining_writes_a_folder_that_loads(tmp_path, monkeypatch):
-    """Also on the way; and the circuit it starts from compares and copies before any training."""
-    monkeypatch.setattr("pt_language.pretrain.ROUNDS", (10, 40))
-    config = PretrainConfig(steps=4, tokens_per_step=256, keep_every=2, lr=1e-6)
-    written = []
-    monkeypatch.setattr("pt_language.pretrain.save", lambda *a: (written.append(a[2]["steps_done"]), save(*a)))
-    card = pretrain(config, tmp_path / "lm")
-    assert written == [2, 4]
-    assert card["results"]["held out, same text, 2 classes, 1 shots each"] > 0.8
-    assert card["results"]["held out, shared word, 4 classes, 2 shots each"] > 0.3
-    backbone = load_backbone(f"local:{tmp_path / 'lm'}")
-    assert json.loads((tmp_path / "lm" / "recipe.json").read_text())["recipe"]["steps"] == 4
-    assert backbone.tokenizer.eos_token_id == 0
-    assert all(len(backbone.tokenizer(word)["input_ids"]) == 1 for word in MARKED)
-    assert backbone.sizes.context == 2048
-
-
-def test_an_episode_asks_only_for_labels_that_can_be_known():
-    """Marks lie on labels of classes that were shown before, and on what follows a label."""
-    texts = {f"m{n}": [f"alpha beta gamma word{n} text{i} more" for i in range(9)] for n in range(7)}
-    words = [f"label{chr(97 + n)}" for n in range(12)]
-    corpus = [*(f" {word}" for word in words * 9), *(text for found in texts.values() for text in found)]
-    tokenizer = train_tokenizer(corpus * 20, 500)
-    episodes = Episodes(tokenizer, texts, words, list(range(1, 500)) * 4)
-    for kind in ("copy", "module"):
-        tokens, marks = episodes.episode(400, (3, 5), random.Random(3), kind, classes=3)
-        assert len(tokens) == len(marks) >= 400
-        seen: list[str] = []
-        start = 0
-        while LABEL in marks[start:]:
-            first = start + marks[start:].index(LABEL)
-            last = first + next(n for n, mark in enumerate(marks[first:]) if mark != LABEL)
-            assert marks[last] == NEXT
-            name = tokenizer.decode(tokens[first:last]).strip()
-            assert name in words
-            assert name in tokenizer.decode(tokens[:first])
-            seen.append(name)
-            start = last
-        assert len(set(seen)) == 3
-        assert sum(mark == NEXT for mark in marks) == len(seen) + 3, "three labels are the first of their class"
-    config = PretrainConfig(vocabulary=500, steps=3, tokens_per_step=192, warmup=1, lr=float("inf"))
-    with pytest.raises(NonFiniteError, match="lower lr=inf"):
-        train(config, Material(tokenizer, episodes, episodes), lambda *a: "")
-
-
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ("builtin:lm_dosc", "no built-in backbone 'lm_dosc' .did you mean 'lm_docs'"),
-        ("timm:vit", "is of no known kind; use builtin:NAME, hf:ID or local:FOLDER"),
-        ("local:/nowhere", "has no config.json"),
-        ("local:", "is of no known kind"),
-    ],
-)
-def test_backbones_that_are_not_there_are_named(spec, message):
-    with pytest.raises(UserError, match=message):
-        load_backbone(spec)
-
-
-def test_a_folder_without_weights_or_with_a_foreign_network_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "nothing"}')
-    with pytest.raises(UserError, match="cannot be loaded"):
-        load_backbone(f"local:{tmp_path}")
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match="cannot be loaded"):
-        load_backbone(f"local:{tmp_path}")
 
 
 def test_help_does_not_import_torch():

@@ -12,8 +12,9 @@ from typing import Any
 import peft
 import pytest
 import torch
-from pt_core.artifact import card_of, read_artifact, save_artifact
+from pt_core.artifact import read_artifact
 from pt_core.run.command import cli
+from pt_core.saving import card_of, save_artifact
 from pt_language.backbones import load_backbone
 from pt_language.modality import Language
 from safetensors.torch import load_file

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import pt_language
 import pytest
 import torch
+from click.testing import CliRunner
 from pt_core import Batch
-from pt_language.inspection import SHOWN, attention_mass, report_panels, rows_table
+from pt_core.run.command.cli import build
+from pt_language.inspection import SHOWN, attention_mass, inspect_run, report_panels, rows_table
 from pt_language.methods.cpt import CPT
 from pt_language.methods.p_tuning import PTuning
 from pt_language.methods.prompt_tuning import PromptTuning
+from pt_language.modality import Language
 
 from tests.language import common, tiny
+
+FAST: dict[str, Any] = {"data": "builtin:words", "shots": 2, "limit": 24, "batch_size": 8, "quiet": True}
 
 
 def batch(method: Any, text: str = "a text") -> Batch:
@@ -74,3 +80,40 @@ def test_the_report_tells_how_far_every_row_went(cls: Any, options: dict[str, An
 def test_a_report_on_a_method_without_prompt_has_no_such_panels() -> None:
     method: Any = tiny.tuned("full", tiny.backbone())
     assert report_panels(method, common.data()) == []
+
+
+def test_inspect_shows_rows_norms_drift_and_attention(tmp_path):
+    pt_language.fit("prompt_tuning", prompt_length=4, steps=3, out=tmp_path / "run", **FAST)
+    found = inspect_run(Language(), tmp_path / "run")
+    assert len(found["rows"]) == 4
+    assert all(row["drift"] > 0 and "nearest tokens (cosine)" in row for row in found["rows"])
+    assert len(found["attention"]) == 3
+    assert all(0 < mass < 1 for mass in found["attention"])
+    assert found["tensors"][0]["drift"] > 0
+    told = CliRunner().invoke(build(Language()), ["inspect", str(tmp_path / "run")]).output
+    assert told.count("drift") == 5
+    assert "attention to the prompt" in told
+
+
+@pytest.mark.slow
+def test_drift_is_measured_from_where_the_run_began(tmp_path):
+    """A run that hardly moves drifts by nothing, so the rebuilt start is the run's own; a run from another run has no known start."""
+    still: dict[str, Any] = {**FAST, "steps": 1, "lr": 1e-9}
+    for name, options in {
+        "prompt_tuning": {"prompt_length": 4},
+        "prefix": {"prompt_length": 3},
+        "iapt": {"bilevel": False},
+    }.items():
+        pt_language.fit(name, out=tmp_path / name, **still, **options)
+        found = inspect_run(Language(), tmp_path / name)
+        assert all(row["drift"] < 1e-3 for row in (*found["tensors"], *found["rows"])), name
+    pt_language.fit(
+        "prompt_tuning", prompt_length=4, init_from=str(tmp_path / "prompt_tuning"), out=tmp_path / "on", **still
+    )
+    assert not any("drift" in row for row in inspect_run(Language(), tmp_path / "on")["rows"])
+    run = pt_language.fit("cpt", out=tmp_path / "cpt", **{**FAST, "shots": 1, "steps": 2, "lr": 0.01})
+    moved = pt_language.load(run).method.delta.detach().norm(dim=1)
+    assert [row["drift"] for row in inspect_run(Language(), tmp_path / "cpt")["rows"]] == pytest.approx(
+        moved.tolist(), abs=1e-3
+    )
+    assert float(moved.max()) > 0

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 import transformers
 from pt_core import Task
-from pt_language.adapters import DecoderBackbone, EncoderDecoderBackbone, LanguageBackbone
+from pt_language.adapters.base import LanguageBackbone
+from pt_language.adapters.decoder import DecoderBackbone
+from pt_language.adapters.encoder_decoder import EncoderDecoderBackbone
 from pt_language.method import LanguageMethod
-from pt_language.tasks.text import Generation
+from pt_language.tasks.generation import Generation
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 VOCABULARY = 260

@@ -12,11 +12,11 @@ from pt_core.errors import ConfigError, DataError, UserError
 from pt_core.kernels import reference_kernels
 from pt_core.testing._support import train
 from pt_language.context import build_context, check_codes, choose
-from pt_language.data import TextSample
+from pt_language.data.templates import Tokens
+from pt_language.data.tokens import TextSample
 from pt_language.methods.cpt import CPT
 from pt_language.methods.icl import InContext
 from pt_language.methods.prompt_tuning import PromptTuning
-from pt_language.templates import Tokens
 from torch.nn import functional as F
 
 from tests.language.common import batch, case, close, data, make

@@ -14,7 +14,7 @@ from pt_core.testing._support import train
 from pt_language.kernels.rational import rational_reference
 from pt_language.methods.iapt import IAPT
 from pt_language.methods.icl import InContext
-from pt_language.tasks.text import LanguageModelling
+from pt_language.tasks.generation import LanguageModelling
 
 from tests.language.common import batch, case, close, make, tiny, unpadded
 

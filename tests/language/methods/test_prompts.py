@@ -12,12 +12,12 @@ from pt_core.errors import ArtifactError, ConfigError, UserError
 from pt_core.kernels import reference_kernels
 from pt_core.kernels.flops import flop_counter
 from pt_core.run.declare.options import build_all
+from pt_language.data.templates import Encoder
 from pt_language.methods.full import FullFineTuning
 from pt_language.methods.iapt import IAPT
 from pt_language.methods.p_tuning import PTuning
 from pt_language.methods.prefix import Prefix, PrefixConfig, from_pairs, key_values
 from pt_language.methods.prompt_tuning import PromptTuning, PromptTuningConfig
-from pt_language.templates import Encoder
 
 from tests.language.common import TEMPLATE, batch, close, make, task, tiny, unpadded
 
@@ -203,7 +203,7 @@ def test_flops_against_peft():
     """B=16, 100 prompt and 128 own tokens, forward and backward: at most 0.6 of what PEFT's prompt tuning computes."""
     import peft
     import transformers
-    from pt_language.adapters import DecoderBackbone
+    from pt_language.adapters.decoder import DecoderBackbone
 
     from tests.language.common import tokenizer
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pt_core.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from pt_language.adapters import LanguageBackbone
+    from pt_language.adapters.base import LanguageBackbone
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -46,24 +46,34 @@ def load_backbone(spec: str, weights: str | None = None, device: str = "cpu") ->
         UserError: an unknown spec, files that are missing, or a network of no supported kind.
     """
     kind, _, name = spec.partition(":")
+    if kind == "hf" and name and weights is not None:
+        spec = f"local:{weights}"
+    return _load(spec, *locate(spec), device)
+
+
+def locate(spec: str) -> tuple[str | Path, str | None]:
+    """(folder or hub id, revision) behind a spec; nothing is read.
+
+    Raises:
+        UserError: an unknown spec, or a folder without a model.
+    """
+    kind, _, name = spec.partition(":")
     if kind == "builtin":
         if name not in builtin_names():
             raise UserError(
                 f"no built-in backbone {name!r}{nearest(name, builtin_names())}; known: {', '.join(builtin_names())}"
             )
-        return _load(spec, ASSETS / name, None, device)
+        return ASSETS / name, None
     if kind == "local" and name:
         folder = Path(name)
         if not (folder / "config.json").is_file():
             raise UserError(
                 f"{folder} has no config.json; expected the hub's layout (config.json, model.safetensors, tokenizer.json)"
             )
-        return _load(spec, folder, None, device)
+        return folder, None
     if kind == "hf" and name:
-        if weights is not None:
-            return load_backbone(f"local:{weights}", None, device)
         identifier, _, revision = name.partition("@")
-        return _load(spec, identifier, revision or None, device)
+        return identifier, revision or None
     raise UserError(f"backbone {spec!r} is of no known kind; use builtin:NAME, hf:ID or local:FOLDER")
 
 
@@ -128,7 +138,9 @@ def _auto_class(config: Any, spec: str) -> Any:
 
 def adapt(model: Any, tokenizer: Any, source: str) -> LanguageBackbone:
     """The adapter for a loaded transformers model."""
-    from pt_language.adapters import DecoderBackbone, EncoderBackbone, EncoderDecoderBackbone
+    from pt_language.adapters.decoder import DecoderBackbone
+    from pt_language.adapters.encoder import EncoderBackbone
+    from pt_language.adapters.encoder_decoder import EncoderDecoderBackbone
 
     if model.config.is_encoder_decoder:
         return EncoderDecoderBackbone(model, tokenizer, source)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pt_core.run.declare.modality import Modality
+
 COMMON: dict[str, Any] = {"data": "builtin:words", "shots": 8, "batch_size": 16, "eval_every": 20}
 WORDS: dict[str, dict[str, Any]] = {
     "zero-shot": {"method": "icl", "examples": 0},
@@ -22,14 +24,10 @@ LEFT_OUT = ("p_tuning", "full")
 """Contenders that --fast leaves out."""
 
 
-def words(out: Path, seeds: int, fast: bool) -> None:
+def words(modality: Modality, out: Path, seeds: int, fast: bool) -> None:
     """8 texts per class from modules of Python's documentation that the built-in model never read."""
     from pt_core.run.command.contenders import compare_methods
 
-    from pt_language.backbones import load_backbone
-    from pt_language.modality import Language
-
-    modality = Language()
     contenders = {}
     for name, changes in WORDS.items():
         if not fast:
@@ -45,5 +43,5 @@ def words(out: Path, seeds: int, fast: bool) -> None:
         intro=intro + (" (--fast: 4 steps each, which shows that all run, not what they reach)" if fast else ""),
         next_="pt-language fit prompt_tuning --data reviews.csv --backbone hf:Qwen/Qwen2.5-0.5B",
         seeds=seeds,
-        backbones={"backbone": load_backbone(modality.default_backbone("backbone"))},
+        backbones={"backbone": modality.load_backbone(modality.default_backbone("backbone"), None, None, "backbone")},
     )

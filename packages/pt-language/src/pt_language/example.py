@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pt_core import Backbone, Batch, Task
@@ -12,27 +12,21 @@ from pt_core.run.declare.roles import by_role
 from pt_core.run.declare.spec import RunSpec
 
 from pt_language.backbones import load_backbone
-from pt_language.tasks.text import Generation, TextClassification
-from pt_language.templates import Template
-
-if TYPE_CHECKING:
-    from pt_language.modality import Language
+from pt_language.data.templates import Template
+from pt_language.tasks.classification import TextClassification
+from pt_language.tasks.generation import Generation
 
 TEXT = 128
 """Own tokens of the counted texts."""
 
 
-def example(
-    modality: Language, spec: RunSpec, classes: int, batch_size: int
-) -> tuple[Mapping[str, Backbone], Task, Batch]:
-    """The backbone without weights, a task with one-token words, and a batch of texts of 128 tokens."""
+def example(default: str, spec: RunSpec, classes: int, batch_size: int) -> tuple[Mapping[str, Backbone], Task, Batch]:
+    """The backbone without weights (`default` where the run names none), a task with one-token words, and texts of 128 tokens."""
     if spec.method in ("icl", "cpt"):
         raise ConfigError(
             f"the cost of {spec.method!r} depends on the examples it puts in context; budget has no data to look at"
         )
-    source = by_role("--backbone", spec.run.backbone, ["backbone"]).get(
-        "backbone", modality.default_backbone("backbone")
-    )
+    source = by_role("--backbone", spec.run.backbone, ["backbone"]).get("backbone", default)
     backbone = load_backbone(
         source, by_role("--weights", spec.run.weights, ["backbone"]).get("backbone"), device="meta"
     )

@@ -6,9 +6,9 @@ import torch
 from pt_core.errors import ConfigError
 from torch import Tensor
 
-from pt_language.adapters import LanguageBackbone
-from pt_language.tasks.text import TextTask
-from pt_language.templates import Encoder
+from pt_language.adapters.base import LanguageBackbone
+from pt_language.data.templates import Encoder
+from pt_language.tasks.contract import TextTask
 
 
 def initial_rows(

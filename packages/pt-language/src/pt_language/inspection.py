@@ -12,10 +12,11 @@ from pt_core.bridges import transformers as bridge
 from torch import Tensor
 from torch.nn import functional as F
 
-from pt_language.adapters import DecoderBackbone
+from pt_language.adapters.decoder import DecoderBackbone
 from pt_language.method import LanguageMethod
 
 if TYPE_CHECKING:
+    from pt_core.run.declare.modality import Modality
     from pt_core.run.declare.panel import Panel
 
 NEAREST = 3
@@ -113,11 +114,11 @@ def initial_of(run: Path, method: LanguageMethod) -> tuple[Tensor | None, Mappin
     return None if rows is None else rows.detach(), tensors
 
 
-def inspect_run(run: Path, backbone: str | None = None) -> dict[str, Any]:
+def inspect_run(modality: Modality, run: Path, backbone: str | None = None) -> dict[str, Any]:
     """Everything `pt-language inspect` prints, as JSON."""
-    from pt_language.api import load
+    from pt_core.run.use.predict import load
 
-    predictor = load(run, **({"backbone": backbone} if backbone else {}))
+    predictor = load(modality, run, backbone=backbone or None)
     method = predictor.method
     assert isinstance(method, LanguageMethod)
     start, before = initial_of(run, method)

@@ -13,8 +13,19 @@ from pt_core.method import View
 from pt_core.task import Predictions
 from torch import Tensor, nn
 
-from pt_language.adapters import DecoderBackbone, LanguageBackbone, Prefix
-from pt_language.tasks.text import TextTask
+from pt_language.adapters.base import LanguageBackbone, Prefix
+from pt_language.mixing import mixed
+from pt_language.tasks.contract import TextTask
+
+RECIPE: Mapping[str, Any] = {
+    "optimizer": "adamw",
+    "weight_decay": 0.0,
+    "batch_size": 32,
+    "epochs": 20,
+    "schedule": "linear",
+    "clip_norm": 1.0,
+}
+"""What most methods here train with, besides a learning rate of their own."""
 
 
 class LanguageMethod(Method):
@@ -113,8 +124,7 @@ class LanguageMethod(Method):
 
     def generate(self, batch: Batch, max_new_tokens: int, options: Mapping[str, Any]) -> Tensor:
         """(batch, at most max_new_tokens)."""
-        network = cast("DecoderBackbone", self.network)
-        return network.generate(
+        return self.network.generate(
             batch.inputs, max_new_tokens, self.current_edits(batch), self.weights, self.prefix(batch), options
         )
 
@@ -157,9 +167,8 @@ class LanguageMethod(Method):
     @classmethod
     def mixed(cls, methods: Sequence[Method]) -> Callable[[Batch, Tensor], Sequence[Predictions]] | None:
         """One forward for rows of several prompts, where all classes are told by words of one token."""
-        from pt_language.mixing import mixed
-
-        return mixed(cls, methods)
+        tenants = [method for method in methods if isinstance(method, cls)]
+        return mixed(tenants[0].backbone, [method.task for method in tenants], lambda: cls.bank(tenants))
 
 
 _NO_BATCH = Batch({}, None, torch.zeros(0, dtype=torch.long), [])

@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from pt_core import Batch, Edits, Insert, KeyValue, Method
+from pt_core import Batch, Edits, Insert, KeyValue
 from pt_core.task import Predictions
 from torch import Tensor
 
-from pt_language.adapters import DecoderBackbone
-from pt_language.method import LanguageMethod
+from pt_language.adapters.base import LanguageBackbone
+from pt_language.adapters.decoder import DecoderBackbone
 
 
 def indexed(edits: Edits, index: Tensor) -> Edits:
@@ -25,18 +25,20 @@ def indexed(edits: Edits, index: Tensor) -> Edits:
 
 
 def mixed(
-    cls: type[LanguageMethod], methods: Sequence[Method]
+    backbone: LanguageBackbone, tasks: Sequence[Any], bank: Callable[[], Edits | None]
 ) -> Callable[[Batch, Tensor], Sequence[Predictions]] | None:
-    """A function (batch, tenant per row) -> predictions per row, where the prompts stack and every class word is one token; else None."""
-    tenants = [method for method in methods if isinstance(method, cls)]
-    tasks: list[Any] = [method.task for method in tenants]
-    backbone = tenants[0].backbone
+    """A function (batch, tenant per row) -> predictions per row, where the prompts stack and every class word is one token; else None.
+
+    Args:
+        tasks: of the tenants.
+        bank: gives the tenants' edits stacked along a first axis, or None where they do not stack.
+    """
     closed = all(task.closed and not task.head_size and task.choices.shape[1] == 1 for task in tasks)
     if not closed or not isinstance(backbone, DecoderBackbone):
         return None
     with torch.no_grad():
-        bank = cls.bank(tenants)
-        lowered = None if bank is None else backbone.lower(bank)
+        stacked = bank()
+        lowered = None if stacked is None else backbone.lower(stacked)
     if lowered is None:
         return None
 

@@ -24,7 +24,9 @@ from pt_core.method import View
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pt_language.adapters import DecoderBackbone, Prefix, wide
+from pt_language.adapters.base import Prefix
+from pt_language.adapters.decoder import DecoderBackbone
+from pt_language.adapters.logits import wide
 from pt_language.context import build_context, check_codes, choose
 from pt_language.method import LanguageMethod
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from pt_core import Backbone, Claim, Task
 
-from pt_language.method import LanguageMethod
+from pt_language.method import RECIPE, LanguageMethod
 
 ID = "full"
 TITLE = "Full fine-tuning (baseline)"
@@ -29,15 +29,7 @@ class FullFineTuning(LanguageMethod):
     """
 
     Config = FullConfig
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "optimizer": "adamw",
-        "lr": 1e-4,
-        "weight_decay": 0.01,
-        "batch_size": 32,
-        "epochs": 5,
-        "schedule": "linear",
-        "clip_norm": 1.0,
-    }
+    recipe: ClassVar[Mapping[str, Any]] = {**RECIPE, "lr": 1e-4, "weight_decay": 0.01, "epochs": 5}
     config: FullConfig
 
     def __init__(self, config: FullConfig, backbones: Mapping[str, Backbone], task: Task) -> None:

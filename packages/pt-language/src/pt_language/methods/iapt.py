@@ -25,7 +25,7 @@ from pt_core.kernels._mode import fast_paths_enabled
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pt_language.adapters import Slots
+from pt_language.adapters.base import Slots
 from pt_language.kernels.rational import GELU_NARROW, GELU_WIDE, rational
 from pt_language.method import LanguageMethod
 

@@ -12,10 +12,12 @@ from typing import Annotated, Any, ClassVar
 import torch
 from annotated_types import Ge
 from pt_core import Backbone, Batch, Dataset, Stage, Task
+from pt_core.errors import ConfigError
 from pt_core.method import View
 from torch import Tensor
 
-from pt_language.adapters import DecoderBackbone, Prefix
+from pt_language.adapters.base import Prefix
+from pt_language.adapters.decoder import DecoderBackbone
 from pt_language.context import build_context, choose
 from pt_language.method import LanguageMethod
 
@@ -48,8 +50,6 @@ class InContext(LanguageMethod):
     def __init__(self, config: InContextConfig, backbones: Mapping[str, Backbone], task: Task) -> None:
         super().__init__(config, backbones, task)
         if self.head is not None:
-            from pt_core.errors import ConfigError
-
             raise ConfigError("icl trains nothing, so it has no classification head; use --scoring words")
         self.register_buffer("context", torch.zeros(0, dtype=torch.long))
         self._cached: tuple[Any, Prefix] | None = None

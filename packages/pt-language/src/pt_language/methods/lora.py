@@ -16,8 +16,8 @@ from pt_core import Backbone, Task
 from pt_core.errors import ConfigError, require
 from torch import nn
 
-from pt_language.adapters import LanguageBackbone
-from pt_language.method import LanguageMethod
+from pt_language.adapters.base import LanguageBackbone
+from pt_language.method import RECIPE, LanguageMethod
 
 ID = "lora"
 TITLE = "LoRA: Low-Rank Adaptation of Large Language Models (baseline, through PEFT)"
@@ -45,15 +45,7 @@ class LoRA(LanguageMethod):
     """
 
     Config = LoRAConfig
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "optimizer": "adamw",
-        "lr": 1e-3,
-        "weight_decay": 0.0,
-        "batch_size": 32,
-        "epochs": 20,
-        "schedule": "linear",
-        "clip_norm": 1.0,
-    }
+    recipe: ClassVar[Mapping[str, Any]] = {**RECIPE, "lr": 1e-3}
     config: LoRAConfig
 
     def __init__(self, config: LoRAConfig, backbones: Mapping[str, Backbone], task: Task) -> None:

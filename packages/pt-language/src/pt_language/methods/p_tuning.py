@@ -17,7 +17,7 @@ from pt_core.errors import ConfigError
 from torch import Tensor, nn
 
 from pt_language.generated import GeneratedPrompt
-from pt_language.method import LanguageMethod
+from pt_language.method import RECIPE, LanguageMethod
 
 ID = "p_tuning"
 TITLE = "GPT Understands, Too"
@@ -43,15 +43,7 @@ class PTuning(GeneratedPrompt):
     """
 
     Config = PTuningConfig
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "optimizer": "adamw",
-        "lr": 1e-3,
-        "weight_decay": 0.0,
-        "batch_size": 32,
-        "epochs": 20,
-        "schedule": "linear",
-        "clip_norm": 1.0,
-    }
+    recipe: ClassVar[Mapping[str, Any]] = {**RECIPE, "lr": 1e-3}
     config: PTuningConfig
 
     def __init__(self, config: PTuningConfig, backbones: Mapping[str, Backbone], task: Task) -> None:

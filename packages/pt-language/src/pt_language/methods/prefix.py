@@ -20,10 +20,10 @@ from pt_core.errors import ConfigError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pt_language.adapters import DecoderBackbone
+from pt_language.adapters.decoder import DecoderBackbone
 from pt_language.generated import GeneratedPrompt
 from pt_language.initial import sampled_rows
-from pt_language.method import LanguageMethod
+from pt_language.method import RECIPE, LanguageMethod
 
 ID = "prefix"
 TITLE = "P-Tuning v2: Prompt Tuning Can Be Comparable to Fine-tuning Universally Across Scales and Tasks"
@@ -58,15 +58,7 @@ class Prefix(GeneratedPrompt):
     """
 
     Config = PrefixConfig
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "optimizer": "adamw",
-        "lr": 5e-3,
-        "weight_decay": 0.0,
-        "batch_size": 32,
-        "epochs": 20,
-        "schedule": "linear",
-        "clip_norm": 1.0,
-    }
+    recipe: ClassVar[Mapping[str, Any]] = {**RECIPE, "lr": 5e-3}
     config: PrefixConfig
 
     def __init__(self, config: PrefixConfig, backbones: Mapping[str, Backbone], task: Task) -> None:

@@ -16,7 +16,7 @@ from pt_core import Backbone, Batch, Edits, Insert, Task
 from torch import Tensor, nn
 
 from pt_language.initial import initial_rows
-from pt_language.method import LanguageMethod
+from pt_language.method import RECIPE, LanguageMethod
 
 ID = "prompt_tuning"
 TITLE = "The Power of Scale for Parameter-Efficient Prompt Tuning"
@@ -53,15 +53,7 @@ class PromptTuning(LanguageMethod):
     """
 
     Config = PromptTuningConfig
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "optimizer": "adamw",
-        "lr": 0.01,
-        "weight_decay": 1e-5,
-        "batch_size": 32,
-        "epochs": 20,
-        "schedule": "constant",
-        "clip_norm": 1.0,
-    }
+    recipe: ClassVar[Mapping[str, Any]] = {**RECIPE, "lr": 0.01, "weight_decay": 1e-5, "schedule": "constant"}
     config: PromptTuningConfig
 
     def __init__(self, config: PromptTuningConfig, backbones: Mapping[str, Backbone], task: Task) -> None:

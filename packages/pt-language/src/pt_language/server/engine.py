@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from pt_core.errors import UserError
 
-from pt_language.server.decoding import Request, Rows
+from pt_language.server.decoding import Rows
 from pt_language.server.prompts import PromptServer
+from pt_language.server.request import Request
 
 log = logging.getLogger(__name__)
 

@@ -8,65 +8,29 @@ behind a mask, and positions count real tokens only, so that a row's result does
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from pt_core import Batch, KeyValue
-from pt_core.bridges import transformers as bridge
+from pt_core import Batch
 from pt_core.errors import UserError, nearest
+from pt_core.run.use.predict import load
 from torch import Tensor
-from torch.nn import functional as F
 
-from pt_language.adapters import DecoderBackbone, Prefix
-from pt_language.data import pad
+from pt_language.adapters.decoder import DecoderBackbone
+from pt_language.backbones import load_backbone
+from pt_language.data.templates import Encoder
+from pt_language.data.tokens import pad
 from pt_language.method import LanguageMethod
-from pt_language.server.decoding import Completion, Request, Rows
-from pt_language.templates import Encoder
+from pt_language.server.decoding import Rows
+from pt_language.server.prefixes import Prefixes
+from pt_language.server.request import Completion, Request
+from pt_language.server.tenant import Limits, Tenant, TooLong, UnknownPrompt
+from pt_language.text import Text
 
 SHOWN = 20
 """Known prompts that an error lists."""
-
-
-class UnknownPrompt(UserError):
-    """No prompt of that id is loaded."""
-
-
-class TooLong(UserError):
-    """A request does not fit the context window or the limit on tokens."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a server accepts.
-
-    Attributes:
-        batch: rows that run together.
-        queue: requests that may wait; more are refused.
-        tokens: new tokens of one request.
-        prompts: prompts that may be loaded.
-        body: bytes of one HTTP request.
-        cache_bytes: keys and values kept for prompts.
-    """
-
-    batch: int = 32
-    queue: int = 256
-    tokens: int = 512
-    prompts: int = 1024
-    body: int = 2**20
-    cache_bytes: int = 2**30
-
-
-@dataclass(frozen=True)
-class Tenant:
-    """A loaded prompt: its id, the tuned method, and positions in front of every text."""
-
-    name: str
-    method: LanguageMethod
-    length: int
 
 
 class PromptServer:
@@ -88,8 +52,6 @@ class PromptServer:
             UserError: not a causal model, or one that keeps no keys and values.
         """
         if isinstance(backbone, str):
-            from pt_language.backbones import load_backbone
-
             backbone = load_backbone(backbone)
         if not isinstance(backbone, DecoderBackbone):
             raise UserError(
@@ -104,9 +66,12 @@ class PromptServer:
         self.lock = threading.RLock()
         """Held while the model runs, and while the set of prompts changes."""
         self._tenants: dict[str, Tenant] = {}
-        self._pairs: OrderedDict[int, tuple[Tenant, list[tuple[Tensor, Tensor]]]] = OrderedDict()
-        self.prefills = 0
+        self.prefixes = Prefixes(backbone, self.limits.cache_bytes, lambda one: self._tenants.get(one.name) is one)
+
+    @property
+    def prefills(self) -> int:
         """Times a prompt's keys and values were computed."""
+        return self.prefixes.computed
 
     # ---- the prompts ---------------------------------------------------------------------------------------------------------
 
@@ -129,11 +94,7 @@ class PromptServer:
         if isinstance(run, LanguageMethod):
             method = run
         else:
-            from pt_core.run.use.predict import load
-
-            from pt_language.modality import Language
-
-            predictor = load(Language(), Path(run), backbone=self.backbone, device=str(self.backbone.device))
+            predictor = load(Text(), Path(run), backbone=self.backbone, device=str(self.backbone.device))
             method = cast("LanguageMethod", predictor.method)
         if method.backbone is not self.backbone:
             raise UserError(f"prompt {name!r} was built on another backbone object than the server's")
@@ -148,7 +109,7 @@ class PromptServer:
         with self.lock:
             if name not in self._tenants and len(self._tenants) >= self.limits.prompts:
                 raise UserError(f"{len(self._tenants)} prompts are loaded, the limit; remove one first")
-            self._forget(self._tenants.get(name))
+            self.prefixes.forget(self._tenants.get(name))
             self._tenants[name] = tenant
         return tenant
 
@@ -159,7 +120,7 @@ class PromptServer:
             UnknownPrompt: there is none of that id.
         """
         with self.lock:
-            self._forget(self.tenant(name))
+            self.prefixes.forget(self.tenant(name))
             del self._tenants[name]
 
     def tenant(self, name: str | None) -> Tenant | None:
@@ -177,10 +138,6 @@ class PromptServer:
             listed = ", ".join(known[:SHOWN]) + more if known else "none"
             raise UnknownPrompt(f"unknown prompt {name[:80]!r}{nearest(name, known)}; loaded: {listed}")
         return found
-
-    def _forget(self, tenant: Tenant | None) -> None:
-        if tenant is not None:
-            self._pairs.pop(id(tenant), None)
 
     # ---- completions ---------------------------------------------------------------------------------------------------------
 
@@ -284,70 +241,5 @@ class PromptServer:
             edits = first.method.edits(batch)
             extra = self.backbone.prefill(inputs, edits).extra
         else:
-            extra = self.backbone.prefill(inputs, prefix=self.prefix([r.tenant for r in requests])).extra
+            extra = self.backbone.prefill(inputs, prefix=self.prefixes.of([r.tenant for r in requests])).extra
         return extra["logits"][:, -1].float(), extra["cache"], extra["mask"]
-
-    def prefix(self, tenants: Sequence[Tenant | None]) -> Prefix | None:
-        """The prompts of several rows as one prefix: shared where all are the same, else one per row, padded on the left."""
-        distinct = {id(tenant): tenant for tenant in tenants}
-        pairs = {key: self._keys_and_values(t) for key, t in distinct.items() if t is not None and t.length}
-        longest = max((found[0][0].shape[2] for found in pairs.values()), default=0)
-        if not longest:
-            return None
-        if len(distinct) == 1:
-            return Prefix(bridge.cache_of(self.backbone.module, next(iter(pairs.values()))))
-        order = list(distinct)
-        index = torch.tensor([order.index(id(tenant)) for tenant in tenants], device=self.backbone.device)
-        lengths = torch.tensor(
-            [pairs[key][0][0].shape[2] if key in pairs else 0 for key in order], device=self.backbone.device
-        )
-        real = (torch.arange(longest, device=index.device) >= longest - lengths[:, None]).long()
-        stacked = [
-            tuple(
-                _stack([pairs[k][layer][part] if k in pairs else None for k in order], longest)[index]
-                for part in (0, 1)
-            )
-            for layer in range(self.backbone.depth)
-        ]
-        return Prefix(bridge.cache_of(self.backbone.module, cast("Any", stacked)), real[index])
-
-    def _keys_and_values(self, tenant: Tenant) -> list[tuple[Tensor, Tensor]]:
-        """(1, kv_heads, L, head_dim) per block, computed at the first call."""
-        known = self._pairs.get(id(tenant))
-        if known is None:
-            self.prefills += 1
-            known = (tenant, self._compute(tenant))
-            if self._tenants.get(tenant.name) is not tenant:
-                return known[1]  # removed while its last requests were waiting: not kept
-            self._pairs[id(tenant)] = known
-            sizes = {key: sum(k.nbytes + v.nbytes for k, v in found) for key, (_, found) in self._pairs.items()}
-            while len(self._pairs) > 1 and sum(sizes[key] for key in self._pairs) > self.limits.cache_bytes:
-                self._pairs.popitem(last=False)
-        self._pairs.move_to_end(id(tenant))
-        return known[1]
-
-    def _compute(self, tenant: Tenant) -> list[tuple[Tensor, Tensor]]:
-        batch = Batch({}, None, torch.zeros(0, dtype=torch.long), [])
-        own = tenant.method.prefix(batch)
-        if own is not None:
-            pairs = bridge.pairs_of(own.cache)
-        else:
-            edits = self.backbone.lower(tenant.method.edits(batch))
-            found = [edits.get(f"kv[{layer}]") for layer in range(self.backbone.depth)]
-            pairs = [
-                (e.k.to(self.backbone.dtype), e.v.to(self.backbone.dtype)) for e in found if isinstance(e, KeyValue)
-            ]
-            pairs = pairs if len(pairs) == self.backbone.depth else None
-        if pairs is None:
-            raise UserError(f"backbone {self.backbone.source!r} keeps no keys and values that prompts could share")
-        return [(k.detach(), v.detach()) for k, v in pairs]
-
-
-def _stack(tensors: Sequence[Tensor | None], longest: int) -> Tensor:
-    """(rows, kv_heads, longest, head_dim) of prefixes (1, kv_heads, L, head_dim), padded on the left; None is all padding."""
-    like = next(t for t in tensors if t is not None)
-    filled = [like.new_zeros(1, like.shape[1], 0, like.shape[3]) if t is None else t for t in tensors]
-    return torch.cat([F.pad(t, (0, 0, longest - t.shape[2], 0)) for t in filled])
-
-
-__all__ = ["Completion", "Limits", "PromptServer", "Request", "Tenant", "TooLong", "UnknownPrompt"]

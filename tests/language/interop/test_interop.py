@@ -11,9 +11,9 @@ import numpy as np
 import peft
 import pytest
 import torch
-from pt_core.artifact import card_of, save_artifact
 from pt_core.errors import ArtifactError, UserError
-from pt_language.adapters import LanguageBackbone
+from pt_core.saving import card_of, save_artifact
+from pt_language.adapters.base import LanguageBackbone
 from pt_language.interop import (
     export_embeddings,
     export_peft,
@@ -139,7 +139,7 @@ def test_a_prefix_of_bert_has_peft_s_hidden_states(tmp_path: Path) -> None:
     """P-tuning v2's own setting: the encoder's states behind the prefix, a ragged batch with padding on the left."""
     from pt_core import Batch
     from pt_language.methods.prefix import Prefix, PrefixConfig
-    from pt_language.tasks.text import TextClassification
+    from pt_language.tasks.classification import TextClassification
 
     from tests.language import common
 
@@ -361,7 +361,7 @@ def test_pickles_and_strays_are_refused(tmp_path: Path) -> None:
 def test_published_t5_prompts_load(name: str, norm: float) -> None:
     """The released prompts for T5 1.1 base (LM-adapted), on a random model of the same width, without a changed value."""
     import transformers
-    from pt_language.adapters import EncoderDecoderBackbone
+    from pt_language.adapters.encoder_decoder import EncoderDecoderBackbone
 
     path = Path(os.environ["PT_REALDATA"]) / "learned_prompts" / f"t5_base_lm100k_{name}.npy"
     config = transformers.T5Config(

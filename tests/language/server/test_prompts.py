@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from pt_core.artifact import card_of, save_artifact
 from pt_core.errors import BackboneMismatch, UserError
+from pt_core.saving import card_of, save_artifact
 from pt_language.server import Limits, PromptServer, TooLong, UnknownPrompt
 from pt_language.server.decoding import Rows
 
@@ -142,7 +142,7 @@ def test_cache_of_prompts_is_bounded() -> None:
     server = served(limits=Limits(cache_bytes=1))
     for _ in range(2):
         server.complete(["ab", "ab"], ["long", "short"], 1)
-    assert len(server._pairs) == 1
+    assert len(server.prefixes) == 1
     assert server.prefills >= 3
     assert list(server.complete(["ab"], ["long"], 4)[0].tokens) == reference(server, "ab", "long", 4)
 
@@ -163,7 +163,7 @@ def test_prompts_are_added_replaced_and_removed_while_rows_run() -> None:
     assert list(new.tokens) != expected
     with pytest.raises(UnknownPrompt):
         server.request("a", "long")
-    assert len(server._pairs) == 0  # nothing of the removed ones is kept
+    assert len(server.prefixes) == 0  # nothing of the removed ones is kept
 
 
 def test_hundreds_of_prompts(tmp_path: Path) -> None:

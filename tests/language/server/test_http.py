@@ -17,8 +17,8 @@ from typing import Any
 
 import httpx
 import pytest
-from pt_core.artifact import card_of, save_artifact
 from pt_core.errors import ConfigError, UserError
+from pt_core.saving import card_of, save_artifact
 from pt_language.server import Limits, PromptServer
 from pt_language.server.calls import parse
 from pt_language.server.command import named_runs

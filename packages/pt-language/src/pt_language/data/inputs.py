@@ -8,9 +8,11 @@ from typing import Any
 
 from pt_core.errors import DataError
 
-from pt_language.data import TextDataset
-from pt_language.sources import SUFFIXES, as_text, read_file
-from pt_language.templates import Template
+from pt_language.data.files import read_file
+from pt_language.data.places import SUFFIXES
+from pt_language.data.tables import as_text
+from pt_language.data.templates import Template
+from pt_language.data.texts import TextDataset
 
 
 def input_texts(items: Sequence[Any], template: Template, column: str | None = None) -> TextDataset:

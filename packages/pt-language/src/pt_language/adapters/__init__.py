@@ -1,0 +1,1 @@
+"""Language models of transformers behind the Backbone contract, one file per kind: decoder-only, encoder-decoder, encoder."""

@@ -1,0 +1,1 @@
+"""Text data: tables and built-in text, rendered by a template into token sequences."""

@@ -1,0 +1,102 @@
+"""Rows of text with a template, before they are tokenised for a backbone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from pt_core.data import Batch
+from pt_core.errors import DataError
+
+from pt_language.adapters.base import LanguageBackbone
+from pt_language.data.templates import SEPARATOR, Encoder, Template, Tokens
+from pt_language.data.tokens import TextSample, TokenDataset
+
+
+class AnswerSpace(Protocol):
+    """What a task says of its answers: whether they are classes, and the answer of every class."""
+
+    closed: bool
+
+    @property
+    def words(self) -> Sequence[str]: ...
+
+
+@dataclass(frozen=True)
+class TextDataset:
+    """Rows with a template; `bind` makes it token sequences.
+
+    Attributes:
+        rows: column -> text.
+        ids: names of the rows.
+        template: how a row is read.
+        labels, classes: class index per row and the class names, or None and () where answers are free text.
+        answered: whether rows have an answer.
+    """
+
+    rows: Sequence[Mapping[str, str]]
+    ids: Sequence[str]
+    template: Template
+    labels: Sequence[int] | None
+    classes: tuple[str, ...] = ()
+    answered: bool = True
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def relabel(self, names: Sequence[str]) -> TextDataset:
+        """The same rows with indices into other class names.
+
+        Raises:
+            DataError: a class that is not among `names`.
+        """
+        unknown = sorted(set(self.classes) - set(names))
+        if unknown:
+            raise DataError(f"class {unknown[0]!r} does not occur in the training data; known: {', '.join(names)}")
+        position = [list(names).index(name) for name in self.classes]
+        labels = None if self.labels is None else [position[label] for label in self.labels]
+        return replace(self, labels=labels, classes=tuple(names))
+
+    def digests(self) -> list[str]:
+        return [
+            hashlib.sha256("\x1f".join(row[name] for name in self.template.inputs).encode()).hexdigest()
+            for row in self.rows
+        ]
+
+    def identity(self) -> str:
+        total = hashlib.sha256(repr((self.template.text, self.classes)).encode())
+        for row in self.rows:
+            total.update(repr(sorted(row.items())).encode())
+        return total.hexdigest()
+
+    def sample(self, index: int, *, epoch: int | None, seed: int) -> Any:
+        raise TypeError("bind the data to a backbone first")
+
+    def collate(self, index: Sequence[int], samples: Sequence[Any]) -> Batch:
+        raise TypeError("bind the data to a backbone first")
+
+    def bind(self, backbone: LanguageBackbone, task: AnswerSpace, longest: int | None = None) -> TokenDataset:
+        """Token sequences for a backbone; the task tells whether answers are classes, and with which words."""
+        encoder = Encoder(backbone.tokenizer)
+        begin = backbone.tokenizer.bos_token_id if backbone.tokenizer.bos_token_id is not None else encoder.end
+        samples = []
+        for number, row in enumerate(self.rows):
+            source = encoder.source(self.template, row, longest)
+            if not self.template.inputs and begin is not None:
+                source = Tokens((begin,), (SEPARATOR,)) + source
+            if not len(source):
+                raise DataError(
+                    f"row {self.ids[number]!r} has no text: template {self.template.text!r} gives zero tokens"
+                )
+            label = self.labels[number] if task.closed and self.labels is not None and self.answered else None
+            answer = None
+            if self.answered:
+                text = row[self.template.answer] if label is None else task.words[label]
+                answer = encoder.answer(self.template, text)
+                if not len(answer):
+                    raise DataError(f"row {self.ids[number]!r} has an answer of zero tokens ({text!r})")
+            samples.append(TextSample(source, answer, label))
+        return TokenDataset(samples, self, encoder.end, task.closed)

@@ -1,0 +1,97 @@
+"""Tokenised rows and their batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from pt_core.bridges.answers import IGNORED
+from pt_core.data import Batch
+from torch import Tensor
+
+from pt_language.data.templates import Tokens
+
+
+@dataclass(frozen=True)
+class TextSample:
+    """A tokenised row.
+
+    Attributes:
+        source: everything before the answer.
+        answer: the answer's tokens without an end token; None where the row has none.
+        label: class index, or None.
+    """
+
+    source: Tokens
+    answer: Tokens | None
+    label: int | None
+
+
+class Rows(Protocol):
+    """What tokens are made of: named rows with labels."""
+
+    @property
+    def ids(self) -> Sequence[str]: ...
+
+    @property
+    def labels(self) -> Sequence[int] | None: ...
+
+    def identity(self) -> str: ...
+
+
+class TokenDataset:
+    """Tokenised rows. Batches pad texts on the left and answers on the right, so that every text ends where its answer begins.
+
+    `batch.inputs`: ids, mask, roles (batch, text). `batch.extra["answer"]`: (batch, answer) ids, padded by IGNORED, with the end token
+    where answers are free text. `batch.target`: class indices, or the answer ids.
+    """
+
+    augmented = False
+
+    def __init__(self, samples: Sequence[TextSample], base: Rows, end: int | None, closed: bool) -> None:
+        self.samples, self.base, self.end, self.closed = samples, base, end, closed
+        self.ids, self.labels = base.ids, base.labels
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def sample(self, index: int, *, epoch: int | None, seed: int) -> TextSample:
+        return self.samples[index]
+
+    def collate(self, index: Sequence[int], samples: Sequence[Any]) -> Batch:
+        ids, mask = pad([sample.source.ids for sample in samples], left=True)
+        roles, _ = pad([sample.source.roles for sample in samples], left=True)
+        inputs = {"ids": ids, "mask": mask, "roles": roles}
+        extra: dict[str, Any] = {}
+        target: Tensor | None = None
+        if all(sample.answer is not None for sample in samples):
+            tail = () if self.closed or self.end is None else (self.end,)
+            answer, real = pad([(*sample.answer.ids, *tail) for sample in samples], left=False)
+            extra["answer"] = target = answer.masked_fill(real == 0, IGNORED)
+        if samples[0].label is not None:
+            target = torch.tensor([sample.label for sample in samples])
+        rows = torch.tensor(list(index), dtype=torch.long)
+        return Batch(inputs, target, rows, [self.ids[i] for i in index], extra)
+
+    def identity(self) -> str:
+        return self.base.identity()
+
+    def longest(self) -> tuple[int, str]:
+        """(tokens, id) of the longest row, answer and end included."""
+        sizes = [len(s.source) + (len(s.answer) + 1 if s.answer is not None else 0) for s in self.samples]
+        row = max(range(len(sizes)), key=sizes.__getitem__)
+        return sizes[row], self.ids[row]
+
+
+def pad(rows: Sequence[Sequence[int]], left: bool) -> tuple[Tensor, Tensor]:
+    """(values, mask), both (rows, longest); padding has value and mask 0."""
+    width = max(len(row) for row in rows)
+    values = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for number, row in enumerate(rows):
+        place = slice(width - len(row), width) if left else slice(0, len(row))
+        values[number, place] = torch.tensor(list(row), dtype=torch.long)
+        mask[number, place] = 1
+    return values, mask

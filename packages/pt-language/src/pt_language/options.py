@@ -1,0 +1,55 @@
+"""Flags of tasks, prediction and pretraining; imports nothing heavy, as the command line's help reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge
+from pt_core.run.declare.options import ClassificationOptions
+
+
+@dataclass(frozen=True)
+class TaskOptions(ClassificationOptions):
+    """Flags of the task."""
+
+    task: Literal["auto", "classification", "generation", "language-modelling"] = "auto"
+    """What is predicted (auto: classification where the answers are few and repeat, else generation; text alone: language modelling)."""
+    scoring: Literal["words", "head"] = "words"
+    """How classes are told: by the probability of their label words, or by a linear head on the text's state."""
+    label_words: tuple[str, ...] = ()
+    """Words that stand for the classes, as CLASS=WORD (default: the class names)."""
+    max_new_tokens: Annotated[int, Ge(1)] = 64
+    """Longest generated answer."""
+    beams: Annotated[int, Ge(1)] = 1
+    """Beams of the search; 1 is greedy."""
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """Flags of `pt-language predict`."""
+
+    text_column: str | None = None
+    """Column with the text, for tables and templates of one input (default: the template's own column)."""
+
+
+@dataclass(frozen=True)
+class PretrainOptions:
+    """Flags of `pt-language pretrain`."""
+
+    steps: Annotated[int, Ge(1)] = 3000
+    """Optimiser steps."""
+    width: Annotated[int, Ge(32)] = 128
+    """Width d."""
+    depth: Annotated[int, Ge(2)] = 3
+    """Blocks."""
+    heads: Annotated[int, Ge(3)] = 4
+    """Attention heads."""
+    head_size: Annotated[int, Ge(16)] = 64
+    """Width of a head."""
+    inner: Annotated[int, Ge(8)] = 256
+    """Width of the gated MLP."""
+    vocabulary: Annotated[int, Ge(300)] = 4096
+    """Tokens of the byte-level BPE."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Seed."""

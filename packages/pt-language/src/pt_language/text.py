@@ -1,0 +1,121 @@
+"""What loading, tuning and opening a prompt need: pt-language's side of the shared commands, but for commands and demos of its own.
+
+The server opens runs through this class, so it lies below `modality`, which brings the server's command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from pt_core.errors import UserError
+from pt_core.run.declare.modality import Modality
+from pt_core.run.declare.registry import Registry
+
+from pt_language.data.options import DataOptions
+from pt_language.options import PredictOptions, TaskOptions
+
+if TYPE_CHECKING:  # the command line's help must not wait for torch
+    from pt_core.backbone import Backbone
+    from pt_core.data import Batch, Dataset
+    from pt_core.method import Method
+    from pt_core.run.declare.panel import Panel
+    from pt_core.run.declare.spec import RunSpec
+    from pt_core.task import Evaluation, Task
+
+    from pt_language.adapters.base import LanguageBackbone
+    from pt_language.data.texts import TextDataset
+    from pt_language.method import LanguageMethod
+
+
+class Text(Modality):
+    """Text: classification, generation and language modelling with language models of transformers."""
+
+    registry = Registry("pt_language", Path(__file__).parent / "methods")
+    input_name = "TEXT"
+    data_options = DataOptions
+    task_options = TaskOptions
+    predict_options = PredictOptions
+
+    def default_backbone(self, role: str) -> str:
+        return "builtin:lm_docs"
+
+    def backbone_problem(self, spec: str, role: str) -> str | None:
+        from pt_language.backbones import locate
+
+        return _problem(lambda: locate(spec))
+
+    def data_problem(self, spec: str) -> str | None:
+        from pt_language.data.places import check_place
+
+        return _problem(lambda: check_place(spec))
+
+    def load_backbone(self, spec: str, weights: str | None, options: Any | None, role: str) -> Backbone:
+        from pt_language.backbones import load_backbone
+
+        backbone = load_backbone(spec, weights)
+        backbone.recompute = bool(getattr(options, "recompute", False))
+        return backbone
+
+    def load_data(self, spec: str, options: Any, seed: int) -> Mapping[str, Dataset]:
+        from pt_language.data.load import load_text
+
+        found: dict[str, Any] = dict(load_text(spec, options))
+        return found
+
+    def bind(
+        self, dataset: Dataset, backbones: Mapping[str, Backbone], task: Task, options: Any | None, training: bool
+    ) -> Dataset:
+        longest = getattr(options, "max_text_tokens", None)
+        bound: Dataset = cast("TextDataset", dataset).bind(backbones["backbone"], task, longest)  # type: ignore[arg-type]
+        return bound
+
+    def make_task(self, options: TaskOptions, data: Mapping[str, Dataset]) -> Task:
+        from pt_language.tasks.choose import make_task
+
+        return make_task(options, cast("TextDataset", data["train"]))
+
+    def task_from_json(self, spec: Mapping[str, Any]) -> Task:
+        from pt_language.tasks.choose import task_from_json
+
+        return task_from_json(spec)
+
+    def inputs(self, items: Sequence[Any], method: Method, options: Any | None) -> Dataset:
+        from pt_language.data.inputs import input_texts
+
+        task: Any = method.task
+        dataset = input_texts(items, task.template, getattr(options, "text_column", None))
+        return dataset.bind(cast("LanguageBackbone", method.backbone), task)
+
+    def export_formats(self) -> Mapping[str, Callable[[Method, Path], Sequence[str]]]:
+        def peft(method: Method, out: Path) -> Sequence[str]:
+            from pt_language.interop.outgoing import export_peft
+
+            return export_peft(cast("LanguageMethod", method), out)
+
+        def embeddings(method: Method, out: Path) -> Sequence[str]:
+            from pt_language.interop.embeddings import export_embeddings
+
+            return export_embeddings(cast("LanguageMethod", method), out)
+
+        return {"peft": peft, "embeddings": embeddings}
+
+    def example(self, spec: RunSpec, classes: int, batch_size: int) -> tuple[Mapping[str, Backbone], Task, Batch]:
+        from pt_language.example import example
+
+        return example(self.default_backbone("backbone"), spec, classes, batch_size)
+
+    def panels(self, method: Method, data: Mapping[str, Dataset], finals: Mapping[str, Evaluation]) -> Sequence[Panel]:
+        from pt_language.inspection import report_panels
+
+        return report_panels(method, data)
+
+
+def _problem(check: Callable[[], object]) -> str | None:
+    """What a loader's check has to say."""
+    try:
+        check()
+    except UserError as error:
+        return str(error)
+    return None
