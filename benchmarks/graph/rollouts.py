@@ -25,7 +25,7 @@ from pt_core.kernels import reference_kernels
 from pt_core.run.declare.resolve import resolve
 from pt_core.run.fit.execute import execute
 from pt_core.run.fit.prepare import Prepared, prepare
-from pt_graph.graphs import Graphs
+from pt_graph.graphs.batch import Graphs
 from pt_graph.modality import Graph
 from pt_graph.relief.episodes import Choose, Episodes, Noise, member_policy, play
 from pt_graph.relief.update import transitions

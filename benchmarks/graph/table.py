@@ -23,8 +23,9 @@ import torch
 from pt_core.run.declare.resolve import resolve
 from pt_core.run.fit.execute import execute
 from pt_core.run.fit.prepare import prepare
-from pt_graph.data import DataOptions, load_graphs
+from pt_graph.data.load import load_graphs
 from pt_graph.modality import Graph
+from pt_graph.options import DataOptions
 from pt_graph.pretrain import PretrainConfig, pretrain
 from pt_graph.relief.epoch import episode_returns
 

@@ -10,16 +10,14 @@ from pathlib import Path
 
 import pt_graph
 import pytest
-import torch
 import yaml
+from pt_core.errors import UserError
 from pt_core.run.command import cli
 from pt_core.run.declare.resolve import read_recipe, resolve
 from pt_core.testing.html import external_requests
-from pt_graph.drawing import draw, layout
 from pt_graph.modality import Graph
-from pt_graph.pretrain import OBJECTIVES, PretrainConfig, hop_distance, pretrain, unlinked
 
-from tests.graph.methods.common import batch, data
+from tests.graph.methods.common import data
 
 SMALL = ["--data", "builtin:molecules", "--total-shots", "12", "--max-val", "10", "--max-test", "10"]
 
@@ -96,7 +94,6 @@ def test_the_api_and_many_runs_over_one_backbone(tuned, tmp_path):
         alone = pt_graph.load(tuned if name == "a" else tmp_path / "plus").predict([graphs[row]])[0]
         assert routed[row]["run"] == name
         assert routed[row]["p(acid_ring)"] == pytest.approx(alone["p(acid_ring)"], abs=1e-5)
-    assert set(dir(pt_graph)) >= {"__version__"}
     assert {name for name in pt_graph.__all__ if getattr(pt_graph, name) is None} == set()
 
 
@@ -145,6 +142,43 @@ def test_mistakes(message, arguments, tmp_path, monkeypatch):
         assert not (tmp_path / "runs").exists()
 
 
+def test_all_mistakes_of_a_command_are_told_together(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run(
+        "fit", "gpf", "--data", "nowhere.csv", "--backbone", "chem:gni", "--recipe", "gpf-best", "--epocs", "3", "--out", "new"
+    )  # fmt: skip
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert status == 2
+    for part in ("'nowhere.csv' does not exist", "no molecular network 'gni'", "no recipe 'gpf-best'", "'--epocs'"):
+        assert sum(part in line for line in errors) == 1, err
+    assert len(errors) == 4
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("builtin:gin", "no built-in backbone 'gin'"),
+        ("file:nowhere.safetensors", "weight file nowhere.safetensors does not exist"),
+        ("pyg:GNC", "pyg:GNC is not supported"),
+        ("pyg:GCN:rleu", "activation 'rleu' is unknown"),
+        ("pyg:PNA,in_channels=4", "needs hidden_channels"),
+        ("timm:vit", "is of no known kind"),
+    ],
+)
+def test_backbones_are_checked_by_name(spec, message):
+    assert re.search(message, Graph().backbone_problem(spec, "backbone"))
+    with pytest.raises(UserError, match=message):
+        pt_graph.load_backbone(spec)
+
+
+@pytest.mark.parametrize(
+    "spec", ["builtin:gin_molecules", "chem:gat", "pyg:GraphSAGE:elu", "pyg:GCN,in_channels=4,hidden_channels=8"]
+)
+def test_names_of_backbones_that_there_are(spec):
+    assert Graph().backbone_problem(spec, "backbone") is None
+
+
 def test_programs_are_not_exported(tuned, tmp_path):
     refused("graphs vary in size", "export", tuned, "--out", tmp_path / "x.pt2", "--format", "torch.export")
 
@@ -165,22 +199,6 @@ def test_recipes_are_valid(path):
     assert spec.config.z_max in (0.05, 0.1, 0.5, 1.0)
 
 
-# ---- pretraining and drawing ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("objective", "kind"), [*((name, "molecules") for name in OBJECTIVES), ("masked_edge", "shapes")]
-)
-def test_pretraining_lowers_its_loss(objective, kind, tmp_path):
-    graphs = [graph for part in data(kind).values() for graph in part.graphs]
-    config = PretrainConfig(objective=objective, dim=8, layers=2, epochs=25, batch_size=32, lr=0.01, dropout=0.0)
-    pretrain(config, graphs, tmp_path / "n.safetensors", "test")
-    card = json.loads((tmp_path / "n.json").read_text())
-    assert card["lowest_loss"] < 0.97 * card["losses"][0]
-    backbone = pt_graph.load_backbone(f"file:{tmp_path / 'n.safetensors'}")
-    assert backbone.nodes(batch(kind).inputs).isfinite().all()
-
-
 def test_pretraining_command(tmp_path):
     pt_graph.save_graphs(data("shapes"), tmp_path / "s.npz")
     refused("needs molecules", "pretrain", "--data", tmp_path / "s.npz", "--out", tmp_path / "n.safetensors")
@@ -191,32 +209,3 @@ def test_pretraining_command(tmp_path):
     assert status == 0, err
     assert f"file:{tmp_path / 'n.safetensors'}" in out + err
     refused("--lr|lr=", "pretrain", "--lr", "-1", "--out", tmp_path / "m.safetensors")
-
-
-@pytest.mark.parametrize("kind", ["molecules", "shapes"])
-def test_negative_pairs_are_no_edges(kind):
-    graphs = batch(kind).inputs
-    anchors = graphs.edge_index[0]
-    chosen = unlinked(graphs, anchors, torch.Generator().manual_seed(0))
-    inside = torch.equal(graphs.graph[chosen], graphs.graph[anchors])
-    assert inside is (kind == "molecules")  # parts of one large graph are told from other parts
-    edges = set(map(tuple, graphs.edge_index.T.tolist()))
-    bad = sum((a, b) in edges or a == b for a, b in zip(anchors.tolist(), chosen.tolist(), strict=True))
-    assert bad < 0.1 * len(anchors)
-
-
-def test_hop_distances():
-    graph = data("shapes")["val"].graphs[0]  # a path
-    assert hop_distance(graph, torch.tensor([0]), 2).tolist() == [0, 1, 2, *[-1] * (graph.nodes - 3)]
-
-
-def test_drawings():
-    for graph in (data("molecules")["val"].graphs[0], data("shapes")["val"].graphs[2]):
-        picture = draw(graph, torch.linspace(0, 1, graph.nodes))
-        assert picture[:8] == b"\x89PNG\r\n\x1a\n"
-        assert picture != draw(graph)
-    edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]]).numpy()
-    place = torch.from_numpy(layout(edges, 3))
-    near, far = (place[0] - place[1]).norm(), (place[0] - place[2]).norm()
-    assert float(far / near) == pytest.approx(2, rel=0.05)
-    assert layout(edges[:, :0], 1).shape == (1, 2)

@@ -9,13 +9,15 @@ import pytest
 import torch
 from pt_core.errors import DataError, UserError
 from pt_core.run.data.sampling import SubsetDataset
-from pt_graph.chem import BadMolecule, featurise, scaffold_split, scaffolds
-from pt_graph.data import DataOptions, load_graphs
-from pt_graph.inputs import PredictOptions, input_graphs
-from pt_graph.molecules import Molecule, generate, molecule_data
-from pt_graph.sources.arrays import save_graphs
-from pt_graph.sources.nodes import balls
-from pt_graph.sources.pyg import from_pyg
+from pt_graph.data.arrays import save_graphs
+from pt_graph.data.chem import BadMolecule, featurise, scaffolds
+from pt_graph.data.division import scaffold_split
+from pt_graph.data.inputs import input_graphs
+from pt_graph.data.load import load_graphs
+from pt_graph.data.molecules import Molecule, generate, molecule_data
+from pt_graph.data.nodes import balls
+from pt_graph.data.pyg import from_pyg
+from pt_graph.options import DataOptions, PredictOptions
 
 from tests.graph.methods.common import batch, data
 

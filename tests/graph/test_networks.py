@@ -11,12 +11,12 @@ import torch
 from pt_core import Add, Replace
 from pt_core.errors import UserError
 from pt_core.kernels import reference_kernels
-from pt_graph.backbone import GraphBackbone
 from pt_graph.backbones import list_backbones, load_backbone
-from pt_graph.graphs import collate, single
+from pt_graph.graphs.batch import collate, single
+from pt_graph.networks.backbone import GraphBackbone
 from pt_graph.networks.molecular import KINDS, MolecularGNN
 from pt_graph.networks.plain import PlainGNN
-from pt_graph.weights import load_network, save_network
+from pt_graph.networks.saved import load_network, save_network
 from safetensors.torch import save_file
 from torch.nn import functional as F
 

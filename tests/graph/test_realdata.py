@@ -11,9 +11,11 @@ import pt_graph
 import pytest
 import torch
 from pt_graph.backbones import load_backbone
-from pt_graph.chem import featurise, scaffold_split, scaffolds
-from pt_graph.data import DataOptions, load_graphs
-from pt_graph.graphs import collate
+from pt_graph.data.chem import featurise, scaffolds
+from pt_graph.data.division import scaffold_split
+from pt_graph.data.load import load_graphs
+from pt_graph.graphs.batch import collate
+from pt_graph.options import DataOptions
 
 pytestmark = [
     pytest.mark.realdata,

@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 from pt_core.errors import ArtifactError, DataError
-from pt_graph.tasks import BinaryTasks, GraphClassification, task_from_json
+from pt_graph.tasks.binary import BinaryTasks
+from pt_graph.tasks.build import task_from_json
+from pt_graph.tasks.classification import GraphClassification
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional as F
 

@@ -15,13 +15,14 @@ from pt_core.data import generator
 from pt_core.randomness import seeded
 from pt_core.run.declare.options import TrainOptions, build_all
 from pt_core.testing import CHECKS, SLOW_CHECKS, MethodCase
-from pt_graph.backbone import GraphBackbone
-from pt_graph.data import GraphDataset
-from pt_graph.graphs import single
-from pt_graph.molecules import PROPERTIES, molecule_data
+from pt_graph.data.dataset import GraphDataset
+from pt_graph.data.molecules import PROPERTIES, molecule_data
+from pt_graph.graphs.batch import single
+from pt_graph.networks.backbone import GraphBackbone
 from pt_graph.networks.molecular import MolecularGNN
 from pt_graph.networks.plain import PlainGNN
-from pt_graph.tasks import BinaryTasks, GraphClassification
+from pt_graph.tasks.binary import BinaryTasks
+from pt_graph.tasks.classification import GraphClassification
 from torch import nn
 
 OPTIONS = TrainOptions(steps=6, batch_size=8, lr=0.05, optimizer="sgd", eval_every=3, device="cpu")

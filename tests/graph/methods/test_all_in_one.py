@@ -12,7 +12,7 @@ from pt_core.errors import ConfigError, DataError
 from pt_core.run.declare.options import build_all
 from pt_core.testing import BadInput
 from pt_core.testing._support import train
-from pt_graph.graphs import collate
+from pt_graph.graphs.batch import collate
 from pt_graph.meta import adapted_loss
 from pt_graph.methods.all_in_one import AllInOne, AllInOneConfig
 from pt_graph.methods.linear import LinearProbe
@@ -98,7 +98,7 @@ def test_thresholds_give_all_edges_or_none(threshold, every):
 
 
 def test_a_graph_without_edges_and_a_single_node():
-    from pt_graph.graphs import single
+    from pt_graph.graphs.batch import single
 
     method = method_of(cross_prune=0.0, inner_prune=0.0)
     lonely = collate(

@@ -13,7 +13,7 @@ from pt_core.run.train.rundir import RunDir
 from pt_core.run.train.trainer import Trainer
 from pt_core.run.train.world import World
 from pt_core.testing import BadInput
-from pt_graph.graphs import collate, single
+from pt_graph.graphs.batch import collate, single
 from pt_graph.methods.full import FullFineTuning
 from pt_graph.methods.gpf import GPF, GPFConfig
 from pt_graph.methods.gpf_plus import GPFPlus
@@ -110,24 +110,25 @@ def test_gpf_plus_does_not_see_the_order_of_nodes_or_bases():
     moved = single(graph.x[order], back[graph.edge_index], graph.edge_attr)
     with torch.no_grad():
         x, y = plus.backbone.embed(graph).x, plus.backbone.embed(moved).x
-        close(plus.prompts(y), plus.prompts(x)[order])
-        want = plus.prompts(x)
+        close(plus.prompts(moved, y), plus.prompts(graph, x)[order])
+        want = plus.prompts(graph, x)
         shuffle = torch.tensor([2, 0, 3, 1])
         plus.prompt.copy_(plus.prompt[shuffle])
         plus.attention.weight.copy_(plus.attention.weight[shuffle])
         plus.attention.bias.copy_(plus.attention.bias[shuffle])
-        close(plus.prompts(x), want)
+        close(plus.prompts(graph, x), want)
 
 
 def test_prompts_mix_by_attention_of_the_unprompted_features():
     plus = seeded_make(GPFPlus, bases=3, **EVAL)
-    x = torch.randn(4, DIM)
+    graphs = batch().inputs
+    x = torch.randn(graphs.nodes, DIM)
     with torch.no_grad():
         for row in range(4):
             scores = [float(plus.attention.weight[j] @ x[row] + plus.attention.bias[j]) for j in range(3)]
             total = sum(math.exp(s) for s in scores)
             want = sum(math.exp(s) / total * plus.prompt[j] for j, s in enumerate(scores))
-            close(plus.prompts(x)[row], want)
+            close(plus.prompts(graphs, x)[row], want)
 
 
 # ---- 3. a first layer that is linear: the prompt is a change of its bias ------------------------------------------------------

@@ -11,7 +11,7 @@ from pt_core.errors import DataError
 from pt_core.run.declare.options import build_all
 from pt_core.testing import BadInput
 from pt_core.testing._support import train
-from pt_graph.graphs import collate
+from pt_graph.graphs.batch import collate
 from pt_graph.methods.gppt import GPPT, GPPTConfig
 from pt_graph.methods.graph_prompt import GraphPrompt, GraphPromptConfig
 from torch.nn import functional as F

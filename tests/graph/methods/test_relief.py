@@ -18,7 +18,7 @@ from pt_core.run.train.trainer import Trainer
 from pt_core.run.train.world import World
 from pt_core.testing import BadInput
 from pt_core.testing._support import train
-from pt_graph.graphs import collate
+from pt_graph.graphs.batch import collate
 from pt_graph.methods.linear import LinearProbe
 from pt_graph.methods.relief import RELIEF, RELIEFConfig
 from pt_graph.modality import Graph

@@ -10,8 +10,9 @@ from pt_core.errors import UserError, nearest
 if TYPE_CHECKING:
     import torch
 
-    from pt_graph.backbone import GraphBackbone
+    from pt_graph.networks.backbone import GraphBackbone
 
+DEFAULT = "builtin:gin_molecules"
 ASSETS = Path(__file__).parent / "assets"
 KIND_NAMES = ("gin", "gcn", "graphsage", "gat")
 
@@ -46,6 +47,24 @@ def list_backbones() -> list[tuple[str, str]]:
     ]
 
 
+def problem(spec: str) -> str | None:
+    """What is wrong with a backbone spec, as far as its name and the file system tell; no weights are read."""
+    kind, _, name = spec.partition(":")
+    if kind not in ("builtin", "file", "chem", "pyg") or not name:
+        return f"backbone {spec!r} is of no known kind; use builtin:NAME, file:FILE, chem:KIND or pyg:MODEL"
+    if kind == "builtin" and name not in builtin_names():
+        return f"no built-in backbone {name!r}{nearest(name, builtin_names())}; known: {', '.join(builtin_names())}"
+    if kind == "file" and not Path(name).is_file():
+        return f"weight file {name} does not exist"
+    if kind == "chem" and name not in KIND_NAMES:
+        return f"no molecular network {name!r}{nearest(name, KIND_NAMES)}; known: {', '.join(KIND_NAMES)}"
+    if kind == "pyg":
+        from pt_graph.networks.published import pyg_problem
+
+        return pyg_problem(name)
+    return None
+
+
 def load_backbone(spec: str, weights: str | Path | None = None, device: torch.device | str = "cpu") -> GraphBackbone:
     """Load a frozen backbone in float32.
 
@@ -59,39 +78,34 @@ def load_backbone(spec: str, weights: str | Path | None = None, device: torch.de
     """
     import torch
 
-    from pt_graph.backbone import GraphBackbone
+    from pt_graph.networks.backbone import GraphBackbone
     from pt_graph.networks.molecular import MolecularGNN
-    from pt_graph.weights import load_network, molecular, pyg, pyg_model
+    from pt_graph.networks.published import molecular, pyg, pyg_model
+    from pt_graph.networks.saved import load_network
 
+    wrong = problem(spec)
+    if wrong is not None:
+        raise UserError(wrong)
     kind, _, name = spec.partition(":")
-    if kind not in ("builtin", "file", "chem", "pyg") or not name:
-        raise UserError(f"backbone {spec!r} is of no known kind; use builtin:NAME, file:FILE, chem:KIND or pyg:MODEL")
-    path = None if weights is None else Path(weights)
-    if kind in ("builtin", "file"):
-        if path is not None:
-            raise UserError(
-                f"backbone {spec!r} brings its own weights; leave out --weights, or use chem: or pyg: with them"
-            )
-        if kind == "builtin" and name not in builtin_names():
-            raise UserError(
-                f"no built-in backbone {name!r}{nearest(name, builtin_names())}; known: {', '.join(builtin_names())}"
-            )
-        net: torch.nn.Module = load_network(ASSETS / f"{name}.safetensors" if kind == "builtin" else Path(name))
-    elif kind == "chem":
-        if name not in KIND_NAMES:
-            raise UserError(f"no molecular network {name!r}{nearest(name, KIND_NAMES)}; known: {', '.join(KIND_NAMES)}")
-        if str(device) == "meta" and path is None:
-            with torch.device("meta"):
-                net = MolecularGNN(name)  # type: ignore[arg-type]
-        elif path is None:
-            raise UserError(f"backbone {spec!r} needs its pretrained weights: give --weights FILE")
-        else:
-            net = molecular(name, path)
-    else:
+    brings_weights = kind in ("builtin", "file")
+    if brings_weights and weights is not None:
+        raise UserError(
+            f"backbone {spec!r} brings its own weights; leave out --weights, or use chem: or pyg: with them"
+        )
+    net: torch.nn.Module
+    if brings_weights:
+        net = load_network(ASSETS / f"{name}.safetensors" if kind == "builtin" else Path(name))
+    elif weights is not None and kind == "chem":
+        net = molecular(name, Path(weights))
+    elif weights is not None:
         model, _, activation = name.partition(":")
-        if path is None:
-            raise UserError(f"backbone {spec!r} needs its pretrained weights: give --weights FILE")
+        path = Path(weights)
         net = pyg_model(name, path) if "," in name else pyg(model, activation or "relu", path)
+    elif kind == "chem" and str(device) == "meta":
+        with torch.device("meta"):
+            net = MolecularGNN(name)  # type: ignore[arg-type]
+    else:
+        raise UserError(f"backbone {spec!r} needs its pretrained weights: give --weights FILE")
     inputs = "atoms and bonds" if kind == "chem" or getattr(net, "needs_bonds", False) else "float features"
     backbone = GraphBackbone(net, spec, {"inputs": inputs})
     backbone.to(device)

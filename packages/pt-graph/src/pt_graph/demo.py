@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pt_core.run.declare.modality import Modality
 
 METHODS: dict[str, dict[str, Any]] = {
     "linear": {"method": "linear", "head_layers": 2, "epochs": 100},
@@ -28,14 +31,12 @@ COMMON: dict[str, Any] = {"data": "builtin:molecules", "total_shots": 50, "eval_
 FAST = {"relief": 1}
 
 
-def molecules(out: Path, seeds: int, fast: bool) -> None:
+def molecules(modality: Modality, out: Path, seeds: int, fast: bool) -> None:
     """50 shots of generated molecules. Writes one run per method and seed below `out`, and a comparison page."""
     from pt_core.run.command.contenders import compare_methods
 
     from pt_graph.backbones import load_backbone
-    from pt_graph.modality import Graph
 
-    modality = Graph()
     contenders = {}
     for name, changes in METHODS.items():
         short = {"epochs": FAST.get(name, 8), "eval_every": None, "max_val": 60, "max_test": 100} if fast else {}

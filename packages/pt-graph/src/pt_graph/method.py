@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
-from pt_core import Backbone, Batch, Claim, Edits, Layout, Method, Stage, Task
-from torch import Tensor
+from pt_core import Add, Backbone, Batch, Claim, Edits, Layout, Method, Stage, Task
+from torch import Tensor, nn
 
-from pt_graph.backbone import GraphBackbone
-from pt_graph.graphs import Graphs
+from pt_graph.graphs.batch import Graphs
+from pt_graph.networks.backbone import GraphBackbone
 
 FrozenMode = Literal["eval", "dropout", "train"]
 """How the frozen network runs in a training forward.
@@ -21,6 +22,16 @@ tensors; the backbone itself stays as it was).
 The default is `eval`. On the pretrained 5-layer GCN (50 shots of BBBP, 60 epochs of GPF, one seed) it reached a validation ROC-AUC of 0.91,
 `dropout` 0.25 and `train` 0.53: these networks were pretrained without dropout, and what the head learns under it does not carry over.
 """
+
+
+RECIPE: Mapping[str, Any] = {
+    "optimizer": "adam",
+    "lr": 1e-3,
+    "weight_decay": 0.0,
+    "schedule": "constant",
+    "batch_size": 32,
+}
+"""How the feature prompts and their baselines train; a method adds what it does otherwise."""
 
 
 class GraphMethod(Method):
@@ -58,6 +69,29 @@ class GraphMethod(Method):
     def node_prompts(self, graphs: Graphs, batch: Batch) -> Tensor | None:
         """(node, D) what is added to the features of each node, for the report; None where nothing is."""
         return None
+
+
+class FeaturePrompt(GraphMethod):
+    """x'_v = x_v + p_v for every node v, behind the atom embedding and before the first layer; logits = head( mean_v GNN(G, x')_v ).
+
+    A method says what p_v is.
+    """
+
+    recipe: ClassVar[Mapping[str, Any]] = {**RECIPE, "epochs": 100, "select": False}  # the last epoch is evaluated
+    head: nn.Module
+
+    @abstractmethod
+    def prompts(self, graphs: Graphs, x: Tensor) -> Tensor:
+        """(node, D), or (1, D) for all nodes, from unprompted features (node, D)."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(graph, output) logits."""
+        nodes = self.nodes(batch.inputs, {"input": Add(lambda x, _: self.prompts(batch.inputs, x))})
+        logits: Tensor = self.head(batch.inputs.mean(nodes))
+        return logits
+
+    def node_prompts(self, graphs: Graphs, batch: Batch) -> Tensor:
+        return self.prompts(graphs, self.backbone.embed(graphs).x).expand(graphs.nodes, -1)
 
 
 def constant(prompts: Tensor) -> Callable[[Tensor, Layout], Tensor]:

@@ -28,10 +28,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from pt_graph.graphs import Graphs, collate, single
+from pt_graph.graphs.batch import Graphs, collate, single
+from pt_graph.graphs.structure import Structure
 from pt_graph.networks.molecular import MASK_ATOM, MolecularGNN
 from pt_graph.networks.plain import PlainGNN
-from pt_graph.weights import save_network
+from pt_graph.networks.saved import save_network
 
 MASK_BOND = 5
 MASKED = 0.15
@@ -235,8 +236,6 @@ def hop_distance(batch: Graphs, centre: Tensor, most: int) -> Tensor:
 
 def restrict(batch: Graphs, chosen: Tensor) -> Any:
     """The structure with edges among the chosen nodes only."""
-    from pt_graph.structure import Structure
-
     keep = chosen[batch.edge_index[0]] & chosen[batch.edge_index[1]]
     assert batch.edge_attr is not None
     return Structure(batch.edge_index[:, keep], batch.edge_attr[keep], batch.nodes)
@@ -253,10 +252,10 @@ OBJECTIVES: dict[str, Objective] = {
 def pretraining_graphs(data: str | None, seed: int, options: Any = None) -> tuple[list[Graphs], str]:
     """(graphs, where they come from): all parts of a data set without their labels, or generated molecules."""
     if data is None:
-        from pt_graph.molecules import generate
+        from pt_graph.data.molecules import generate
 
         return [one.graph() for one in generate(GENERATED, 10_000 + seed)], f"{GENERATED} generated molecules"
-    from pt_graph.data import load_graphs
+    from pt_graph.data.load import load_graphs
 
     parts = load_graphs(data, options, seed)
     return [graph for part in parts.values() for graph in part.graphs], data

@@ -15,11 +15,11 @@ from pt_core.errors import ConfigError, DataError
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pt_graph.graphs import Graphs
-from pt_graph.heads import build_head
+from pt_graph.graphs.batch import Graphs
+from pt_graph.graphs.structure import SELF_LOOP
 from pt_graph.meta import adapted_loss
 from pt_graph.method import GraphMethod
-from pt_graph.structure import SELF_LOOP
+from pt_graph.networks.head import build_head
 
 ID = "all_in_one"
 TITLE = "All in One: Multi-Task Prompting for Graph Neural Networks"

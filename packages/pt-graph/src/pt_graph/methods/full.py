@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from annotated_types import Ge
 from pt_core import Backbone, Batch, Stage, Task
 from torch import Tensor
 
-from pt_graph.heads import build_head
-from pt_graph.method import GraphMethod
+from pt_graph.method import RECIPE, GraphMethod
+from pt_graph.networks.head import build_head
 
 ID = "full"
 TITLE = "Full fine-tuning (baseline)"
@@ -34,13 +34,7 @@ class FullFineTuning(GraphMethod):
     """
 
     Config = FullConfig
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "optimizer": "adam",
-        "lr": 1e-3,
-        "weight_decay": 0.0,
-        "schedule": "constant",
-        "batch_size": 32,
-    }
+    recipe = RECIPE
     config: FullConfig
 
     def __init__(self, config: FullConfig, backbones: Mapping[str, Backbone], task: Task) -> None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 import torch
 from annotated_types import Ge
-from pt_core import Add, Backbone, Batch, Task
+from pt_core import Backbone, Task
 from torch import Tensor, nn
 
-from pt_graph.graphs import Graphs
-from pt_graph.heads import build_head
-from pt_graph.method import FrozenMode, GraphMethod
+from pt_graph.graphs.batch import Graphs
+from pt_graph.method import FeaturePrompt, FrozenMode
+from pt_graph.networks.head import build_head
 
 ID = "gpf"
 TITLE = "Universal Prompt Tuning for Graph Neural Networks (GPF)"
@@ -30,22 +30,13 @@ class GPFConfig:
     """The GNN while training: as in evaluation (eval), with its dropout on (dropout), or published: BatchNorm drifts too (train)."""
 
 
-class GPF(GraphMethod):
+class GPF(FeaturePrompt):
     """x'_v = x_v + p for every node v, behind the atom embedding and before the first layer; logits = head( mean_v GNN(G, x')_v ).
 
     p (1, D) starts uniform in +- sqrt(6 / (1 + D)). Parameters: D + (layers - 1)(d^2 + d) + d C + C.
     """
 
     Config = GPFConfig
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "optimizer": "adam",
-        "lr": 1e-3,
-        "weight_decay": 0.0,
-        "schedule": "constant",
-        "batch_size": 32,
-        "epochs": 100,
-        "select": False,  # the last epoch is evaluated
-    }
     config: GPFConfig
 
     def __init__(self, config: GPFConfig, backbones: Mapping[str, Backbone], task: Task) -> None:
@@ -55,10 +46,6 @@ class GPF(GraphMethod):
         self.prompt = nn.Parameter(torch.empty(1, dim).uniform_(-bound, bound))
         self.head = build_head(self.backbone.dim, task.outputs, config.head_layers)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """(graph, output) logits."""
-        nodes = self.nodes(batch.inputs, {"input": Add(lambda x, _: self.prompt.to(x.dtype))})
-        return self.head(batch.inputs.mean(nodes))
-
-    def node_prompts(self, graphs: Graphs, batch: Batch) -> Tensor:
-        return self.prompt.expand(graphs.nodes, -1)
+    def prompts(self, graphs: Graphs, x: Tensor) -> Tensor:
+        """(1, D)."""
+        return self.prompt.to(x.dtype)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 import torch
 from annotated_types import Ge
-from pt_core import Add, Backbone, Batch, Task
+from pt_core import Backbone, Task
 from torch import Tensor, nn
 
-from pt_graph.graphs import Graphs
-from pt_graph.heads import build_head
-from pt_graph.method import FrozenMode, GraphMethod
+from pt_graph.graphs.batch import Graphs
+from pt_graph.method import FeaturePrompt, FrozenMode
+from pt_graph.networks.head import build_head
 
 ID = "gpf_plus"
 TITLE = "Universal Prompt Tuning for Graph Neural Networks (GPF-plus)"
@@ -32,22 +32,13 @@ class GPFPlusConfig:
     """The GNN while training: as in evaluation (eval), with its dropout on (dropout), or published: BatchNorm drifts too (train)."""
 
 
-class GPFPlus(GraphMethod):
+class GPFPlus(FeaturePrompt):
     """x'_v = x_v + sum_j alpha_vj P_j, alpha_v = softmax over the k bases of (W x_v + b), on the unprompted x_v.
 
     P (k, D) starts uniform in +- sqrt(6 / (k + D)). Parameters: 2 k D + k + (layers - 1)(d^2 + d) + d C + C.
     """
 
     Config = GPFPlusConfig
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "optimizer": "adam",
-        "lr": 1e-3,
-        "weight_decay": 0.0,
-        "schedule": "constant",
-        "batch_size": 32,
-        "epochs": 100,
-        "select": False,  # the last epoch is evaluated
-    }
     config: GPFPlusConfig
 
     def __init__(self, config: GPFPlusConfig, backbones: Mapping[str, Backbone], task: Task) -> None:
@@ -58,14 +49,6 @@ class GPFPlus(GraphMethod):
         self.attention = nn.Linear(dim, bases)
         self.head = build_head(self.backbone.dim, task.outputs, config.head_layers)
 
-    def prompts(self, x: Tensor) -> Tensor:
+    def prompts(self, graphs: Graphs, x: Tensor) -> Tensor:
         """(node, D) from unprompted features (node, D)."""
         return self.attention(x.float()).softmax(-1) @ self.prompt
-
-    def forward(self, batch: Batch) -> Tensor:
-        """(graph, output) logits."""
-        nodes = self.nodes(batch.inputs, {"input": Add(lambda x, _: self.prompts(x))})
-        return self.head(batch.inputs.mean(nodes))
-
-    def node_prompts(self, graphs: Graphs, batch: Batch) -> Tensor:
-        return self.prompts(self.backbone.embed(graphs).x)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 from annotated_types import Ge
 from pt_core import Backbone, Batch, Task
 from torch import Tensor
 
-from pt_graph.heads import build_head
-from pt_graph.method import GraphMethod
+from pt_graph.method import RECIPE, GraphMethod
+from pt_graph.networks.head import build_head
 
 ID = "linear"
 TITLE = "Linear probe on frozen graph embeddings (baseline)"
@@ -32,13 +32,7 @@ class LinearProbe(GraphMethod):
     """
 
     Config = LinearConfig
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "optimizer": "adam",
-        "lr": 1e-3,
-        "weight_decay": 0.0,
-        "schedule": "constant",
-        "batch_size": 32,
-    }
+    recipe = RECIPE
     config: LinearConfig
 
     def __init__(self, config: LinearConfig, backbones: Mapping[str, Backbone], task: Task) -> None:

@@ -20,9 +20,9 @@ from pt_core.errors import ConfigError, DataError
 from pt_core.task import Predictions
 from torch import Tensor, nn
 
-from pt_graph.graphs import Graphs
-from pt_graph.heads import build_head
+from pt_graph.graphs.batch import Graphs
 from pt_graph.method import FrozenMode, GraphMethod, constant
+from pt_graph.networks.head import build_head
 from pt_graph.relief.episodes import Episodes, Noise, joint_policy, play
 from pt_graph.relief.epoch import improve_members
 from pt_graph.relief.policy import FlatCritic, Policy, PooledCritic

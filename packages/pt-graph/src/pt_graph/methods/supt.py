@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Gt, Le
-from pt_core import Add, Backbone, Batch, Task
+from pt_core import Backbone, Task
 from torch import Tensor, nn
 
-from pt_graph.graphs import Graphs
-from pt_graph.heads import build_head
-from pt_graph.method import FrozenMode, GraphMethod
+from pt_graph.graphs.batch import Graphs
+from pt_graph.method import FeaturePrompt, FrozenMode
+from pt_graph.networks.head import build_head
 
 ID = "supt"
 TITLE = "Subgraph-level Universal Prompt Tuning (SUPT)"
@@ -36,7 +36,7 @@ class SUPTConfig:
     """The GNN while training: see gpf."""
 
 
-class SUPT(GraphMethod):
+class SUPT(FeaturePrompt):
     """With u = X + sum_j C_j and scores s (node, k) of one graph convolution (symmetric normalisation, self-loops) of u:
 
     soft  X' = X + softmax_k(s) C
@@ -47,15 +47,6 @@ class SUPT(GraphMethod):
     """
 
     Config = SUPTConfig
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "optimizer": "adam",
-        "lr": 1e-3,
-        "weight_decay": 0.0,
-        "schedule": "constant",
-        "batch_size": 32,
-        "epochs": 100,
-        "select": False,
-    }
     config: SUPTConfig
 
     def __init__(self, config: SUPTConfig, backbones: Mapping[str, Backbone], task: Task) -> None:
@@ -78,14 +69,6 @@ class SUPT(GraphMethod):
         scores = scores.tanh()
         chosen = best_nodes(scores.detach(), graphs, self.config.ratio)
         return ((scores * chosen) @ self.prompt) / (1 + chosen.sum(1, keepdim=True))
-
-    def forward(self, batch: Batch) -> Tensor:
-        """(graph, output) logits."""
-        nodes = self.nodes(batch.inputs, {"input": Add(lambda x, _: self.prompts(batch.inputs, x))})
-        return self.head(batch.inputs.mean(nodes))
-
-    def node_prompts(self, graphs: Graphs, batch: Batch) -> Tensor:
-        return self.prompts(graphs, self.backbone.embed(graphs).x)
 
 
 def best_nodes(scores: Tensor, graphs: Graphs, ratio: float) -> Tensor:

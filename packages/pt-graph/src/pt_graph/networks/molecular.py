@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pt_graph.structure import BOND_DIRECTIONS, BOND_TYPES, Structure, View
+from pt_graph.graphs.structure import BOND_DIRECTIONS, BOND_TYPES, Structure, View
 
 Kind = Literal["gin", "gcn", "graphsage", "gat"]
 KINDS: tuple[Kind, ...] = ("gin", "gcn", "graphsage", "gat")

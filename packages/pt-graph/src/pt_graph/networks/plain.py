@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pt_graph.graphs.structure import Structure, View
 from pt_graph.networks.molecular import edge_softmax
-from pt_graph.structure import Structure, View
 
+Kind = Literal["gin", "gcn", "sage", "gat"]
+KINDS: tuple[Kind, ...] = ("gin", "gcn", "sage", "gat")
 Activation = Literal["relu", "leaky_relu", "elu", "tanh", "identity"]
 ACTIVATIONS: dict[str, Any] = {
     "relu": F.relu,
@@ -37,7 +39,7 @@ class PlainGNN(nn.Module):
 
     def __init__(
         self,
-        kind: Literal["gin", "gcn", "sage", "gat"],
+        kind: Kind,
         widths: list[int],
         activation: Activation = "leaky_relu",
         dropout: float = 0.2,

@@ -11,7 +11,7 @@ import torch
 from pt_core.errors import UserError, nearest
 from torch import Tensor, nn
 
-from pt_graph.structure import Structure
+from pt_graph.graphs.structure import Structure
 
 
 def families() -> dict[str, Any]:
@@ -56,11 +56,11 @@ class PyGModel(nn.Module):
         return result
 
 
-def model_of(text: str, tensors: Mapping[str, Tensor]) -> PyGModel:
-    """A network from `NAME,key=value,...`; `num_layers` is counted in the state dict where it is not given.
+def arguments(text: str) -> tuple[str, dict[str, Any]]:
+    """(name, arguments) of `NAME,key=value,...`.
 
     Raises:
-        UserError: unknown name or argument, or arguments that PyG refuses.
+        UserError: unknown name, something that is no argument, or none for the widths.
     """
     name, *pairs = text.split(",")
     known = families()
@@ -72,13 +72,23 @@ def model_of(text: str, tensors: Mapping[str, Tensor]) -> PyGModel:
         if not equals or not key:
             raise UserError(f"{pair!r} in pyg:{text} is not NAME=VALUE")
         settings[key] = _value(value)
+    missing = sorted({"in_channels", "hidden_channels"} - set(settings))
+    if missing:
+        raise UserError(f"pyg:{text} needs {' and '.join(missing)}: give pyg:{name},{missing[0]}=N,...")
+    return name, settings
+
+
+def model_of(text: str, tensors: Mapping[str, Tensor]) -> PyGModel:
+    """A network from `NAME,key=value,...`; `num_layers` is counted in the state dict where it is not given.
+
+    Raises:
+        UserError: see `arguments`, or arguments that PyG refuses.
+    """
+    name, settings = arguments(text)
     layers = {int(key.split(".")[1]) for key in tensors if key.startswith("convs.") and key.split(".")[1].isdigit()}
     settings.setdefault("num_layers", len(layers))
     if name == "PNA":  # the degrees of the data it was trained on are in its state dict
         settings.setdefault("deg", torch.ones(2, dtype=torch.long))
-    missing = sorted({"in_channels", "hidden_channels"} - set(settings))
-    if missing:
-        raise UserError(f"pyg:{text} needs {' and '.join(missing)}: give pyg:{name},{missing[0]}=N,...")
     try:
         model = PyGModel(name, settings)
     except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, AssertionError) as error:

@@ -15,7 +15,7 @@ import torch
 from pt_core import Add, Edits
 from torch import Tensor
 
-from pt_graph.graphs import Graphs
+from pt_graph.graphs.batch import Graphs
 from pt_graph.method import constant
 from pt_graph.relief.policy import Policy
 

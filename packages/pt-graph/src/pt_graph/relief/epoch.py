@@ -5,29 +5,51 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 import torch
-from pt_core import Batch
+from pt_core import Batch, Edits, Task
 from pt_core.data import generator
 from pt_core.errors import DataError
-from torch import Tensor
+from torch import Tensor, nn
 
-from pt_graph.graphs import Graphs, collate
+from pt_graph.graphs.batch import Graphs, collate
+from pt_graph.networks.backbone import GraphBackbone
 from pt_graph.relief.episodes import Choose, Episodes, Noise, joint_policy, member_policy, play, random_policy
-from pt_graph.relief.policy import FlatCritic
+from pt_graph.relief.policy import FlatCritic, Policy, PooledCritic
 from pt_graph.relief.shares import Averages
 from pt_graph.relief.update import RunningScale, Transitions, Weights, advantages, objective, transitions
-from pt_graph.tasks import GraphTask
-
-if TYPE_CHECKING:
-    from pt_graph.methods.relief import RELIEF
+from pt_graph.tasks.contract import GraphTask
 
 VALUES_AT_ONCE = 256
 """States per forward of the critic when it only judges."""
 
 
-def improve_members(ctx: Any, method: RELIEF, batch: Batch, shares: Sequence[Sequence[int]]) -> Averages:
+class Ensemble(Protocol):
+    """What an epoch needs of the method: policies, critic and head over a frozen network."""
+
+    config: Any
+    """The method's own; see `RELIEFConfig`."""
+    task: Task
+    critic: FlatCritic | PooledCritic
+    head: nn.Sequential
+
+    @property
+    def policies(self) -> list[Policy]: ...
+
+    @property
+    def backbone(self) -> GraphBackbone: ...
+
+    def frozen(self, graphs: Graphs, edits: Edits) -> Tensor:
+        """(node, d): the network as in evaluation."""
+        ...
+
+    def train(self) -> Any: ...
+
+    def eval(self) -> Any: ...
+
+
+def improve_members(ctx: Any, method: Ensemble, batch: Batch, shares: Sequence[Sequence[int]]) -> Averages:
     """Rollouts and updates of all members; one running reward scale for all of them.
 
     Args:
@@ -62,14 +84,14 @@ def improve_members(ctx: Any, method: RELIEF, batch: Batch, shares: Sequence[Seq
     return logs
 
 
-def spread(ctx: Any, method: RELIEF) -> float:
+def spread(ctx: Any, method: Ensemble) -> float:
     """Standard deviation of contents in this epoch: exp of a line from log_std_start to log_std_end."""
     config = method.config
     return math.exp(config.log_std_start + (config.log_std_end - config.log_std_start) * ctx.step / ctx.steps)
 
 
 def rollout(
-    ctx: Any, method: RELIEF, member: int, rows: Sequence[int], batch: Batch, graphs: Sequence[Graphs]
+    ctx: Any, method: Ensemble, member: int, rows: Sequence[int], batch: Batch, graphs: Sequence[Graphs]
 ) -> tuple[Episodes, Tensor]:
     """(episodes of one member, sizes (graph,)); noise is keyed by sample."""
     config, policy, task = method.config, method.policies[member], cast(GraphTask, method.task)
@@ -95,7 +117,7 @@ def rollout(
     return played, chosen.sizes
 
 
-def episode_returns(method: RELIEF, batch: Batch, seed: int, policy: str = "joint") -> Tensor:
+def episode_returns(method: Ensemble, batch: Batch, seed: int, policy: str = "joint") -> Tensor:
     """(graph,) l_0 - l_n of one episode each: under the joint policy as at evaluation, or (`random`) with a uniform node and a content
     uniform in +-z_max at every step. What a trained policy is compared with."""
     task, z_max, dim = cast(GraphTask, method.task), method.config.z_max, method.backbone.prompt_dim
@@ -121,7 +143,9 @@ def mean_return(played: Episodes, sizes: Tensor) -> float:
     return float((played.losses[:, 0] - played.losses.gather(1, sizes[:, None])[:, 0]).mean())
 
 
-def update(ctx: Any, method: RELIEF, member: int, steps: Transitions, reward: Tensor, key: str, logs: Averages) -> None:
+def update(
+    ctx: Any, method: Ensemble, member: int, steps: Transitions, reward: Tensor, key: str, logs: Averages
+) -> None:
     """Up to `passes` passes of minibatches over the transitions; ends when the policy moved too far."""
     config, critic = method.config, method.critic
     with torch.no_grad():

@@ -12,7 +12,7 @@ from pt_core.task import Evaluator, Predictions, Task
 from torch import Tensor
 from torch.nn import functional as F
 
-from pt_graph.tasks._means import WithMeans, further, gathered
+from pt_graph.tasks.means import WithMeans, further, gathered
 
 MAX_TASKS, MAX_NODES = 10_000, 1_000_000
 

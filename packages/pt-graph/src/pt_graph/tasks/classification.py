@@ -13,7 +13,7 @@ from pt_core.task import Evaluator, Predictions
 from torch import Tensor
 from torch.nn import functional as F
 
-from pt_graph.tasks._means import WithMeans, further
+from pt_graph.tasks.means import WithMeans, further
 
 
 class GraphClassification(Classification):

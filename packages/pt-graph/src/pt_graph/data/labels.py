@@ -1,4 +1,4 @@
-"""What the readers share: labels of any form to targets, and division columns to roles."""
+"""Labels of any form as targets: yes/no values with gaps, or names of classes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from pt_core.errors import DataError
 from torch import Tensor
-
-ROLES = {"0": "train", "1": "val", "2": "test", "valid": "val", "validation": "val", "training": "train", "dev": "val"}
 
 
 def binary_targets(values: Any, names: Sequence[str], where: str) -> Tensor:
@@ -43,30 +41,3 @@ def class_labels(values: Sequence[Any]) -> tuple[list[int], list[str]]:
         names = sorted(distinct)
     position = {name: number for number, name in enumerate(names)}
     return [position[text] for text in texts], names
-
-
-def roles_of(values: Sequence[Any], where: str) -> dict[str, list[int]]:
-    """Rows by role from a division column.
-
-    Raises:
-        DataError: a value that names no role.
-    """
-    rows: dict[str, list[int]] = {"train": [], "val": [], "test": []}
-    for row, value in enumerate(values):
-        text = str(value).strip().lower().removesuffix(".0")
-        role = ROLES.get(text, text)
-        if role not in rows:
-            raise DataError(f"{where}: the division of row {row + 1} is {value!r}; use train, val, test or 0, 1, 2")
-        rows[role].append(row)
-    if not rows["train"]:
-        raise DataError(f"{where} has no training rows")
-    return rows
-
-
-def random_split(size: int, seed: int) -> dict[str, list[int]]:
-    """80/10/10 at random."""
-    from pt_core.data import generator
-
-    order = torch.randperm(size, generator=generator(seed, "split")).tolist()
-    first, second = round(0.8 * size), round(0.9 * size)
-    return {"train": sorted(order[:first]), "val": sorted(order[first:second]), "test": sorted(order[second:])}

@@ -10,9 +10,12 @@ import numpy as np
 import torch
 from pt_core.errors import DataError
 
-from pt_graph.data import DataOptions, GraphDataset, by_role
-from pt_graph.graphs import Graphs, single
-from pt_graph.sources._common import binary_targets, class_labels, random_split, roles_of
+from pt_graph.data.dataset import GraphDataset
+from pt_graph.data.division import by_role, random_split, roles_of
+from pt_graph.data.labels import binary_targets, class_labels
+from pt_graph.data.nodes import read_nodes
+from pt_graph.graphs.batch import Graphs, single
+from pt_graph.options import DataOptions
 
 DEGREES = 32
 """One-hot degrees stand in for node features where a set has none; higher degrees share the last."""
@@ -28,8 +31,6 @@ def read_arrays(path: Path, options: DataOptions, seed: int) -> dict[str, GraphD
     """
     arrays = load(path)
     if "node_ptr" not in arrays:
-        from pt_graph.sources.nodes import read_nodes
-
         return read_nodes(arrays, path, options, seed)
     node_ptr, edge_ptr, edges = (
         _get(arrays, name, path).astype(np.int64) for name in ("node_ptr", "edge_ptr", "edge_index")

@@ -1,4 +1,4 @@
-"""Molecules from SMILES: the two-integer featurisation of the molecular checkpoints, Bemis-Murcko scaffolds, the scaffold split.
+"""Molecules from SMILES: the two-integer featurisation of the molecular checkpoints, and Bemis-Murcko scaffolds.
 
 atom: index = atomic number - 1 (0..117), chirality tag 0 unspecified, 1 clockwise, 2 counter-clockwise (the tables have 3 rows: RDKit's
 "other" is dropped to 0). bond: 0 single, 1 double, 2 triple, 3 aromatic; direction 0 none, 1 up-right, 2 down-right; both directions of
@@ -12,7 +12,7 @@ from typing import Any
 
 from pt_core.errors import DataError, require
 
-from pt_graph.graphs import Graphs, single
+from pt_graph.graphs.batch import Graphs, single
 
 EXTRA = "pt-graph[chem]"
 
@@ -102,26 +102,3 @@ def scaffolds(smiles: Sequence[str]) -> list[str]:
     from rdkit.Chem.Scaffolds import MurckoScaffold
 
     return [MurckoScaffold.MurckoScaffoldSmiles(smiles=text, includeChirality=True) for text in smiles]
-
-
-def scaffold_split(names: Sequence[str], fractions: tuple[float, float] = (0.8, 0.1)) -> dict[str, list[int]]:
-    """Whole scaffolds in order of (size, first molecule), largest first, fill train, then validation, then test; nothing is random.
-
-    Args:
-        names: scaffold of every molecule.
-        fractions: shares of train and validation.
-    """
-    groups: dict[str, list[int]] = {}
-    for row, name in enumerate(names):
-        groups.setdefault(name, []).append(row)
-    ordered = sorted(groups.values(), key=lambda rows: (len(rows), rows[0]), reverse=True)
-    first, second = fractions[0] * len(names), sum(fractions) * len(names)
-    parts: dict[str, list[int]] = {"train": [], "val": [], "test": []}
-    for rows in ordered:
-        if len(parts["train"]) + len(rows) <= first:
-            parts["train"] += rows
-        elif len(parts["train"]) + len(parts["val"]) + len(rows) <= second:
-            parts["val"] += rows
-        else:
-            parts["test"] += rows
-    return parts

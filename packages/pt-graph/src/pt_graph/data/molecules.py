@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 import torch
 from pt_core.data import generator
 
-from pt_graph.data import GraphDataset, by_role
-from pt_graph.graphs import Graphs, single
+from pt_graph.data.dataset import GraphDataset
+from pt_graph.data.division import by_role
+from pt_graph.graphs.batch import Graphs, single
 
 PROPERTIES = ("acid_ring", "alkyl_halide")
 MISSING = 0.1

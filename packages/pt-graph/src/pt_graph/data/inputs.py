@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
-from annotated_types import Ge
+from pt_core.errors import DataError
 
-if TYPE_CHECKING:
-    from pt_graph.data import GraphDataset
-
-
-@dataclass(frozen=True)
-class PredictOptions:
-    """How inputs are read."""
-
-    smiles_column: str | None = None
-    """Column with the molecules of a table (default: smiles, SMILES, mol)."""
-    hops: Annotated[int, Ge(1)] = 2
-    """Node tasks: as the run was trained."""
-    max_nodes: Annotated[int, Ge(1)] = 300
-    """Node tasks: as the run was trained."""
-    svd_dim: Annotated[int, Ge(1)] | None = 100
-    """Node tasks: as the run was trained."""
+from pt_graph.data.chem import BadMolecule, featurise
+from pt_graph.data.dataset import GraphDataset
+from pt_graph.data.smiles import unique
+from pt_graph.data.sources import ARRAYS, TABLES, read
+from pt_graph.graphs.batch import Graphs
+from pt_graph.options import DataOptions, PredictOptions
 
 
 def input_graphs(items: Sequence[Any], options: PredictOptions | None) -> GraphDataset:
@@ -33,14 +22,6 @@ def input_graphs(items: Sequence[Any], options: PredictOptions | None) -> GraphD
     Raises:
         DataError: an item that is neither a readable file nor a molecule; names it.
     """
-    from pt_core.errors import DataError
-
-    from pt_graph.chem import BadMolecule, featurise
-    from pt_graph.data import DataOptions, GraphDataset
-    from pt_graph.graphs import Graphs
-    from pt_graph.sources import ARRAYS, TABLES, read
-    from pt_graph.sources.smiles import unique
-
     options = options or PredictOptions()
     how = DataOptions(
         smiles_column=options.smiles_column,

@@ -15,9 +15,11 @@ from pt_core.data import generator
 from pt_core.errors import DataError
 from torch import Tensor
 
-from pt_graph.data import DataOptions, GraphDataset, by_role
-from pt_graph.graphs import Graphs, single
-from pt_graph.sources._common import class_labels
+from pt_graph.data.dataset import GraphDataset
+from pt_graph.data.division import by_role
+from pt_graph.data.labels import class_labels
+from pt_graph.graphs.batch import Graphs, single
+from pt_graph.options import DataOptions
 
 HELD = 500
 """Validation nodes, and test nodes, of the random division (at most a quarter of the nodes each)."""

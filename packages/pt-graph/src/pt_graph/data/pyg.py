@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from pt_core.errors import DataError, UserError, nearest
+from pt_core.errors import DataError, UserError
 
-from pt_graph.data import DataOptions, GraphDataset
-from pt_graph.graphs import Graphs, single
-from pt_graph.sources._common import binary_targets, class_labels
+from pt_graph.data.chem import featurise_all, scaffolds
+from pt_graph.data.dataset import GraphDataset
+from pt_graph.data.division import by_role, scaffold_split
+from pt_graph.data.labels import binary_targets, class_labels
+from pt_graph.data.nodes import read_nodes
+from pt_graph.graphs.batch import Graphs, single
+from pt_graph.options import DataOptions
 
-KNOWN = ("TUDataset", "Planetoid", "MoleculeNet")
 ROOT = Path("data/pyg")
 
 
@@ -22,11 +25,9 @@ def read_pyg(name: str, options: DataOptions, seed: int) -> dict[str, GraphDatas
     """`TUDataset/MUTAG`, `Planetoid/Cora` or `MoleculeNet/BBBP`, from data/pyg, where PyG puts what it fetches.
 
     Raises:
-        UserError: unknown, or it cannot be fetched.
+        UserError: it cannot be fetched.
     """
     family, _, which = name.partition("/")
-    if family not in KNOWN or not which or not which.replace("-", "").replace("_", "").isalnum():
-        raise UserError(f"pyg:{name} is unknown{nearest(family, KNOWN)}; use pyg:FAMILY/NAME with {', '.join(KNOWN)}")
     import torch_geometric.datasets as library
 
     try:
@@ -36,9 +37,6 @@ def read_pyg(name: str, options: DataOptions, seed: int) -> dict[str, GraphDatas
             f"pyg:{name} cannot be had ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
         ) from None
     if family == "MoleculeNet":
-        from pt_graph.chem import featurise_all, scaffold_split, scaffolds
-        from pt_graph.data import by_role
-
         smiles = [data.smiles for data in found]
         kept, graphs = featurise_all(smiles, first_row=1, skip_bad=options.skip_bad)
         y = torch.cat([found[row].y.reshape(1, -1) for row in kept]).numpy()
@@ -49,8 +47,6 @@ def read_pyg(name: str, options: DataOptions, seed: int) -> dict[str, GraphDatas
         )
         return by_role(whole, scaffold_split(scaffolds(texts)))
     if family == "Planetoid":
-        from pt_graph.sources.nodes import read_nodes
-
         data = found[0]
         arrays = {
             name: np.asarray(data[name]) for name in ("x", "edge_index", "y", "train_mask", "val_mask", "test_mask")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pt_graph.structure import Structure
+from pt_graph.graphs.structure import Structure
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from pt_core.errors import DataError, nearest
 
-from pt_graph.chem import featurise_all, scaffold_split, scaffolds
-from pt_graph.data import DataOptions, GraphDataset, by_role
-from pt_graph.sources._common import binary_targets, class_labels, roles_of
+from pt_graph.data.chem import featurise_all, scaffolds
+from pt_graph.data.dataset import GraphDataset
+from pt_graph.data.division import by_role, roles_of, scaffold_split
+from pt_graph.data.labels import binary_targets, class_labels
+from pt_graph.options import DataOptions
 
 SMILES_NAMES = ("smiles", "SMILES", "mol", "molecule")
 SPLIT_NAMES = ("split", "scaffold_split")

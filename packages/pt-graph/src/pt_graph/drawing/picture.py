@@ -7,7 +7,7 @@ import io
 import numpy as np
 from torch import Tensor
 
-from pt_graph.graphs import Graphs
+from pt_graph.graphs.batch import Graphs
 
 ELEMENTS = {6: "", 7: "N", 8: "O", 9: "F", 15: "P", 16: "S", 17: "Cl", 35: "Br", 53: "I"}
 LIMIT = 120

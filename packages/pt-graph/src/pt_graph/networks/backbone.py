@@ -10,7 +10,7 @@ from pt_core.backbone import Add, Backbone, Claim, Edit, Edits, Features, Layout
 from pt_core.errors import UserError
 from torch import Tensor, nn
 
-from pt_graph.graphs import Graphs
+from pt_graph.graphs.batch import Graphs
 
 
 class GraphBackbone(Backbone):

@@ -1,0 +1,1 @@
+"""Graphs from files, libraries and generators."""

@@ -1,0 +1,1 @@
+"""Graphs as tensors: what data sets hand out and networks read."""
