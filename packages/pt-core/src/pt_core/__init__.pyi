@@ -15,8 +15,9 @@ from .data import Batch as Batch, Dataset as Dataset
 from .errors import UserError as UserError
 from .fingerprint import Fingerprint as Fingerprint
 from .kernels import prompt_attention as prompt_attention, reference_kernels as reference_kernels
-from .method import Method as Method, Optimiser as Optimiser, Stage as Stage, StepOutput as StepOutput, Stream as Stream
+from .method import Method as Method
 from .prompts import PromptBank as PromptBank, PromptTokens as PromptTokens
+from .stage import Optimiser as Optimiser, Stage as Stage, StepOutput as StepOutput, Stream as Stream
 from .task import Evaluator as Evaluator, Task as Task
 
 __version__: str

@@ -8,28 +8,25 @@ the task name are looked up among installed methods and tasks.
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pt_core import __version__
 from pt_core.backbone import Backbone
-from pt_core.errors import ArtifactError, BackboneMismatch, UserError
+from pt_core.errors import ArtifactError, BackboneMismatch
 from pt_core.fingerprint import Fingerprint
-from pt_core.method import Method
-from pt_core.sealed import MANIFEST, check_finite, inside, read_json, read_manifest, read_tensors, write_sealed
+from pt_core.sealed import MANIFEST, check_finite, inside, read_json, read_manifest, read_tensors
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 Card = dict[str, Any]
-MIGRATIONS: dict[int, Callable[[Card], Card]] = {}
+MIGRATIONS: dict[int, Callable[[Card], Card]] = {1: lambda card: {**card, "hosts": {}}}
 """Version n -> pure function from a card of version n to one of version n + 1."""
 
-_REQUIRED = {"method": str, "config": dict, "task": dict, "backbones": dict}
+_REQUIRED = {"method": str, "config": dict, "task": dict, "backbones": dict, "hosts": dict}
 WEIGHTS, TRAINING = "weights.safetensors", "training/weights.safetensors"
 
 
@@ -61,18 +58,25 @@ class Artifact:
             raise ArtifactError(
                 f"{self.folder} names no backbone for role {role!r}; it has {sorted(self.card['backbones'])}"
             )
-        known, found = Fingerprint.from_json(recorded["fingerprint"]), backbone.fingerprint()
         problem, notes = None, []
-        match known.compare(found):
-            case "different":
-                problem = (
-                    f"it was tuned on {recorded['source']!r} ({known.exact[:12]}, {known.parameters:,} values), "
-                    f"but {backbone.source!r} is {found.exact[:12]} ({found.parameters:,} values)"
-                )
-            case "recast":
-                notes.append(
-                    f"backbone {backbone.source!r} is a {found.dtype} copy of the {known.dtype} one it was tuned on"
-                )
+        for part, found in backbone.fingerprints().items():
+            stored = recorded.get("parts", {}).get(part) if part else recorded["fingerprint"]
+            if stored is None:
+                raise ArtifactError(f"{self.folder} knows no part {part!r} of the backbone in role {role!r}")
+            known, name = Fingerprint.from_json(stored), f"{backbone.source}:{part}" if part else backbone.source
+            match known.compare(found):
+                case "different":
+                    problem = (
+                        f"it was tuned on {recorded['source']!r} ({known.exact[:12]}, {known.parameters:,} values), "
+                        f"but {name!r} is {found.exact[:12]} ({found.parameters:,} values)"
+                    )
+                case "behaviour":
+                    problem = (
+                        f"{name!r} has the weights of {recorded['source']!r}, which it was tuned on, in another network: features of a "
+                        f"fixed probe differ by {known.distance(found):.2g} (activation, norm epsilon, pooling, mask or stride)"
+                    )
+                case "recast":
+                    notes.append(f"backbone {name!r} is a {found.dtype} copy of the {known.dtype} one it was tuned on")
         ours = json.loads(json.dumps(backbone.preprocessing))
         if problem is None and recorded.get("preprocessing", {}) != ours:
             problem = f"it was tuned with preprocessing {recorded.get('preprocessing')}, the backbone has {ours}"
@@ -84,70 +88,6 @@ class Artifact:
                 "or --allow-backbone-mismatch if you know that it fits"
             )
         return [*notes, f"backbone mismatch allowed: {problem}"]
-
-
-def card_of(
-    method: Method,
-    method_id: str,
-    extra: Mapping[str, Any] | None = None,
-    needed_for: Mapping[str, str] | None = None,
-) -> Card:
-    """The card of a tuned method.
-
-    Args:
-        method_id: `pt-vision/vpt`.
-        extra: data summary, metrics, notes and package versions to add.
-        needed_for: backbone role -> `fit`, `predict` or both (default both).
-    """
-    config = asdict(method.config) if is_dataclass(method.config) and not isinstance(method.config, type) else {}
-    card: Card = {
-        "format_version": FORMAT_VERSION,
-        "method": method_id,
-        "config": config,
-        "task": {"name": method.task.name, **method.task.to_json()},
-        "backbones": {
-            role: {
-                "source": backbone.source,
-                "fingerprint": backbone.fingerprint().to_json(),
-                "preprocessing": dict(backbone.preprocessing),
-                "needed_for": (needed_for or {}).get(role, "fit, predict"),
-            }
-            for role, backbone in method.backbones.items()
-        },
-        "parameters": method.parameter_count(),
-        "versions": {"pt-core": __version__, "torch": torch.__version__, "python": platform.python_version()},
-    }
-    for key, value in (extra or {}).items():
-        card[key] = {**card[key], **value} if isinstance(card.get(key), dict) and isinstance(value, Mapping) else value
-    return card
-
-
-def save_artifact(folder: Path, method: Method, card: Card, inference_only: bool = False) -> None:
-    """Write the artifact of a tuned method.
-
-    Raises:
-        ArtifactError: a tensor is not finite, or the folder cannot be written.
-    """
-    tensors = method.export("predict")
-    check_finite(tensors, "the method")
-    files: dict[str, Any] = {WEIGHTS: tensors, "card.json": json.dumps(card, indent=1), "README.md": _readme(card)}
-    training = {} if inference_only else method.export("train")
-    if training:
-        check_finite(training, "the method's training view")
-        files[TRAINING] = training
-    write_sealed(folder, files)
-
-
-def restore_for_training(method: Method, artifact: Artifact) -> None:
-    """Load both views of an artifact.
-
-    Raises:
-        UserError: its training view was left out.
-    """
-    if method.export("train") and not artifact.training:
-        raise UserError(f"{artifact.folder} was exported with --inference-only: it cannot be tuned further")
-    method.restore("predict", artifact.tensors)
-    method.restore("train", artifact.training or {})
 
 
 def read_artifact(folder: Path, training: bool = False) -> Artifact:
@@ -190,12 +130,26 @@ def _check_card(card: Card, where: Path) -> None:
     need(isinstance(metrics, dict) and all(isinstance(value, (int, float)) for value in metrics.values()), "metrics")
     need(isinstance(notes, list) and all(isinstance(note, str) for note in notes), "notes")
     need(bool(card["backbones"]), "backbones")
+    for role, host in card["hosts"].items():
+        good = isinstance(host, dict) and isinstance(host.get("method"), str) and isinstance(host.get("config"), dict)
+        need(good, f"hosts/{role}")
     for role, entry in card["backbones"].items():
         need(isinstance(entry, dict) and isinstance(entry.get("source"), str), f"backbones/{role}")
         need(isinstance(entry.get("preprocessing", {}), dict), f"backbones/{role}/preprocessing")
-        print_, parts = entry.get("fingerprint"), {"exact": str, "rounded": dict, "dtype": str}
-        good = isinstance(print_, dict) and all(isinstance(print_.get(name), kind) for name, kind in parts.items())
-        need(good and _is_count(print_.get("parameters")), f"backbones/{role}/fingerprint")
+        parts = entry.get("parts", {})
+        need(isinstance(parts, dict), f"backbones/{role}/parts")
+        need(_is_fingerprint(entry.get("fingerprint")), f"backbones/{role}/fingerprint")
+        for name, part in parts.items():
+            need(_is_fingerprint(part), f"backbones/{role}/parts/{name}")
+
+
+def _is_fingerprint(value: Any) -> bool:
+    kinds = {"exact": str, "rounded": dict, "dtype": str}
+    if not isinstance(value, dict) or not all(isinstance(value.get(name), kind) for name, kind in kinds.items()):
+        return False
+    seen = value.get("behaviour")
+    numbers = seen is None or (isinstance(seen, list) and all(isinstance(number, (int, float)) for number in seen))
+    return numbers and _is_count(value.get("parameters"))
 
 
 def _is_count(value: Any) -> bool:
@@ -220,19 +174,3 @@ def migrate(card: Card, where: str) -> Card:
         card = {**MIGRATIONS[version](card), "format_version": version + 1}
         version += 1
     return card
-
-
-def _readme(card: Card) -> str:
-    backbones = "\n".join(
-        f"- {role}: `{entry['source']}`, fingerprint `{entry['fingerprint']['exact'][:16]}`"
-        for role, entry in card["backbones"].items()
-    )
-    metrics = "\n".join(f"- {name}: {value:.4g}" for name, value in card.get("metrics", {}).items())
-    package, _, name = str(card["method"]).partition("/")
-    return (
-        f"# {name} on a frozen backbone\n\n"
-        f"{card['parameters']:,} tuned values of method `{card['method']}`. They work with this backbone only:\n\n{backbones}\n\n"
-        f"```\n{package} predict FOLDER INPUT...\n```\n\n"
-        + (f"Metrics on the test part:\n\n{metrics}\n\n" if metrics else "")
-        + "The folder holds safetensors and JSON, no code. `card.json` has configuration, labels and versions.\n"
-    )

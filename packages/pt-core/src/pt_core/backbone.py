@@ -22,18 +22,22 @@ sub-layer: the block returns `x + mlp(norm(x)) + fn(x)`. Each adapter lists the 
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from pt_core.data import map_tensors
 from pt_core.errors import UserError, nearest
-from pt_core.fingerprint import Fingerprint, fingerprint_tensors
+from pt_core.fingerprint import Fingerprint, fingerprint_tensors, sampled
 from pt_core.kernels._mode import fast_paths_enabled
 
 
@@ -167,6 +171,14 @@ class Claim(nn.Module):
         return {name.replace("/", "."): tensor for name, tensor in named}
 
 
+Weights = Claim | Mapping[str, Tensor]
+"""Claimed weights, or name -> tensor."""
+
+
+def _named(weights: Weights) -> Mapping[str, Tensor]:
+    return weights.tensors() if isinstance(weights, Claim) else weights
+
+
 class _Call(nn.Module):
     """Lets `functional_call` swap the weights of a module while a function other than its forward runs."""
 
@@ -208,6 +220,9 @@ class Backbone(ABC):
         self.preprocessing = dict(preprocessing or {})
         self._call = _Call(module)
         self._fingerprint: Fingerprint | None = None
+        self._bound: Weights | None = None
+        self.weights: str | None = None
+        """The weight file that the source was loaded with, where it needed one (recorded, so that it is found again)."""
 
     @abstractmethod
     def encode(self, inputs: Any, edits: Mapping[str, tuple[Edit, ...]], read: frozenset[str] | None) -> Features:
@@ -218,7 +233,7 @@ class Backbone(ABC):
         inputs: Any,
         edits: Edits | None = None,
         *,
-        weights: Claim | None = None,
+        weights: Weights | None = None,
         read: Sequence[str] | None = None,
     ) -> Features:
         """Run the network.
@@ -226,7 +241,7 @@ class Backbone(ABC):
         Args:
             inputs: what the adapter reads.
             edits: site -> edit or edits (applied in order), for this call only.
-            weights: claimed weights that replace the frozen ones in this call.
+            weights: claimed weights, or name -> tensor, that replace the frozen ones in this call.
             read: segments of the result that will be used; lets the adapter skip dead work in the last block. None reads all.
 
         Raises:
@@ -234,19 +249,47 @@ class Backbone(ABC):
         """
         checked = self.check_edits(edits or {})
         wanted = None if read is None else frozenset(read)
+        if self._bound is not None:
+            weights = self._bound if weights is None else {**_named(self._bound), **_named(weights)}
         result: Features = self.with_weights(weights, lambda: self.encode(inputs, checked, wanted))
         return result
 
-    def with_weights(self, weights: Claim | None, fn: Callable[[], Any]) -> Any:
-        """Run fn() while claimed weights stand in for the frozen ones."""
+    def with_weights(self, weights: Weights | None, fn: Callable[[], Any]) -> Any:
+        """Run fn() while other weights stand in for the frozen ones: claimed ones, or any function of tensors under the weights' names."""
         if weights is None:
             return fn()
-        swapped = {f"module.{name}": tensor for name, tensor in weights.tensors().items()}
-        self.module.train(weights.stochastic and weights.training)
+        named = weights.tensors() if isinstance(weights, Claim) else weights
+        swapped = {f"module.{name}": tensor for name, tensor in named.items()}
+        self.module.train(isinstance(weights, Claim) and weights.stochastic and weights.training)
         try:
             return torch.func.functional_call(self._call, swapped, (fn,), tie_weights=True, strict=False)
         finally:
             self.module.eval()
+
+    def bound(self, weights: Weights) -> Backbone:
+        """A view of this network with other weights (masked ones, say), which a strategy puts under its host."""
+        view = copy.copy(self)
+        view._bound = weights if self._bound is None else {**_named(self._bound), **_named(weights)}
+        view._fingerprint = None
+        return view
+
+    def replaced(self, tensors: Mapping[str, Tensor], source: str) -> Backbone:
+        """This network for good with other values of some weights, as an earlier run tuned them; named `source`.
+
+        Raises:
+            UserError: a name or a shape that the network does not have.
+        """
+        own = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
+        for name, tensor in tensors.items():
+            if name not in own or own[name].shape != tensor.shape:
+                raise UserError(
+                    f"{source}: weight {name!r} of shape {tuple(tensor.shape)} does not fit {self.source!r}"
+                )
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                own[name].copy_(tensor)
+        self.source, self._fingerprint = source, None
+        return self
 
     def width(self, layer: int) -> int:
         """Token width inside block `layer`; adapters with stages of different width override it."""
@@ -295,10 +338,39 @@ class Backbone(ABC):
         return Claim(chosen, kept)
 
     def fingerprint(self) -> Fingerprint:
-        """Identity of the frozen weights (cached: they do not change)."""
+        """Identity of the frozen weights and of what the network does with them (cached: they do not change)."""
         if self._fingerprint is None:
-            self._fingerprint = fingerprint_tensors(self.frozen_tensors())
+            weights = fingerprint_tensors(self.frozen_tensors())
+            self._fingerprint = replace(weights, behaviour=self.behaviour())
         return self._fingerprint
+
+    def fingerprints(self) -> Mapping[str, Fingerprint]:
+        """What an artifact's card is compared with: the whole (name ``), or every named part that is loaded."""
+        return {"": self.fingerprint()}
+
+    def probe(self) -> Any | None:
+        """A small fixed input, built from constants and counters (no random numbers), on which two networks of equal weights that are not
+        the same differ; None where the adapter has none."""
+        return None
+
+    def probe_features(self, inputs: Any) -> Tensor:
+        """What is looked at of the probe's result: the tokens; adapters with a pooling of their own add it."""
+        return self(inputs).tokens
+
+    def behaviour(self) -> tuple[float, ...] | None:
+        """A sample of the features of `probe()`, in eval mode and without autocast; None without a probe or without values."""
+        inputs = None if self.device.type == "meta" else self.probe()
+        if inputs is None:
+            return None
+        moved = map_tensors(inputs, lambda tensor: tensor.to(self.device))
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            return sampled(self.probe_features(moved).float())
+
+    def structure(self) -> str:
+        """Digest of how the network is built, and of what it does: the same weights in another network give other features."""
+        behaviour = self.fingerprint().behaviour
+        text = json.dumps([repr(self.module), None if behaviour is None else list(behaviour)])
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def frozen_tensors(self) -> Iterator[Tensor]:
         """Parameters and persistent buffers, tied ones once."""

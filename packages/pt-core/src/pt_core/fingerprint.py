@@ -1,13 +1,18 @@
-"""Identity of a backbone's weights, independent of names and, where asked, of the storage dtype.
+"""Identity of a backbone: its weights, independent of names and, where asked, of the storage dtype; and what it does with them.
 
 A fingerprint is built from the sorted list of (shape, fixed strided sample of the values) of all tensors. `exact` is over the values
 as stored. `rounded` holds one digest per low-precision dtype over the values rounded to it, so that a bf16 copy of an fp32 network is
 recognised as a copy: both give the same bf16 digest. Two seeds, or a partly fine-tuned network, differ in every digest.
+
+Equal weights do not make equal networks: another activation, norm epsilon, pooling, mask or stride computes something else from them.
+So `behaviour` holds features of a fixed probe input, compared with a tolerance per dtype (a digest of rounded values would flip at
+boundaries).
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,6 +23,9 @@ from torch import Tensor
 
 SAMPLES = 64
 """Values sampled per tensor."""
+TOLERANCE = {"float64": 3e-4, "float32": 3e-4, "float16": 1e-2, "bfloat16": 5e-2}
+"""Largest difference of two behaviours, relative to the largest value, that counts as equal; by the coarser storage dtype. In fp32 that is
+above what kernels and machines differ by (about 1e-5) and below GELU against QuickGELU (1.5e-2)."""
 _ROUNDED = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -28,9 +36,29 @@ class Fingerprint:
     dtype: str
     """Storage dtype of most values, such as `float32`."""
     parameters: int
+    behaviour: tuple[float, ...] | None = None
+    """Features of the backbone's probe; None where it has none, or in cards of format 1."""
 
-    def compare(self, other: Fingerprint) -> Literal["same", "recast", "different"]:
-        """`recast`: the same weights stored in another dtype."""
+    def compare(self, other: Fingerprint) -> Literal["same", "recast", "behaviour", "different"]:
+        """`recast`: the same weights stored in another dtype; `behaviour`: the same weights in a network that does something else."""
+        weights = self._weights(other)
+        if weights != "different" and self.distance(other) > self._tolerance(other):
+            return "behaviour"
+        return weights
+
+    def distance(self, other: Fingerprint) -> float:
+        """Largest difference of the behaviours, relative to the largest value; 0 where one of them is unknown."""
+        if self.behaviour is None or other.behaviour is None:
+            return 0.0
+        if len(self.behaviour) != len(other.behaviour):
+            return math.inf
+        scale = max((abs(value) for value in self.behaviour), default=0.0) or 1.0
+        return max((abs(a - b) for a, b in zip(self.behaviour, other.behaviour, strict=True)), default=0.0) / scale
+
+    def _tolerance(self, other: Fingerprint) -> float:
+        return max(TOLERANCE.get(dtype, TOLERANCE["bfloat16"]) for dtype in (self.dtype, other.dtype))
+
+    def _weights(self, other: Fingerprint) -> Literal["same", "recast", "different"]:
         if self.exact == other.exact:
             return "same"
         if self.dtype != other.dtype:
@@ -45,11 +73,14 @@ class Fingerprint:
             "rounded": dict(self.rounded),
             "dtype": self.dtype,
             "parameters": self.parameters,
+            "behaviour": None if self.behaviour is None else list(self.behaviour),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Fingerprint:
-        return cls(str(data["exact"]), dict(data["rounded"]), str(data["dtype"]), int(data["parameters"]))
+        seen = data.get("behaviour")
+        behaviour = None if seen is None else tuple(float(value) for value in seen)
+        return cls(str(data["exact"]), dict(data["rounded"]), str(data["dtype"]), int(data["parameters"]), behaviour)
 
 
 def fingerprint_tensors(tensors: Iterable[Tensor]) -> Fingerprint:
@@ -70,6 +101,13 @@ def fingerprint_tensors(tensors: Iterable[Tensor]) -> Fingerprint:
     }
     dtype = max(by_dtype, key=lambda key: by_dtype[key]) if by_dtype else "none"
     return Fingerprint(_digest(samples), rounded, dtype, sum(by_dtype.values()))
+
+
+def sampled(features: Tensor) -> tuple[float, ...]:
+    """A fixed strided sample of features, to nine digits."""
+    flat = features.detach().reshape(-1)
+    stride = max(1, flat.numel() // SAMPLES)
+    return tuple(float(f"{value:.9g}") for value in flat[::stride][:SAMPLES].double().cpu().tolist())
 
 
 def _digest(samples: list[tuple[tuple[int, ...], Tensor]]) -> str:

@@ -11,200 +11,38 @@ A method file starts with literals that are read without importing it::
     NEEDS = {"train": "labelled images"}        # data role -> what it is
     BACKBONES = {"backbone": "fit, predict"}    # backbone role -> when it is needed (this is the default)
     EXTRA = None                                # extra of the package that it needs
+    HOSTS = {"host": "vpt"}                     # of a strategy: role -> default id of the method that it tunes (`pt_core.strategy`)
+
+A data role may say more than what it is: `{"what": "captions", "optional": True, "labels": "none", "split": False}`
+(`pt_core.run.declare.registry.Need`).
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from pt_core.backbone import Backbone, Features
+from pt_core.artifact import Artifact
+from pt_core.backbone import Backbone, Claim, Features
 from pt_core.data import Batch, Dataset
-from pt_core.errors import ArtifactError
-from pt_core.randomness import sampled_by
+from pt_core.errors import ArtifactError, UserError
+from pt_core.randomness import sampled_by, seeded
+from pt_core.stage import (
+    RunContext,
+    Stage,
+    StepOutput,
+    matches,
+)
 from pt_core.task import Predictions, Task
 
 View = Literal["predict", "train"]
-
-
-@dataclass(frozen=True)
-class StepOutput:
-    """Loss of one micro-batch.
-
-    Attributes:
-        loss: scalar, the mean over `count` units. The trainer back-propagates loss * count and divides by the total count over
-            micro-batches and processes, so that neither changes the result.
-        count: samples or tokens, as the method says.
-        logs: named scalars for metrics.jsonl, averaged with weight `count`.
-    """
-
-    loss: Tensor
-    count: int
-    logs: Mapping[str, float | Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Stream:
-    """An endless sequence of batches drawn from a data role.
-
-    Attributes:
-        role: key of `ctx.data`.
-        batch_size: samples per step over all processes; None takes the run's `batch_size`.
-        shuffle: a new permutation every epoch, from a generator keyed by (seed, stream, epoch).
-        balanced: draw classes evenly (with repetition) instead of samples.
-        augment: True gives the training view of the samples, False the evaluation view.
-        rows: positions of the samples to draw from, such as those of one domain or class; None draws from all of them.
-        view: what the stream sees instead of the role's dataset, such as other crops, or samples without their labels; as many samples.
-    """
-
-    role: str
-    batch_size: int | None = None
-    shuffle: bool = True
-    balanced: bool | None = None
-    augment: bool = True
-    rows: tuple[int, ...] | None = None
-    view: Callable[[Dataset], Dataset] | None = None
-
-
-@dataclass(frozen=True)
-class Optimiser:
-    """A named optimiser over the parameters whose names match `params`; `options` override the run's training options for it."""
-
-    params: tuple[str, ...] = ("*",)
-    options: Mapping[str, Any] = field(default_factory=dict)
-    shared: bool = False
-    """Whether its parameters may also belong to other shared optimisers, each of which then keeps its own moments of them."""
-
-
-class StepContext(Protocol):
-    """What hooks and custom steps get from the trainer."""
-
-    step: int
-    """Steps done in this stage."""
-    steps: int
-    """Steps this stage will take."""
-    device: torch.device
-    parts: Sequence[Mapping[str, Batch]]
-    """This process's micro-batches of the step, each stream -> batch; a stream without a sample in one is absent."""
-
-    @property
-    def data(self) -> Mapping[str, Dataset]: ...
-
-    def gradients(
-        self, loss: Callable[[Mapping[str, Batch]], tuple[Tensor, int]], optimiser: str = "main"
-    ) -> dict[str, Tensor]:
-        """Gradients of the mean of loss(part) -> (mean, count) over all micro-batches and processes, by parameter name, unscaled;
-        nothing is stepped. Several of them may be combined (projected, gated) and given to `apply`."""
-        ...
-
-    def apply(self, gradients: Mapping[str, Tensor], optimiser: str = "main", clip: bool = True) -> float:
-        """Clip and step with these gradients; returns their norm."""
-        ...
-
-    def backward(self, loss: Tensor, count: int, retain_graph: bool = False) -> None:
-        """Accumulate the gradient of loss * count (scaled in fp16)."""
-        ...
-
-    def update(self, optimiser: str = "main", clip: bool = True) -> float:
-        """Reduce gradients over processes, divide by the total count, clip, step, zero; returns the gradient norm."""
-        ...
-
-    def reduce(self, values: Tensor) -> Tensor:
-        """Sum over processes."""
-        ...
-
-    def rng(self, *key: int | str) -> torch.Generator:
-        """A CPU generator keyed by (seed, stage, step, key)."""
-        ...
-
-
-class JobContext(Protocol):
-    """What a job stage gets: data, a folder of its own that survives a kill, and passes over data with the current state."""
-
-    dir: Path
-    device: torch.device
-
-    @property
-    def data(self) -> Mapping[str, Dataset]: ...
-
-    def batches(self, role: str, batch_size: int | None = None) -> Iterator[Batch]:
-        """All samples of a role in order, evaluation view, on every process."""
-        ...
-
-    def rng(self, *key: int | str) -> torch.Generator: ...
-
-    def log(self, values: Mapping[str, float]) -> None: ...
-
-
-class RunContext(Protocol):
-    """What `Method.stages` sees between its yields."""
-
-    options: Any
-    """The resolved training options."""
-
-    @property
-    def data(self) -> Mapping[str, Dataset]: ...
-
-    @property
-    def results(self) -> Mapping[str, Mapping[str, float]]:
-        """Stage name -> its final metrics."""
-        ...
-
-    def rng(self, *key: int | str) -> torch.Generator: ...
-
-
-Step = Callable[[StepContext, Mapping[str, Batch]], Mapping[str, float | Tensor]]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One continuous stretch of training with one set of optimisers, or one job.
-
-    Attributes:
-        name: unique within the run; names the folder stages/<nn-name>.
-        trains: patterns of the parameters that get gradient.
-        tracks: patterns of the buffers that may change.
-        streams: stream name -> stream.
-        plan: step -> names of the streams drawn at that step, pure; None draws all of them every step.
-        options: overrides of the run's training options (epochs, lr, batch_size, schedule ...) for this stage.
-        optimisers: name -> optimiser; None is one optimiser named `main` over `Method.param_groups(stage)`.
-        select: keep the weights that were best on validation (where there is validation data); False keeps the last.
-        select_from: evaluations before this step do not count for selection (unless the stage is shorter).
-        losses: how the default step treats the drawn streams: each one's batch goes through `training_step` and the losses add up.
-        step: custom step over this process's whole part of the draw; it calls ctx.backward and ctx.update itself; no --accumulate then.
-        step_parts: custom step that walks `ctx.parts`, or asks for `ctx.gradients`, and so takes --accumulate.
-        run: job without optimiser.
-        after_backward: hook after gradients are synchronised and unscaled, before clipping.
-        after_step: hook after every optimiser step (projection, EMA).
-    """
-
-    name: str
-    trains: tuple[str, ...] = ("*",)
-    tracks: tuple[str, ...] = ()
-    streams: Mapping[str, Stream] = field(default_factory=lambda: {"train": Stream("train")})
-    plan: Callable[[int], Sequence[str]] | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    optimisers: Mapping[str, Optimiser] | None = None
-    select: bool = True
-    select_from: int = 0
-    step: Step | None = None
-    step_parts: Callable[[StepContext], Mapping[str, float | Tensor]] | None = None
-    run: Callable[[JobContext], None] | None = None
-    after_backward: Callable[[StepContext], None] | None = None
-    after_step: Callable[[StepContext], None] | None = None
-
-
-def matches(name: str, patterns: Sequence[str]) -> bool:
-    """Whether a tensor name matches one of the patterns (`*`, `?` as in file names)."""
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 class Method(nn.Module):
@@ -214,23 +52,46 @@ class Method(nn.Module):
         config: an instance of `Config`, a frozen dataclass whose defaults are the paper's.
         backbones: role -> backbone. They are not child modules.
         task: what is predicted.
+        hosts: of a strategy, role -> the method that it tunes; they become child modules. Other methods take no such argument.
     """
 
     Config: ClassVar[type]
+    PredictOptions: ClassVar[type | None] = None
+    """A dataclass of the method's own flags of `predict` and `eval`; read as `self.predict_options`."""
     recipe: ClassVar[Mapping[str, Any]] = {}
     """The method's own defaults of the training options (optimizer, lr, epochs ...)."""
     coupled: bool = False
-    """True where the loss or a layer couples the rows of a batch; equality over process counts is then not promised."""
+    """True where the loss or a layer couples the rows of a batch, or a claimed network draws for whole batches: results then depend on how
+    a batch is cut."""
     training_only: ClassVar[tuple[str, ...]] = ()
     """Patterns of tensors that inference does not need; they are stored in the artifact's training view."""
+    class_tensors: tuple[str, ...] | None = None
+    """Patterns of tensors that depend on the classes: warm starts skip them where the classes differ, and while there are some the method
+    cannot be retargeted. None, where nothing is declared, counts as all of them."""
+    warm_roles: ClassVar[Mapping[str, str]] = {}
+    """Roles of --init-from ROLE=RUN that `warm_start` knows besides its own kind of run: role -> what it takes."""
+    leaves: ClassVar[str] = ""
+    """Of a strategy: the host role whose artifact it leaves behind; empty where the artifact is its own."""
     exports_forward: ClassVar[bool] = False
     """For a class with a `predict_step` of its own: whether `forward` is still the program to export (a step that averages votes)."""
 
-    def __init__(self, config: Any, backbones: Mapping[str, Backbone], task: Task) -> None:
+    def __init__(
+        self,
+        config: Any,
+        backbones: Mapping[str, Backbone],
+        task: Task,
+        hosts: Mapping[str, Method] | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         self.backbones = dict(backbones)
         self.task = task
+        self.predict_options: Any = None if self.PredictOptions is None else self.PredictOptions()
+        self.adopted: Mapping[str, Dataset] | None = None
+        """The prepared training data, once `adopt` was called."""
+        if hosts is not None:
+            self.hosts = nn.ModuleDict(hosts)
+            self.coupled = self.coupled or any(host.coupled for host in hosts.values())
 
     @property
     def backbone(self) -> Backbone:
@@ -249,6 +110,11 @@ class Method(nn.Module):
         """Pure in (own tensors, batch): teachers and inner loops call it through `torch.func.functional_call`."""
         raise TypeError(f"{type(self).__name__} must define forward(batch)")
 
+    @property
+    def method_id(self) -> str:
+        """Its id in the registry, such as `vpt`: the literal at the head of its file."""
+        return str(getattr(sys.modules.get(type(self).__module__), "ID", ""))
+
     def adopt(self, data: Mapping[str, Dataset]) -> None:
         """Size tensors by the prepared training data and check that its samples fit; called once, before training and before a resumed
         run is restored. A method that overrides it also overrides `restore`, which then sizes them by the artifact."""
@@ -262,6 +128,10 @@ class Method(nn.Module):
         """Predictions for a batch. `rng(sample_id)` is a generator keyed by (seed, sample id). Runs under no_grad; a method that
         adapts at test time enables gradients itself and restores its tensors before it returns."""
         return self.task.predict(self(batch))
+
+    def predict_view(self, dataset: Dataset) -> Dataset:
+        """What `predict_step` sees of a dataset, such as several views of every sample, keyed by its id; as many samples."""
+        return dataset
 
     def stages(self, ctx: RunContext) -> Iterator[Stage]:
         """The stages, yielded lazily: code between yields sees the state that the last stage left, and must be quick and free of
@@ -323,6 +193,79 @@ class Method(nn.Module):
         """
         assign_tensors(self, tensors, expected=self.export(view).keys())
 
+    def retarget(self, task: Task) -> Method:
+        """The same tuned method on other class names: its tensors are shared, not copied.
+
+        A shallow copy, whose parameter dicts and child modules are those of this method: what `functional_call` swaps here is seen there.
+
+        Raises:
+            UserError: tuned tensors belong to the classes it was tuned for.
+        """
+        if list(task.class_names()) != list(self.task.class_names()) and self.has_class_tensors():
+            names = ", ".join(list(self.task.class_names())[:5])
+            raise UserError(
+                f"{type(self).__name__} has a fixed label space: what it tuned belongs to its classes ({names} ...), "
+                "so it cannot predict others"
+            )
+        view = copy.copy(self)
+        view.task = task
+        return view
+
+    def has_class_tensors(self) -> bool:
+        """Whether a tuned tensor depends on the classes."""
+        patterns = ("*",) if self.class_tensors is None else self.class_tensors
+        return any(matches(name, patterns) for name in self.own_tensors())
+
+    def warm_start(self, role: str, artifact: Artifact) -> None:
+        """Start from what an earlier run tuned. The default takes runs of this method only and gives tensors that depend on the classes
+        their fresh values where the classes differ.
+
+        Args:
+            role: empty for --init-from RUN, else the role that was named.
+            artifact: the earlier run's, training view included.
+
+        Raises:
+            UserError: the method takes nothing in this role, or not from this method.
+        """
+        if role:
+            known = ", ".join(self.warm_roles) or "none"
+            raise UserError(f"--init-from {role}=...: this method has no such role; it has: {known}")
+        warm_start(self, artifact)
+
+    def resized(self, name: str, tensor: Tensor, shape: torch.Size) -> Tensor | None:
+        """An earlier run's tensor for a place of another shape (a longer prompt, a higher rank); None where there is no rule for it."""
+        return None
+
+    def reset(self, *key: int | str) -> None:
+        """Fresh initial values, drawn under `key`: those that a newly built method would have."""
+        with seeded(*key):
+            fresh = type(self)(self.config, self.backbones, self.task)
+            if self.adopted is not None:
+                fresh.adopt(self.adopted)
+        assign_tensors(self, fresh.own_tensors(), fresh.own_tensors().keys())
+
+    def folded(self) -> dict[str, dict[str, Tensor]]:
+        """Backbone role -> weights (name -> values) that replace its own, for `--backbone run:RUN`: claims, and what else can be merged.
+
+        Raises:
+            UserError: it tuned no weight of a backbone.
+        """
+        found: dict[str, dict[str, Tensor]] = {}
+        for claim in (module for module in self.modules() if isinstance(module, Claim)):
+            tensors = claim.tensors()
+            for role, backbone in self.backbones.items():
+                if tensors.keys() <= {
+                    *dict(backbone.module.named_parameters()),
+                    *dict(backbone.module.named_buffers()),
+                }:
+                    found.setdefault(role, {}).update({name: tensor.detach() for name, tensor in tensors.items()})
+                    break
+        if not found:
+            raise UserError(
+                f"{type(self).__name__} tuned no weights of its backbone: name the backbone itself, and this run with --init-from"
+            )
+        return found
+
     def parameter_count(self) -> int:
         """Number of tuned values; subclasses give the formula in their docstring and a test checks it."""
         return sum(tensor.numel() for tensor in self.parameters())
@@ -350,3 +293,38 @@ def assign_tensors(module: nn.Module, tensors: Mapping[str, Tensor], expected: A
             else:
                 owner, _, leaf = name.rpartition(".")
                 setattr(module.get_submodule(owner), leaf, value.to(buffer.device, buffer.dtype).clone())
+
+
+def warm_start(method: Method, artifact: Artifact) -> None:
+    """Take an artifact's tensors into a method of the same kind.
+
+    Raises:
+        UserError: the artifact is of another method, or was exported without what further tuning needs.
+        ArtifactError: a tensor is missing, or of a shape that `Method.resized` has no rule for.
+    """
+    _, _, kind = artifact.method.partition("/")
+    if kind != method.method_id:
+        raise UserError(
+            f"{artifact.folder} holds a {kind!r}, {method.method_id or type(method).__name__!r} cannot start from it"
+        )
+    wanted, given = method.own_tensors(), {**artifact.tensors, **(artifact.training or {})}
+    if method.export("train") and not artifact.training:
+        raise UserError(f"{artifact.folder} was exported with --inference-only: it cannot be tuned further")
+    labels = artifact.card["task"].get("labels")
+    if labels is not None and list(labels) != list(method.task.class_names()):
+        kept = {name for name in wanted if matches(name, method.class_tensors or ())}
+        wanted = {name: tensor for name, tensor in wanted.items() if name not in kept}
+        given = {name: tensor for name, tensor in given.items() if name not in kept}
+    parameters = dict(method.named_parameters())
+    for name, tensor in list(given.items()):
+        if name in parameters and parameters[name].shape != tensor.shape:
+            fitted = method.resized(name, tensor, parameters[name].shape)
+            given[name] = tensor if fitted is None else fitted
+    assign_tensors(method, given, wanted.keys())
+
+
+def own_claims(method: Method) -> list[str]:
+    """Names of the claims that a method made itself, those of its hosts left out."""
+    return [
+        name for name, module in method.named_modules() if isinstance(module, Claim) and not name.startswith("hosts.")
+    ]

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from pt_core.data import Batch, Dataset
+from pt_core.errors import UserError
 
 Predictions = Mapping[str, Tensor]
 """Tensors whose first axis is the sample, such as {"logits": (batch, class)}."""
@@ -45,14 +46,14 @@ class Task(ABC):
     Attributes:
         name: id of the task, such as `classification`.
         outputs: size of the output a method has to produce per unit (classes, for classification).
-        select: metric that model selection uses, with its direction.
+        select: metric that model selection uses, with its direction; None keeps the last weights.
     """
 
     name: ClassVar[str]
     eval_batch: ClassVar[int] = 32
     """Samples that `eval` predicts at once."""
     outputs: int
-    select: tuple[str, Literal["max", "min"]]
+    select: tuple[str, Literal["max", "min"]] | None
     generates: ClassVar[bool] = False
     """Whether an answer is searched token by token, so that its cost depends on what comes out."""
 
@@ -95,3 +96,27 @@ class Task(ABC):
     def class_names(self) -> Sequence[str]:
         """Names of the classes, or empty where the task has none."""
         return ()
+
+    def class_texts(self) -> Mapping[str, Sequence[str]]:
+        """Class name -> texts that describe it, where they were given (--class-names FILE.json)."""
+        return {}
+
+    def with_classes(self, names: Sequence[str], texts: Mapping[str, Sequence[str]] | None = None) -> Task:
+        """The same task on other classes, for methods that can be retargeted.
+
+        Raises:
+            UserError: the task has no classes, or cannot have others.
+        """
+        raise UserError(f"task {self.name!r} has no class names that could be replaced")
+
+    def logits(self, output: Any) -> Tensor:
+        """(batch, class) scores whose softmax is the prediction, for strategies that label or distil.
+
+        Raises:
+            UserError: the task has no classes.
+        """
+        raise UserError(f"task {self.name!r} gives no scores per class")
+
+    def files(self, predictions: Predictions, batch: Batch) -> Sequence[Mapping[str, bytes]]:
+        """Per sample, the files that its prediction is (name -> content, such as an edited image); none where a record says it all."""
+        return [{} for _ in range(len(batch))]

@@ -20,12 +20,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pt_core.artifact import card_of, read_artifact, save_artifact
+from pt_core.artifact import read_artifact
 from pt_core.errors import BackboneMismatch, UserError
 from pt_core.kernels import reference_kernels
-from pt_core.method import RunContext, Stage, matches
 from pt_core.run.declare.options import build_all
 from pt_core.run.train.world import World
+from pt_core.saving import card_of, save_artifact
+from pt_core.stage import RunContext, Stage, matches
 from pt_core.testing._support import (
     BadInput,
     Killed,

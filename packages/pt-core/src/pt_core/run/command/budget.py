@@ -23,7 +23,7 @@ def _of_method(modality: Modality, method: str) -> click.Command:
     def callback(ctx: click.Context, /, as_json: bool, classes: int, **values: Any) -> None:
         from pt_core.run.use.budget import method_budget
 
-        spec = collect(modality, method, values, ctx.meta["pt.problems"])
+        spec = collect(modality, method, {**values, **ctx.meta["pt.hosts"]}, ctx.meta["pt.problems"])
         result = method_budget(modality, spec, classes)
         if as_json:
             echo_json(result.to_json())
@@ -36,4 +36,5 @@ def _of_method(modality: Modality, method: str) -> click.Command:
         json_option(),
     ]
     text = "Cost of this method, counted without weights."
-    return StrictCommand(method, help=text, callback=callback, params=params)
+    hosts = modality.registry.info(method).hosts
+    return StrictCommand(method, hosts, help=text, callback=callback, params=params)

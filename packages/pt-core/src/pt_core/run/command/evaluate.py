@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pt_core.errors import UserError
-from pt_core.run.command.flags import backbone_options, echo_json, json_option, run_argument
-from pt_core.run.command.runs import open_run, say
+from pt_core.run.command.flags import (
+    OpenCommand,
+    backbone_options,
+    class_names_option,
+    echo_json,
+    json_option,
+    run_argument,
+    split_flags,
+)
+from pt_core.run.command.runs import check_flags, open_run, say
 
 if TYPE_CHECKING:
     from pt_core.run.declare.modality import Modality
 
 
 def command(modality: Modality) -> click.Command:
-    def callback(**values: Any) -> None:
-        evaluate_run(modality, **values)
+    @click.pass_context
+    def callback(ctx: click.Context, /, run: Path, **values: Any) -> None:
+        words, own = split_flags(ctx.args)
+        if words:
+            raise UserError(f"unexpected argument {words[0]!r}")
+        check_flags(modality, run, own, ctx.command)
+        evaluate_run(modality, run, **values, own=own)
 
-    return click.Command(
+    return OpenCommand(
         "eval",
         help="Evaluate a run on labelled data.",
         callback=callback,
@@ -30,6 +43,7 @@ def command(modality: Modality) -> click.Command:
             click.Option(["--data"], required=True, help="Labelled data, as in `fit`."),
             click.Option(["--role"], default="test", show_default=True, help="Part of the data to evaluate on."),
             json_option(),
+            class_names_option(),
             *backbone_options(),
         ],
     )
@@ -44,13 +58,17 @@ def evaluate_run(
     backbone: Sequence[str],
     weights: Sequence[str],
     allow_backbone_mismatch: bool,
+    class_names: str | None = None,
+    own: Mapping[str, Any] | None = None,
 ) -> None:
     from pt_core.run.data.sampling import with_classes
     from pt_core.run.declare.options import build_all
     from pt_core.run.declare.resolve import read_config
     from pt_core.run.train.evaluate import evaluate
+    from pt_core.run.use.predict import predict_options
 
-    predictor = open_run(modality, run, backbone, weights, allow_backbone_mismatch)
+    predictor = open_run(modality, run, backbone, weights, allow_backbone_mismatch, class_names)
+    predict_options(modality, predictor.method, own or {})
     known = {field.name for field in dataclasses.fields(modality.data_options)}
     config = run / "config.yaml"
     stored = read_config(config)[1] if config.is_file() else {}

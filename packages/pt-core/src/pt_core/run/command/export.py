@@ -49,8 +49,8 @@ def export(
     weights: Sequence[str],
     allow_backbone_mismatch: bool,
 ) -> None:
-    from pt_core.artifact import save_artifact
     from pt_core.run.use.predict import load
+    from pt_core.saving import save_artifact
 
     if out.exists():
         raise UserError(f"{out} exists; choose another --out")

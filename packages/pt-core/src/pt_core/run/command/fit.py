@@ -39,9 +39,9 @@ def _of_method(modality: Modality, method: str) -> click.Command:
 
     @click.pass_context
     def callback(ctx: click.Context, /, **kwargs: Any) -> None:
-        fit(modality, method, kwargs, ctx.meta["pt.problems"])
+        fit(modality, method, {**kwargs, **ctx.meta["pt.hosts"]}, ctx.meta["pt.problems"])
 
-    return StrictCommand(method, help=text, callback=callback, params=params)
+    return StrictCommand(method, info.hosts, help=text, callback=callback, params=params)
 
 
 def fit(modality: Modality, method: str, values: dict[str, Any], problems: Sequence[str]) -> None:
@@ -86,6 +86,8 @@ def search_grid(modality: Modality, spec: RunSpec, grid: Sequence[str], out: Pat
         nonlocal name, mode
         number = points.index(dict(point))
         status = run_fit(modality, specs[number], out / "search" / f"{number:02d}", quiet=number > 0)
+        if not status["select"]:
+            raise ConfigError("--search needs a metric that runs are selected by; this task has none")
         name, mode = status["select"]
         value = status["results"]["val"].get(name)  # absent where the data do not define it
         if value is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,10 @@ def backbone_options() -> list[click.Parameter]:
     ]
 
 
+def class_names_option() -> click.Option:
+    return click.Option(["--class-names"], help="Other classes, as a file or a,b,c, where the tuned method allows it.")
+
+
 def options_of(classes: Mapping[str, type], defaults: Mapping[str, Any] | None = None) -> list[click.Parameter]:
     """Click options for the fields of dataclasses; values stay strings and are validated later, all together."""
     from pt_core.run.declare.options import choices, field_docs, hints, is_flag, is_sequence
@@ -87,9 +91,27 @@ def method_params(modality: Modality, method: str) -> list[click.Parameter]:
     cls = modality.registry.load(method)
     return [
         *options_of(option_classes(modality, cls.Config), cls.recipe),
+        *host_params(modality, method),
         click.Option(["--recipe"], help="Published hyper-parameter set: a name in the package, or a YAML file."),
         click.Option(["--config", "config_file"], type=FOLDER, help="config.yaml of an earlier run to repeat."),
     ]
+
+
+def host_params(modality: Modality, method: str) -> list[click.Parameter]:
+    """The flags that choose a strategy's hosts. Their own options are read by `StrictCommand`, the default host's are in the help."""
+    params: list[click.Parameter] = []
+    for role, default in modality.registry.info(method).hosts.items():
+        shared = modality.registry.shared(method, role)
+        if shared is not None:
+            text = f"Method in the role {role} (default: that of --{shared}, with its options)."
+        else:
+            options = ", ".join(field.name for field in dataclasses.fields(modality.registry.load(default).Config))
+            text = (
+                f"Method that is tuned in the role {role}; its options are --{role}.NAME VALUE ({default}: {options})."
+            )
+            text += f"  [default: {default}]"
+        params.append(click.Option([f"--{role}"], help=text, metavar="METHOD"))
+    return params
 
 
 class MethodGroup(click.Group):
@@ -115,12 +137,21 @@ class MethodGroup(click.Group):
 
 
 class StrictCommand(click.Command):
-    """Collects unknown flags instead of stopping at the first, so that one validator reports every problem together."""
+    """Collects unknown flags instead of stopping at the first, so that one validator reports every problem together.
+
+    Options of hosts, `--ROLE.NAME VALUE`, belong to a method that is known only when all flags are read: they are kept aside in
+    `ctx.meta["pt.hosts"]`, by their names in a configuration.
+    """
 
     ignore_unknown_options = True
     allow_extra_args = True
 
+    def __init__(self, name: str, hosts: Iterable[str] = (), **settings: Any) -> None:
+        super().__init__(name, **settings)
+        self.hosts = tuple(hosts)
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        args, ctx.meta["pt.hosts"] = _host_options(args, self.hosts)
         rest = super().parse_args(ctx, args)
         known = [name for param in self.params for name in param.opts]
         ctx.meta["pt.problems"] = [
@@ -131,6 +162,53 @@ class StrictCommand(click.Command):
         ]
         ctx.args = []
         return rest
+
+
+class OpenCommand(click.Command):
+    """A command on a tuned method, whose own flags are known only when its card is read: `split_flags` of the leftovers finds them."""
+
+    ignore_unknown_options = True
+    allow_extra_args = True
+
+
+def split_flags(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """(other words, flag name -> value) of `--name value`, `--name=value`, `--switch` and `--no-switch`; names with underscores."""
+    rest: list[str] = []
+    found: dict[str, Any] = {}
+    waiting = list(words)
+    while waiting:
+        word = waiting.pop(0)
+        flag, given, value = word.partition("=")
+        name = flag.removeprefix("--").replace("-", "_")
+        if not word.startswith("--"):
+            rest.append(word)
+        elif given:
+            found[name] = value
+        elif waiting and not waiting[0].startswith("--"):
+            found[name] = waiting.pop(0)
+        else:
+            before, dot, last = name.rpartition(".")
+            found[f"{before}{dot}{last.removeprefix('no_')}"] = not last.startswith("no_")
+    return rest, found
+
+
+def _host_options(args: Sequence[str], roles: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """(other arguments, `role.name` -> value)."""
+    rest: list[str] = []
+    found: dict[str, Any] = {}
+    for place, word in enumerate(args):
+        role, dot, _ = word.removeprefix("--").partition(".")
+        if word.startswith("--") and dot and role in roles:
+            following = [] if "=" in word else [value for value in args[place + 1 : place + 2] if value[:2] != "--"]
+            found |= split_flags([word, *following])[1]
+        elif not (place and _takes_next(args[place - 1], roles) and not word.startswith("--")):
+            rest.append(word)
+    return rest, found
+
+
+def _takes_next(word: str, roles: Sequence[str]) -> bool:
+    role, dot, _ = word.removeprefix("--").partition(".")
+    return word.startswith("--") and bool(dot) and role in roles and "=" not in word
 
 
 def _unknown(args: list[str]) -> list[str]:

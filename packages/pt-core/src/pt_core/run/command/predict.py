@@ -10,20 +10,34 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pt_core.errors import UserError
-from pt_core.run.command.flags import FOLDER, backbone_options, given, json_option, options_of
-from pt_core.run.command.runs import open_run, say
+from pt_core.run.command.flags import (
+    FOLDER,
+    OpenCommand,
+    backbone_options,
+    class_names_option,
+    given,
+    json_option,
+    options_of,
+    split_flags,
+)
+from pt_core.run.command.runs import check_flags, open_run, say
 
 if TYPE_CHECKING:
     from pt_core.run.declare.modality import Modality
 
 
 def command(modality: Modality) -> click.Command:
-    def callback(**values: Any) -> None:
-        predict(modality, **values)
+    @click.pass_context
+    def callback(ctx: click.Context, /, items: tuple[str, ...], **values: Any) -> None:
+        words, own = split_flags([*items, *ctx.args])
+        runs = [Path(word) for word in words if _is_run(Path(word))]
+        if own and runs:
+            check_flags(modality, runs[0], own, ctx.command)
+        predict(modality, tuple(words), **{**values, **own})
 
     own = {"predict": modality.predict_options} if modality.predict_options else {}
     name = modality.input_name
-    return click.Command(
+    return OpenCommand(
         "predict",
         help=f"Predict {name}s: `predict RUN {name}...`, or several runs with --route or --ensemble.",
         callback=callback,
@@ -38,6 +52,7 @@ def command(modality: Modality) -> click.Command:
             click.Option(["--out"], type=FOLDER, help="CSV, JSONL or Parquet file to write."),
             json_option(),
             *options_of(own),
+            class_names_option(),
             *backbone_options(),
         ],
     )
@@ -54,13 +69,13 @@ def predict(
     backbone: Sequence[str],
     weights: Sequence[str],
     allow_backbone_mismatch: bool,
+    class_names: str | None = None,
     **further: Any,
 ) -> None:
     from pt_core.run.data.tables import check_table, write_table
     from pt_core.run.use.mixed import load_many
-    from pt_core.run.use.predict import predict_options
 
-    options = predict_options(modality, given(further))
+    options = given(further)
     runs = [Path(item) for item in items if _is_run(Path(item))]
     inputs = [item for item in items if not _is_run(Path(item))]
     if not runs:
@@ -78,6 +93,8 @@ def predict(
         if len(inputs) > 1 and not ensemble:
             shown = ", ".join(map(repr, inputs[:3]))
             raise UserError(f"several runs take one input table; {shown} are no run folders: one table, or a wrong RUN")
+        if class_names is not None:
+            raise UserError("--class-names works with a single run only")
         if allow_backbone_mismatch:
             raise UserError("several runs share one backbone: --allow-backbone-mismatch works with a single run only")
         table = None if route is None else _routes(Path(inputs[0]), route)
@@ -92,7 +109,7 @@ def predict(
             raise UserError("--ensemble is the mean of several runs; give at least two, or leave it out")
         if route is not None:
             raise UserError("--route chooses among several runs; give at least two, or leave it out")
-        predictor = open_run(modality, runs[0], backbone, weights, allow_backbone_mismatch)
+        predictor = open_run(modality, runs[0], backbone, weights, allow_backbone_mismatch, class_names)
         stream = predictor.stream(inputs, batch_size, options=options)
         task_of = {"": predictor.method.task}
     rows = []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pt_core.errors import ConfigError, UserError
+from pt_core.errors import ConfigError, UserError, nearest
 from pt_core.run.command.flags import given
 from pt_core.run.declare.process import launched_rank
 
@@ -117,7 +117,7 @@ def summary(modality: Modality, status: Mapping[str, Any], out: Path) -> None:
     for role in ("val", "test"):
         if role in results:
             # The metric that selects comes first.
-            ordered = sorted(results[role].items(), key=lambda item: item[0] != status["select"][0])
+            ordered = sorted(results[role].items(), key=lambda item: item[0] not in status["select"][:1])
             shown = ", ".join(f"{name} {value:.4f}" for name, value in ordered[:4])
             click.echo(f"{role}: {shown}")
     parameters = status["parameters"]
@@ -128,13 +128,45 @@ def summary(modality: Modality, status: Mapping[str, Any], out: Path) -> None:
     click.echo(f"next: {modality.package} predict {out} {modality.input_name}...")
 
 
+def check_flags(modality: Modality, run: Path, given: Mapping[str, Any], command: click.Command) -> None:
+    """Refuse flags that neither the command nor the run's method knows, before any weights are read.
+
+    Raises:
+        ConfigError: all unknown flags.
+    """
+    import dataclasses
+
+    from pt_core.artifact import read_artifact
+
+    cls = modality.registry.load(read_artifact(run).method) if given else None
+    own = [kind for kind in (modality.predict_options, getattr(cls, "PredictOptions", None)) if kind is not None]
+    names = {field.name for kind in own for field in dataclasses.fields(kind)}
+    flags = [*("--" + name.replace("_", "-") for name in names), *(flag for p in command.params for flag in p.opts)]
+    unknown = ["--" + name.replace("_", "-") for name in given if name not in names]
+    if unknown:
+        raise ConfigError([f"unknown option {flag!r}{nearest(flag, flags)}" for flag in unknown])
+
+
 def open_run(
-    modality: Modality, run: Path, backbone: Sequence[str], weights: Sequence[str], allow_backbone_mismatch: bool
+    modality: Modality,
+    run: Path,
+    backbone: Sequence[str],
+    weights: Sequence[str],
+    allow_backbone_mismatch: bool,
+    class_names: str | None = None,
 ) -> Predictor:
-    """A tuned artifact for a command that uses it; what was noticed while loading is said."""
+    """A tuned artifact for a command that uses it, on other class names where some are given; what was noticed while loading is said."""
+    from pt_core.run.declare.class_names import read_class_names
     from pt_core.run.use.predict import load
 
-    predictor = load(modality, run, backbone=backbone, weights=weights, allow_backbone_mismatch=allow_backbone_mismatch)
+    predictor = load(
+        modality,
+        run,
+        backbone=backbone,
+        weights=weights,
+        allow_backbone_mismatch=allow_backbone_mismatch,
+        class_names=None if class_names is None else read_class_names(class_names),
+    )
     for note in predictor.notes:
         say(note)
     return predictor

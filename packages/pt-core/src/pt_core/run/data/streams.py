@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset as TorchDataset
 
 from pt_core.data import Batch, Dataset, generator
 from pt_core.errors import DataError
-from pt_core.method import Stream
+from pt_core.stage import Stream
 
 Key = tuple[int, int | None]
 
@@ -51,7 +51,7 @@ class StreamReader:
         self.name, self.stream, self.dataset = name, stream, dataset
         self.batch_size = min(batch_size, len(self.rows))
         self.seed, self.shard, self.workers = seed, shard, workers
-        self.draws_per_epoch = math.ceil(len(self.rows) / self.batch_size)
+        self.draws_per_epoch = math.ceil(len(self.rows) / self.batch_size) * stream.repeat
         self._iterator: Iterator[Batch] | None = None
         self._draw = 0
 
@@ -84,12 +84,13 @@ class StreamReader:
 
     def draw(self, number: int) -> list[list[Key]]:
         """The micro-batches of draw `number` for this process, as (sample, epoch) keys; some may be empty."""
-        epoch, position = divmod(number, self.draws_per_epoch)
+        epoch, within = divmod(number, self.draws_per_epoch)
+        position, time = divmod(within, self.stream.repeat)
         order = self._cached_order(epoch)
         chosen = order[position * self.batch_size : (position + 1) * self.batch_size]
         parts = np.array_split(np.asarray(chosen, dtype=np.int64), self.shard.size * self.shard.accumulate)
         mine = parts[self.shard.rank * self.shard.accumulate : (self.shard.rank + 1) * self.shard.accumulate]
-        view = epoch if self.stream.augment else None
+        view = epoch * self.stream.repeat + time if self.stream.augment else None
         return [[(int(index), view) for index in part] for part in mine]
 
     def _cached_order(self, epoch: int) -> list[int]:

@@ -8,10 +8,10 @@ import importlib.util
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pt_core.errors import MissingExtra, UserError, nearest
 
@@ -21,7 +21,26 @@ if TYPE_CHECKING:
 SEARCH_VARIABLE = "PT_METHOD_PATH"
 """Environment variable with further folders of method files, separated like PATH."""
 
-_LITERALS = {"ID", "TITLE", "TUNES", "NEEDS", "BACKBONES", "EXTRA"}
+_LITERALS = {"ID", "TITLE", "TUNES", "NEEDS", "BACKBONES", "EXTRA", "HOSTS"}
+_SHARED = "="
+"""Starts a default in HOSTS that names another role whose method and options it shares."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """A data role of a method.
+
+    Attributes:
+        what: for the help, such as `labelled images`.
+        optional: whether a run works without it.
+        labels: `task` (the run's classes), `own` (a label space of its own, such as that of a source domain) or `none`.
+        split: whether validation and test parts may be split off from it, where none are given. Only `train` is split.
+    """
+
+    what: str
+    optional: bool = False
+    labels: Literal["task", "own", "none"] = "task"
+    split: bool = True
 
 
 @dataclass(frozen=True)
@@ -31,12 +50,28 @@ class MethodInfo:
     id: str
     title: str
     tunes: str
-    needs: Mapping[str, str]
+    roles: Mapping[str, Need]
     path: Path
     module: str | None
     """Dotted import path inside the package; None for a file found through PT_METHOD_PATH."""
     backbones: Mapping[str, str] = field(default_factory=lambda: {"backbone": "fit, predict"})
     extra: str | None = None
+    hosts: Mapping[str, str] = field(default_factory=dict)
+    """Role -> default id of the method that this strategy tunes, or `=ROLE` for one that shares another role's method and options."""
+
+    @property
+    def needs(self) -> dict[str, str]:
+        """Data role -> what it is."""
+        return {role: need.what for role, need in self.roles.items()}
+
+    def over(self, hosts: Mapping[str, MethodInfo]) -> MethodInfo:
+        """This strategy with what its hosts need as well."""
+        roles, backbones = dict(self.roles), dict(self.backbones)
+        for host in hosts.values():
+            roles = {**host.roles, **roles}
+            backbones |= {role: when for role, when in host.backbones.items() if role not in backbones}
+        extra = next((info.extra for info in (self, *hosts.values()) if info.extra), None)
+        return replace(self, roles=roles, backbones=backbones, extra=extra)
 
 
 class Registry:
@@ -94,6 +129,33 @@ class Registry:
             raise UserError(f"{self.distribution} has no method {method_id!r}{hint}; known: {', '.join(infos)}")
         return infos[name]
 
+    def hosts_of(self, method_id: str, chosen: Mapping[str, Any]) -> dict[str, str]:
+        """Host role -> method id of a strategy, as `chosen` (role -> id) says or by default; empty for any other method.
+
+        Raises:
+            UserError: an unknown id, or a host that is a strategy itself.
+        """
+        hosts: dict[str, str] = {}
+        for role, default in self.info(method_id).hosts.items():
+            shared = default.removeprefix(_SHARED) if default.startswith(_SHARED) else None
+            named = chosen.get(role) or (hosts[shared] if shared else default)
+            host = self.info(str(named))
+            if host.hosts:
+                raise UserError(
+                    f"--{role} {host.id}: {host.id!r} is a strategy itself; name the method that it shall tune"
+                )
+            hosts[role] = host.id
+        return hosts
+
+    def joined(self, method_id: str, hosts: Mapping[str, str]) -> MethodInfo:
+        """Info of a method, with what its hosts (role -> id) need as well."""
+        return self.info(method_id).over({role: self.info(name) for role, name in hosts.items()})
+
+    def shared(self, method_id: str, role: str) -> str | None:
+        """The role whose options a host role shares, if it shares some."""
+        default = self.info(method_id).hosts[role]
+        return default.removeprefix(_SHARED) if default.startswith(_SHARED) else None
+
     def load(self, method_id: str) -> type[Method]:
         """Import a method file and return its method class.
 
@@ -141,8 +203,17 @@ def read_info(path: Path, module: str | None) -> MethodInfo | None:
     missing = {"TITLE", "TUNES", "NEEDS"} - values.keys()
     if missing:
         raise UserError(f"{path} defines ID but not {', '.join(sorted(missing))}")
-    optional = {key.lower(): values[key] for key in ("BACKBONES", "EXTRA") if key in values}
-    return MethodInfo(values["ID"], values["TITLE"], values["TUNES"], values["NEEDS"], path, module, **optional)
+    try:
+        roles = {role: _need(need) for role, need in values["NEEDS"].items()}
+    except (AttributeError, TypeError) as error:
+        raise UserError(f"{path}: NEEDS is no mapping of data roles ({error})") from None
+    optional = {key.lower(): values[key] for key in ("BACKBONES", "EXTRA", "HOSTS") if key in values}
+    return MethodInfo(values["ID"], values["TITLE"], values["TUNES"], roles, path, module, **optional)
+
+
+def _need(literal: Any) -> Need:
+    """`"labelled images"`, or the fields of `Need` as a dict."""
+    return Need(literal) if isinstance(literal, str) else Need(**literal)
 
 
 def _load_file(path: Path) -> ModuleType:

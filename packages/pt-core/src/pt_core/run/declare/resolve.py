@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from pt_core.errors import ConfigError
+from pt_core.errors import ConfigError, UserError
 from pt_core.run.declare.modality import Modality
 from pt_core.run.declare.options import TrainOptions, build_all
 from pt_core.run.declare.roles import by_role, parse_roles
-from pt_core.run.declare.spec import RunOptions, RunSpec
+from pt_core.run.declare.spec import HostSpec, RunOptions, RunSpec
+
+if TYPE_CHECKING:
+    from pt_core.method import Method
 
 
 def option_classes(modality: Modality, config: type) -> dict[str, type]:
@@ -27,13 +31,16 @@ def option_classes(modality: Modality, config: type) -> dict[str, type]:
 
 
 def resolve(modality: Modality, method: str, values: Mapping[str, Any], recipe: str | None = None) -> RunSpec:
-    """Resolve options: defaults < the method's recipe < `recipe` file < `values`.
+    """Resolve options: defaults < the hosts' recipes < the method's recipe < `recipe` file < `values`.
+
+    A strategy's hosts are named by their role (`host: vpt`), their options by ROLE.NAME (`host.prompt_length: 8`).
 
     Raises:
         ConfigError: all problems at once, before any weight is loaded.
     """
-    cls = modality.registry.load(method)
-    name = modality.registry.info(method).id
+    registry = modality.registry
+    cls = registry.load(method)
+    name = registry.info(method).id
     problems: list[str] = []
     published: dict[str, Any] = {}
     if recipe:
@@ -41,24 +48,63 @@ def resolve(modality: Modality, method: str, values: Mapping[str, Any], recipe: 
             published = read_recipe(modality, recipe, name)
         except ConfigError as error:
             problems += error.problems
+    layers = {**cls.recipe, **published, **values}
+    hosts: dict[str, HostSpec] = {}
     try:
-        built = build_all(option_classes(modality, cls.Config), {**cls.recipe, **published, **values})
+        chosen = registry.hosts_of(name, layers)
+    except ConfigError as error:
+        chosen, problems = {}, [*problems, *error.problems]
+    except UserError as error:
+        chosen, problems = {}, [*problems, str(error)]
+    own, training = _without_hosts(layers, registry.info(name).hosts), {field.name for field in fields(TrainOptions)}
+    for role, host in chosen.items():
+        kind = registry.load(host)
+        own = {**{key: value for key, value in kind.recipe.items() if key in training}, **own}
+        try:
+            hosts[role] = HostSpec(host, _host_config(registry.shared(name, role), role, kind, layers, hosts))
+        except ConfigError as error:
+            problems += error.problems
+    try:
+        built = build_all(option_classes(modality, cls.Config), own)
     except ConfigError as error:
         raise ConfigError([*problems, *error.problems]) from None
     if problems:
         raise ConfigError(problems)
-    return RunSpec(name, **built)
+    return RunSpec(name, **built, hosts=hosts)
+
+
+def _without_hosts(layers: Mapping[str, Any], roles: Iterable[str]) -> dict[str, Any]:
+    known = set(roles)
+    return {key: value for key, value in layers.items() if key.partition(".")[0] not in known}
+
+
+def _host_config(
+    shared: str | None, role: str, kind: type[Method], layers: Mapping[str, Any], done: Mapping[str, HostSpec]
+) -> Any:
+    """The configuration of one host: its own recipe's method options under what was given for it, or that of the role it shares."""
+    given = {key.partition(".")[2]: value for key, value in layers.items() if key.startswith(f"{role}.")}
+    if shared is not None and not given:
+        return done[shared].config
+    names = {field.name for field in fields(kind.Config)}
+    recipe = {key: value for key, value in kind.recipe.items() if key in names}
+    try:
+        return build_all({"config": kind.Config}, {**recipe, **given})["config"]
+    except ConfigError as error:
+        raise ConfigError([f"{role}: {problem}" for problem in error.problems]) from None
 
 
 def check_sources(modality: Modality, method: str, values: Mapping[str, Any]) -> list[str]:
     """What is wrong with the paths and names among the options, found without reading data or weights."""
-    roles = list(modality.registry.info(method).backbones)
+    registry = modality.registry
+    try:
+        roles = list(registry.joined(method, registry.hosts_of(method, values)).backbones)
+    except UserError:
+        roles = list(registry.info(method).backbones)  # `resolve` names the unknown host
     problems: list[str] = []
 
     def told(name: str, parse: Callable[[tuple[str, ...]], Mapping[str, str]]) -> Mapping[str, str]:
-        given = values.get(name, ())
         try:
-            return parse((given,) if isinstance(given, str) else tuple(given or ()))
+            return parse(_texts(values.get(name)))
         except ConfigError as error:
             problems.extend(error.problems)
             return {}
@@ -69,10 +115,14 @@ def check_sources(modality: Modality, method: str, values: Mapping[str, Any]) ->
         problems.append(modality.backbone_problem(spec, role) or "")
     for file in told("weights", lambda given: by_role("--weights", given, roles)).values():
         problems.append("" if Path(file).exists() else f"--weights {file} does not exist")
-    earlier = values.get("init_from")
-    if earlier and not Path(str(earlier)).exists():
-        problems.append(f"--init-from {earlier} does not exist")
+    for given in _texts(values.get("init_from")):
+        path = given.partition("=")[2] if given.partition("=")[0].isidentifier() and "=" in given else given
+        problems.append("" if Path(path).exists() else f"--init-from {path} does not exist")
     return [problem for problem in problems if problem]
+
+
+def _texts(given: Any) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given or ())
 
 
 def recipe_folder(modality: Modality) -> Path:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from annotated_types import Ge, Gt
@@ -27,10 +28,21 @@ class RunOptions:
     """Train on this many samples per class, drawn with the sampling seed."""
     cache_limit: Annotated[float, Gt(0)] = 4.0
     """Upper bound of the feature cache, in GB."""
-    init_from: str | None = None
-    """Run folder of the same method whose tuned tensors this run starts from."""
+    class_names: str | None = None
+    """Class names, as a file (a name per line, or JSON: names, or name -> texts) or a,b,c: for methods that need no data."""
+    init_from: tuple[str, ...] = ()
+    """Run folder whose tuned tensors this run starts from, or ROLE=RUN (a host, or what the method names); several of one role are
+    averaged (repeatable)."""
     allow_backbone_mismatch: bool = False
     """Accept an artifact that was tuned on another backbone (recorded)."""
+
+
+@dataclass(frozen=True)
+class HostSpec:
+    """The method that a strategy tunes in one role."""
+
+    method: str
+    config: Any
 
 
 @dataclass(frozen=True)
@@ -43,11 +55,21 @@ class RunSpec:
     run: RunOptions
     data: Any
     task: Any
+    hosts: Mapping[str, HostSpec] = field(default_factory=dict)
+
+    @property
+    def host_ids(self) -> dict[str, str]:
+        """Host role -> method id."""
+        return {role: host.method for role, host in self.hosts.items()}
 
     def flat(self) -> dict[str, Any]:
-        """All options by name, as `config.yaml` holds them."""
+        """All options by name, as `config.yaml` holds them; a host's are called ROLE.NAME."""
         parts = (self.config, self.train, self.run, self.data, self.task)
-        return {key: value for part in parts for key, value in to_plain(part).items()}
+        found = {key: value for part in parts for key, value in to_plain(part).items()}
+        for role, host in self.hosts.items():
+            found[role] = host.method
+            found |= {f"{role}.{key}": value for key, value in to_plain(host.config).items()}
+        return found
 
     def group(self) -> str:
         """Digest of everything that changes the result but the seeds: runs that share it differ by seed only."""

@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
-from pt_core.artifact import card_of, save_artifact
 from pt_core.data import Dataset
 from pt_core.errors import UserError
 from pt_core.method import Method
 from pt_core.run.declare.modality import Modality
+from pt_core.run.declare.options import to_plain
 from pt_core.run.declare.spec import RunSpec
 from pt_core.run.fit.prepare import Prepared, Say, frozen_values, sources_of
 from pt_core.run.train.evaluate import evaluate
@@ -23,6 +23,8 @@ from pt_core.run.train.features import Store, with_features
 from pt_core.run.train.rundir import RunDir, command_line, environment, now
 from pt_core.run.train.trainer import Interrupted, Trainer
 from pt_core.run.train.world import World, out_of_memory
+from pt_core.saving import card_of, save_artifact
+from pt_core.strategy import Strategy
 from pt_core.task import Evaluation
 
 
@@ -36,7 +38,10 @@ def execute(
     allow_topology_change: bool = False,
     report: bool = True,
 ) -> dict[str, Any]:
-    """Train, evaluate and save into the run folder `out`; returns run.json's content."""
+    """Train, evaluate and save into the run folder `out`; returns run.json's content.
+
+    A new run that is refused before its first step leaves nothing behind.
+    """
     spec, method = prepared.spec, prepared.method
     world = World(spec.train)
     if world.alone:
@@ -45,88 +50,77 @@ def execute(
         backbone.to(world.device)
     method.to(world.device)
     with RunDir(out, world.main).open(resume) as run:
-        run.write_config({"method": spec.method, "options": spec.flat()})
-        run.update({**_header(modality, prepared), "status": "running", "started": now(), "processes": world.size})
+        work = _Work(modality, prepared, run, world, say)
         try:
-            return _work(modality, prepared, run, world, say, resume, checkpoint, allow_topology_change, report)
+            run.write_config({"method": spec.method, "options": spec.flat()})
+            run.update({**_header(modality, prepared), "status": "running", "started": now(), "processes": world.size})
+            started = time.perf_counter()
+            work.trainer.fit(resume, checkpoint, allow_topology_change)
+            return work.finish(time.perf_counter() - started, report)
         except Interrupted as stop:
             run.update({"status": "interrupted", "message": stop.message})
             raise
         except Exception as error:
             problem = out_of_memory(error) or error
-            told = str(problem) if isinstance(problem, UserError) else f"{type(problem).__name__}: {problem}"
-            with suppress(UserError):  # a full disk must not hide the first error
-                run.update({"status": "failed", "message": told})
+            if isinstance(problem, UserError) and not resume and not work.trainer.began:
+                run.discard()
+            else:
+                told = str(problem) if isinstance(problem, UserError) else f"{type(problem).__name__}: {problem}"
+                with suppress(UserError):  # a full disk must not hide the first error
+                    run.update({"status": "failed", "message": told})
             if problem is error:
                 raise
             raise problem from error
 
 
-def _work(
-    modality: Modality,
-    prepared: Prepared,
-    run: RunDir,
-    world: World,
-    say: Say,
-    resume: bool,
-    checkpoint: str | None,
-    allow_topology_change: bool,
-    report: bool,
-) -> dict[str, Any]:
-    spec, method = prepared.spec, prepared.method
-    options = spec.train
-    store = _feature_store(method, spec, say)
-    data = {
-        role: with_features(method, dataset, world, options.batch_size, store, options.workers)
-        for role, dataset in prepared.data.items()
-    }
-    started = time.perf_counter()
-    trainer = Trainer(method, data, options, run, world)
-    trainer.fit(resume, checkpoint, allow_topology_change)
-    fitted = time.perf_counter()
-    finals: dict[str, Evaluation] = {
-        role: evaluate(
-            method, data[role], world, options.batch_size, options.seed, options.workers, records=role == "test"
-        )
-        for role in ("val", "test")
-        if role in data
-    }
-    evaluated = time.perf_counter()
-    if world.main:
-        results = {role: _defined(final.metrics) for role, final in finals.items()}
-        for role, metrics in results.items():
-            run.log({"stage": "final", "stage_number": 10**6, "step": trainer.done_steps, "split": role, **metrics})
-        shown = results.get("test") or results.get("val") or {}
-        extra = {
-            "versions": {modality.package: modality.version()},
-            "metrics": shown,
-            "data": _counts(prepared),
-            "notes": prepared.notes,
+class _Work:
+    """A run's trainer over its prepared data, and what follows when it is done."""
+
+    def __init__(self, modality: Modality, prepared: Prepared, run: RunDir, world: World, say: Say) -> None:
+        self.modality, self.prepared, self.run, self.world = modality, prepared, run, world
+        self.options = options = prepared.spec.train
+        store = _feature_store(prepared.method, prepared.spec, say)
+        self.data = {
+            role: with_features(prepared.method, dataset, world, options.batch_size, store, options.workers)
+            for role, dataset in prepared.data.items()
         }
-        info = modality.registry.info(spec.method)
-        card = card_of(method, f"{modality.package}/{spec.method}", extra, info.backbones)
-        save_artifact(run.path / "tuned", method, card)
-        run.update(
-            {
-                "status": "finished",
-                "results": results,
-                "time": {"fit_seconds": round(fitted - started, 3), "evaluate_seconds": round(evaluated - fitted, 3)},
-                "finished": now(),
+        self.trainer = Trainer(prepared.method, self.data, options, run, world)
+
+    def finish(self, fit_seconds: float, report: bool) -> dict[str, Any]:
+        """Evaluate, save the artifact, write the report; returns run.json's content."""
+        started = time.perf_counter()
+        finals: dict[str, Evaluation] = {role: self._evaluate(role) for role in ("val", "test") if role in self.data}
+        seconds = {"fit_seconds": round(fit_seconds, 3), "evaluate_seconds": round(time.perf_counter() - started, 3)}
+        if self.world.main:
+            results = {role: _defined(final.metrics) for role, final in finals.items()}
+            for role, metrics in results.items():
+                where = {"stage": "final", "stage_number": 10**6, "step": self.trainer.done_steps, "split": role}
+                self.run.log({**where, **metrics})
+            extra = {
+                "versions": {self.modality.package: self.modality.version()},
+                "metrics": results.get("test") or results.get("val") or {},
+                "data": _counts(self.prepared),
+                "notes": self.prepared.notes,
             }
-        )
-        if report:
-            _write_report(modality, prepared, run, finals)
-    world.barrier()
-    return RunDir(run.path).status()
+            _save(self.modality, self.prepared, self.run.path / "tuned", extra)
+            self.run.update({"status": "finished", "results": results, "time": seconds, "finished": now()})
+            if report:
+                _write_report(self.modality, self.prepared, self.run, finals)
+        self.world.barrier()
+        return RunDir(self.run.path).status()
+
+    def _evaluate(self, role: str) -> Evaluation:
+        o = self.options
+        records = role == "test"
+        return evaluate(self.prepared.method, self.data[role], self.world, o.batch_size, o.seed, o.workers, records)
 
 
 def _header(modality: Modality, prepared: Prepared) -> dict[str, Any]:
     spec, method = prepared.spec, prepared.method
     frozen, tuned = frozen_values(method), method.parameter_count()
-    info = modality.registry.info(spec.method)
     return {
         "method": f"{modality.package}/{spec.method}",
-        "title": info.title,
+        "title": prepared.info.title,
         "backbone": {"source": sources_of(method), "parameters": frozen},
         "parameters": {"tuned": tuned, "backbone": frozen, "share": tuned / frozen if frozen else None},
         "seeds": {"seed": spec.train.seed} | {kind: spec.train.seed_of(kind) for kind in ("init", "data", "sampling")},  # type: ignore[arg-type]
@@ -134,7 +128,7 @@ def _header(modality: Modality, prepared: Prepared) -> dict[str, Any]:
         "environment": environment({modality.package: modality.version()}),
         "command": command_line(),
         "group": spec.group(),
-        "select": list(prepared.task.select),
+        "select": list(prepared.task.select or ()),
         "notes": prepared.notes,
         "audit": prepared.audit,
     }
@@ -149,6 +143,17 @@ def _counts(prepared: Prepared) -> dict[str, Any]:
     }
 
 
+def _save(modality: Modality, prepared: Prepared, folder: Path, extra: dict[str, Any]) -> None:
+    """The artifact: the method's own, or that of the host that a strategy leaves behind."""
+    method, name = prepared.method, prepared.spec.method
+    if isinstance(method, Strategy) and method.leaves:
+        extra["made_by"] = {"method": f"{modality.package}/{name}", "config": to_plain(method.config)}
+        method = method.left_behind()
+        name = method.method_id
+    card = card_of(method, f"{modality.package}/{name}", extra, prepared.info.backbones)
+    save_artifact(folder, method, card)
+
+
 def _feature_store(method: Method, spec: RunSpec, say: Say) -> Store:
     from pt_core.run.data.cache import FeatureCache, default_root
 
@@ -158,6 +163,7 @@ def _feature_store(method: Method, spec: RunSpec, say: Say) -> Store:
     def store(key: str, dataset: Dataset, compute: Callable[[Sequence[int]], Iterable[Tensor]]) -> Tensor:
         parts = {
             "backbone": ",".join(backbone.fingerprint().exact for backbone in backbones),
+            "network": ",".join(backbone.structure() for backbone in backbones),
             "preprocessing": json.dumps([dict(backbone.preprocessing) for backbone in backbones], sort_keys=True),
             "data": dataset.identity(),
             "what": key,

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pt_core.artifact import read_artifact, restore_for_training
+import torch
+
+from pt_core.artifact import Artifact, read_artifact
 from pt_core.backbone import Backbone
 from pt_core.data import Dataset
 from pt_core.errors import ConfigError, DataError, UserError, require
 from pt_core.method import Method
 from pt_core.randomness import seeded
+from pt_core.run.data.nothing import ClassesOnly
+from pt_core.run.declare.class_names import read_class_names
 from pt_core.run.declare.modality import Modality
+from pt_core.run.declare.registry import MethodInfo
 from pt_core.run.declare.roles import by_role, parse_roles
 from pt_core.run.declare.spec import RunSpec
+from pt_core.run.use.load import build_method, load_network
 from pt_core.task import Task
 
 Say = Callable[[str], None]
@@ -28,26 +34,12 @@ class Prepared:
     """Everything a run needs, built and checked."""
 
     spec: RunSpec
+    info: MethodInfo
     method: Method
     task: Task
     data: dict[str, Dataset]
     notes: list[str]
     audit: dict[str, Any]
-
-
-def load_backbones(modality: Modality, spec: RunSpec, note: Say) -> dict[str, Backbone]:
-    """The backbones a run names, or the built-in ones."""
-    roles = list(modality.registry.info(spec.method).backbones)
-    sources = by_role("--backbone", spec.run.backbone, roles)
-    weights = by_role("--weights", spec.run.weights, roles)
-    loaded: dict[str, Backbone] = {}
-    for role in roles:
-        source = sources.get(role)
-        if source is None:
-            source = modality.default_backbone(role)
-            note(f"no --backbone: using the small built-in {source}; a real pretrained one will do much better")
-        loaded[role] = modality.load_backbone(source, weights.get(role), spec.data, role)
-    return loaded
 
 
 def prepare(modality: Modality, spec: RunSpec, say: Say, backbones: Mapping[str, Backbone] | None = None) -> Prepared:
@@ -59,7 +51,6 @@ def prepare(modality: Modality, spec: RunSpec, say: Say, backbones: Mapping[str,
         DataError, ConfigError, ArtifactError: as their docs say; nothing has been written then.
     """
     from pt_core.run.data.audit import audit
-    from pt_core.run.data.sampling import SubsetDataset, few_shot, hold_out, with_classes
 
     notes: list[str] = []
 
@@ -67,68 +58,173 @@ def prepare(modality: Modality, spec: RunSpec, say: Say, backbones: Mapping[str,
         notes.append(text)
         say(text)
 
-    if not spec.run.data:
-        raise ConfigError("--data is missing: give a folder, a table, or a builtin: name")
     for tracker in spec.train.trackers:
         require(tracker, f"pt-core[{TRACKERS[tracker]}]")
-    seed = spec.train.seed_of("sampling")
-    raw: dict[str, Dataset] = {}
-    for role, path in parse_roles(spec.run.data).items():
-        found = modality.load_data(path, spec.data, seed)
-        for text in (text for part in found.values() for text in getattr(part, "notes", ())):
-            note(text)
-        raw |= found if role in ("", "train") else {role: next(iter(found.values()))}
-    info = modality.registry.info(spec.method)
-    missing = sorted(set(info.needs) - set(raw))
-    if missing:
-        raise DataError(
-            f"method {spec.method!r} needs data role {missing[0]!r} ({info.needs[missing[0]]}): give --data {missing[0]}=PATH"
-        )
+    info = modality.registry.joined(spec.method, spec.host_ids)
+    raw = load_roles(modality, spec, info, note)
     report = audit(raw)
-    say(report.table())
+    if raw:
+        say(report.table())
     for warning in report.warnings:
         note(warning)
-    labels = raw["train"].labels if "train" in raw else None
-    task = modality.make_task(spec.task, raw)
-    raw = {role: with_classes(dataset, task.class_names()) for role, dataset in raw.items()}
-    for role, dataset in raw.items():
-        task.check_dataset(dataset, role)
-    # The test part goes first: it must not depend on how much validation data are asked for.
-    absent = [] if "train" not in raw or "val" in raw else ["val"] if "test" in raw else ["test", "val"]
-    how = "at random" if labels is None else "stratified"
-    for role in absent:
-        fraction = getattr(spec.data, f"{role}_fraction", 0.2 if role == "val" else 0.0)
-        if fraction > 0:
-            size = len(raw["train"])
-            raw["train"], raw[role] = hold_out(raw["train"], fraction, seed, task.class_names())
-            note(f"no {role} part: {len(raw[role])} of {size} training samples split off ({how}, seed {seed})")
-    if spec.run.shots is not None:
-        if raw["train"].labels is None:
-            raise ConfigError("--shots needs labelled training data")
-        chosen = few_shot(raw["train"].labels, spec.run.shots, seed, list(task.class_names()))
-        raw["train"] = SubsetDataset(raw["train"], chosen)
+    task = modality.make_task(spec.task, raw or {"train": _classes_only(spec)})
+    own = {role for role in raw if role in info.roles and info.roles[role].labels != "task"}
+    raw = split_roles(spec, info, {**raw, **in_label_space(raw, task, own)}, task, note)
     if backbones is None:
-        backbones = load_backbones(modality, spec, note)
+        backbones = load_backbones(modality, spec, info, note)
     data = {
         role: modality.bind(dataset, backbones, task, spec.data, training=role not in ("val", "test"))
         for role, dataset in raw.items()
     }
-    cls = modality.registry.load(spec.method)
     with seeded(spec.train.seed_of("init"), "init"):
-        method = cls(spec.config, backbones, task)
+        method = build_method(modality.registry, spec.method, spec.config, spec.hosts, backbones, task)
+        method.adopted = data
         method.adopt(data)
-    if spec.run.init_from is not None:
-        warm_start(
-            method,
-            f"{modality.package}/{spec.method}",
-            Path(spec.run.init_from),
-            spec.run.allow_backbone_mismatch,
-            note,
-        )
+    start_from(modality, method, spec, note)
     tuned, frozen = method.parameter_count(), frozen_values(method)
     share = f", {tuned / frozen:.2%}" if frozen else ""
     say(f"{spec.method} tunes {tuned:,} parameters on {sources_of(method)} ({frozen:,} frozen{share})")
-    return Prepared(spec, method, task, data, notes, report.to_json())
+    return Prepared(spec, info, method, task, data, notes, report.to_json())
+
+
+def load_roles(modality: Modality, spec: RunSpec, info: MethodInfo, note: Say) -> dict[str, Dataset]:
+    """Role -> dataset, as the paths give them.
+
+    Raises:
+        ConfigError, DataError: data are missing, or a role that the method needs.
+    """
+    required = {role: need for role, need in info.roles.items() if not need.optional}
+    if not spec.run.data and required:
+        raise ConfigError("--data is missing: give a folder, a table, or a builtin: name")
+    raw: dict[str, Dataset] = {}
+    for role, path in parse_roles(spec.run.data).items():
+        found = modality.load_data(path, spec.data, spec.train.seed_of("sampling"))
+        for text in (text for part in found.values() for text in getattr(part, "notes", ())):
+            note(text)
+        raw |= found if role in ("", "train") else {role: next(iter(found.values()))}
+    missing = sorted(set(required) - set(raw))
+    if missing:
+        raise DataError(
+            f"method {spec.method!r} needs data role {missing[0]!r} ({info.needs[missing[0]]}): give --data {missing[0]}=PATH"
+        )
+    return raw
+
+
+def _classes_only(spec: RunSpec) -> ClassesOnly:
+    if spec.run.class_names is None:
+        raise ConfigError(
+            f"{spec.method} needs no data, but the names of the classes: give --class-names FILE or a,b,c"
+        )
+    found = read_class_names(spec.run.class_names)
+    return ClassesOnly(found.names, found.texts)
+
+
+def in_label_space(raw: Mapping[str, Dataset], task: Task, own: set[str]) -> dict[str, Dataset]:
+    """The roles in the run's classes, checked; roles in `own` have other labels, or none, and stay as they are."""
+    from pt_core.run.data.sampling import with_classes
+
+    placed = {role: with_classes(data, task.class_names()) for role, data in raw.items() if role not in own}
+    for role, dataset in placed.items():
+        task.check_dataset(dataset, role)
+    return placed
+
+
+def split_roles(
+    spec: RunSpec, info: MethodInfo, raw: Mapping[str, Dataset], task: Task, note: Say
+) -> dict[str, Dataset]:
+    """With validation and test parts split off the training part where they are missing, and the few shots chosen."""
+    from pt_core.run.data.sampling import SubsetDataset, few_shot, hold_out
+
+    data, seed = dict(raw), spec.train.seed_of("sampling")
+    if "train" not in data:
+        return data
+    labels = data["train"].labels
+    # The test part goes first: it must not depend on how much validation data are asked for.
+    absent = [] if "val" in data else ["val"] if "test" in data else ["test", "val"]
+    if "train" in info.roles and not info.roles["train"].split:
+        absent = []
+    how = "at random" if labels is None else "stratified"
+    for role in absent:
+        fraction = getattr(spec.data, f"{role}_fraction", 0.2 if role == "val" else 0.0)
+        size = len(data["train"])
+        if fraction > 0 and size > 1:
+            data["train"], data[role] = hold_out(data["train"], fraction, seed, task.class_names())
+            note(f"no {role} part: {len(data[role])} of {size} training samples split off ({how}, seed {seed})")
+    if spec.run.shots is not None:
+        if data["train"].labels is None:
+            raise ConfigError("--shots needs labelled training data")
+        chosen = few_shot(data["train"].labels, spec.run.shots, seed, list(task.class_names()))
+        data["train"] = SubsetDataset(data["train"], chosen)
+    return data
+
+
+def load_backbones(modality: Modality, spec: RunSpec, info: MethodInfo, note: Say) -> dict[str, Backbone]:
+    """The backbones a run names, or the built-in ones."""
+    roles = list(info.backbones)
+    sources = by_role("--backbone", spec.run.backbone, roles)
+    weights = by_role("--weights", spec.run.weights, roles)
+    loaded: dict[str, Backbone] = {}
+    for role in roles:
+        source = sources.get(role)
+        if source is None:
+            source = modality.default_backbone(role)
+            note(f"no --backbone: using the small built-in {source}; a real pretrained one will do much better")
+        loaded[role] = load_network(modality, source, weights.get(role), spec.data, role)
+        loaded[role].weights = weights.get(role)
+    return loaded
+
+
+def start_from(modality: Modality, method: Method, spec: RunSpec, note: Say) -> None:
+    """Warm starts: every role's runs, averaged where there are several, go to the method's `warm_start`.
+
+    Raises:
+        UserError: a run is of another package, or several of one role are not of one kind.
+        BackboneMismatch: a run was tuned on another backbone.
+    """
+    runs: dict[str, list[Path]] = {}
+    for given in spec.run.init_from:
+        role, found, path = given.partition("=")
+        role, path = (role, path) if found and role.isidentifier() else ("", given)
+        runs.setdefault(role, []).append(Path(path))
+    for role, paths in runs.items():
+        artifacts = [read_artifact(path, training=True) for path in paths]
+        for artifact in artifacts:
+            package = artifact.method.partition("/")[0]
+            if package != modality.package:
+                raise UserError(f"{artifact.folder} belongs to {package!r}, this is {modality.package!r}")
+            for name, backbone in method.backbones.items():
+                if name in artifact.card["backbones"]:
+                    for text in artifact.check_backbone(name, backbone, spec.run.allow_backbone_mismatch):
+                        note(text)
+        method.warm_start(role, averaged(artifacts))
+
+
+def averaged(artifacts: Sequence[Artifact]) -> Artifact:
+    """One artifact with the mean of the tensors of several runs of one setting.
+
+    Raises:
+        UserError: they are of different methods, or their tensors differ in name or shape.
+    """
+    from dataclasses import replace
+
+    first = artifacts[0]
+    shapes = {name: tensor.shape for name, tensor in first.tensors.items()}
+    for other in artifacts[1:]:
+        if other.method != first.method or {name: t.shape for name, t in other.tensors.items()} != shapes:
+            raise UserError(
+                f"{first.folder} and {other.folder} tuned different tensors: they have no mean to start from"
+            )
+    if len(artifacts) == 1:
+        return first
+
+    def mean(parts: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        return {
+            name: torch.stack([part[name] for part in parts]).mean(0) if tensor.is_floating_point() else tensor
+            for name, tensor in parts[0].items()
+        }
+
+    training = mean([artifact.training or {} for artifact in artifacts])
+    return replace(first, tensors=mean([artifact.tensors for artifact in artifacts]), training=training)
 
 
 def frozen_values(method: Method) -> int:
@@ -140,14 +236,3 @@ def frozen_values(method: Method) -> int:
 def sources_of(method: Method) -> str:
     """What the backbones are, for messages and run.json."""
     return ", ".join(dict.fromkeys(backbone.source for backbone in method.backbones.values()))
-
-
-def warm_start(method: Method, method_id: str, source: Path, allow_mismatch: bool, note: Say) -> None:
-    """Load the tuned tensors of an earlier run, training view included."""
-    artifact = read_artifact(source, training=True)
-    if artifact.method != method_id:
-        raise UserError(f"{source} holds a {artifact.method!r}, this run tunes a {method_id!r}")
-    for role, backbone in method.backbones.items():
-        for text in artifact.check_backbone(role, backbone, allow_mismatch):
-            note(text)
-    restore_for_training(method, artifact)

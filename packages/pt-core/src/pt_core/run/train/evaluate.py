@@ -25,6 +25,7 @@ def predictions(
     """This process's share of the dataset with its predictions, in evaluation mode."""
     training = method.training
     method.eval()
+    dataset = method.predict_view(dataset)
     try:
         for batch in ordered_batches(dataset, batch_size, seed, Shard(world.rank, world.size), workers):
             moved = batch.to(world.device)

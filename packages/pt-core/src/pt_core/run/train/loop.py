@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from pt_core.data import Batch, Dataset
 from pt_core.errors import ConfigError
-from pt_core.method import Method, Stage, StepOutput, assign_tensors, matches
+from pt_core.method import Method, assign_tensors
 from pt_core.randomness import keyed, sampled_by
 from pt_core.run.data.streams import Shard, StreamReader
 from pt_core.run.declare.options import TrainOptions
@@ -23,6 +23,7 @@ from pt_core.run.train.optim import lr_factor
 from pt_core.run.train.rundir import RunDir
 from pt_core.run.train.step import Steps
 from pt_core.run.train.world import World
+from pt_core.stage import Stage, StepOutput, matches
 
 
 class StageLoop:
@@ -200,15 +201,21 @@ class StageLoop:
         return {"stage": self.stage.name, "stage_number": self.number, "step": self.step, "split": split}
 
     def _validate(self) -> None:
+        data = self.data["val"] if self.stage.evaluates is None else self.stage.evaluates(self.data["val"], self.step)
+        if not len(data):
+            return
         result = evaluate(
-            self.method, self.data["val"], self.world, self.options.batch_size, self.options.seed, self.options.workers
+            self.method, data, self.world, self.options.batch_size, self.options.seed, self.options.workers
         )
         self.method.train()
         self.log({**self._where("val"), **result.metrics})
         self.results = dict(result.metrics)
-        name, direction = self.method.task.select
-        if not (self.stage.select and self.options.select) or self.step < min(self.stage.select_from, self.steps):
+        chosen = self.method.task.select
+        if chosen is None or not (self.stage.select and self.options.select):
             return
+        if self.step < min(self.stage.select_from, self.steps):
+            return
+        name, direction = chosen
         value = result.metrics[name]
         better = self.best_metric is None or (
             value > self.best_metric if direction == "max" else value < self.best_metric

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from pt_core.errors import ArtifactError, ConfigError
-from pt_core.method import Method, Stage, matches
+from pt_core.method import Method
 from pt_core.run.declare.options import TrainOptions, overlay
+from pt_core.stage import Stage, matches
 
 
 class NamedOptimiser:

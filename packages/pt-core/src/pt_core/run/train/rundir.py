@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import socket
 import sys
 from collections.abc import Mapping
@@ -29,6 +30,8 @@ class RunDir:
     def __init__(self, path: Path, main: bool = True) -> None:
         self.path, self.main = path, main
         self._lock: Any = None
+        self._before: set[str] | None = None
+        """What lay in the folder before this run; None where there was no folder."""
 
     def open(self, resume: bool = False) -> RunDir:
         """Take the lock; a new run refuses a folder that already holds one."""
@@ -44,6 +47,7 @@ class RunDir:
             status = self.status().get("status", "unknown")
             advice = "choose another --out" if status == "finished" else f"continue it with `resume {self.path}`"
             raise UserError(f"{self.path} already holds a run ({status}); {advice}")
+        self._before = {path.name for path in self.path.iterdir()} if self.path.is_dir() else None
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".probe-{os.getpid()}"
@@ -74,6 +78,18 @@ class RunDir:
             self._lock.release()
             (self.path / ".lock").unlink(missing_ok=True)
             self._lock = None
+
+    def discard(self) -> None:
+        """Remove what a new run wrote that was refused before it began; what lay there before stays."""
+        if not self.main:
+            return
+        self.close()
+        if self._before is None:
+            shutil.rmtree(self.path, ignore_errors=True)
+            return
+        for path in self.path.iterdir():
+            if path.name not in self._before:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
     def __enter__(self) -> RunDir:
         return self

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pt_core.data import Batch, Dataset, generator
+from pt_core.data import Batch, Dataset, generator, stable_seed
 from pt_core.errors import NonFiniteError
-from pt_core.method import Method, Stage
-from pt_core.randomness import reseed
+from pt_core.method import Method
+from pt_core.randomness import keyed, reseed
 from pt_core.run.declare.options import TrainOptions
 from pt_core.run.train.optim import NamedOptimiser, build_optimisers
 from pt_core.run.train.rundir import RunDir
 from pt_core.run.train.world import World
 from pt_core.sealed import write_text
+from pt_core.stage import Stage
 
 MAX_SKIPPED = 20
 """fp16 steps skipped in a row before the run gives up."""
@@ -51,6 +54,8 @@ class Steps:
         self.skipped = 0
         self.ids: list[str] = []
         """Samples of the pass that runs, for messages."""
+        self.began = False
+        """Whether a backward pass has run."""
         self._pending = 0.0
         self._bad: list[str] = []
         self._bad_loss = float("nan")
@@ -61,12 +66,26 @@ class Steps:
     def reduce(self, values: Tensor) -> Tensor:
         return self.world.sum_(values.detach().clone())
 
+    def gather(self, values: Sequence[Any]) -> list[Any]:
+        return self.world.gather(values)
+
+    def batch(self, role: str, rows: Sequence[int], *key: int | str) -> Batch | None:
+        dataset = self.data[role]
+        mine = [int(row) for row in np.array_split(np.asarray(rows, dtype=np.int64), self.world.size)[self.world.rank]]
+        if not mine:
+            return None
+        seed = stable_seed(self.options.seed_of("data"), self.stage.name, self.step, *key)
+        samples = [dataset.sample(row, epoch=0, seed=seed) for row in mine]
+        drawn = dataset.collate(mine, samples).to(self.device)
+        return keyed(drawn, self.options.seed, "sample", self.stage.name, self.step, role, *key)
+
     def reseed(self, part: int) -> None:
         """What a sample draws is keyed by the sample; the global generators serve networks that draw for a whole micro-batch."""
         reseed(self.options.seed, "micro", self.stage.name, self.step, self.world.rank * self.options.accumulate + part)
 
     def backward(self, loss: Tensor, count: int, retain_graph: bool = False) -> None:
         """Accumulate the gradient of loss * count. A non-finite loss is remembered; `update` stops all processes together."""
+        self.began = True
         if not bool(torch.isfinite(loss.detach())):
             self._bad, self._bad_loss = list(self.ids), float(loss.detach())
             return

@@ -20,7 +20,7 @@ import torch
 
 from pt_core.data import Batch, Dataset, generator
 from pt_core.errors import ArtifactError, ConfigError
-from pt_core.method import Method, Stage, assign_tensors
+from pt_core.method import Method, assign_tensors
 from pt_core.randomness import keep_rng
 from pt_core.run.data.streams import Shard, ordered_batches
 from pt_core.run.declare.options import TrainOptions, overlay
@@ -28,6 +28,7 @@ from pt_core.run.train.checkpoint import Checkpoints, Snapshot
 from pt_core.run.train.loop import StageLoop
 from pt_core.run.train.rundir import RunDir
 from pt_core.run.train.world import World
+from pt_core.stage import Stage
 
 START = "start"
 
@@ -66,6 +67,8 @@ class Trainer:
         self.checkpoints = Checkpoints(run.path)
         self.results: dict[str, dict[str, float]] = {}
         self.done_steps = 0
+        self.began = False
+        """Whether a step or a job of this run has begun: what is written from then on is kept, whatever happens."""
         self._signal: int | None = None
         self._tracker: Any = None
 
@@ -114,6 +117,7 @@ class Trainer:
         found = self.checkpoints.committed(number, stage.name)
         if found is not None:
             assign_tensors(self.method, found.tensors, self.method.own_tensors().keys())
+            self.began = True
             self.results[stage.name] = dict(found.state["results"])
             self.done_steps += int(found.state["steps"])
             return
@@ -130,19 +134,34 @@ class Trainer:
             if stage.run is not None:
                 shutil.rmtree(self._job_folder(number, stage), ignore_errors=True)
         self.world.barrier()
+        if stage.main_only and not self.world.main:
+            self._take_over(number, stage)
         if stage.run is not None:
             self._stop_if_signalled(None)
+
+    def _take_over(self, number: int, stage: Stage) -> None:
+        """What the first process committed."""
+        found = self.checkpoints.committed(number, stage.name)
+        assert found is not None
+        assign_tensors(self.method, found.tensors, self.method.own_tensors().keys())
+        self.results[stage.name] = dict(found.state["results"])
 
     def _run_loop(self, number: int, stage: Stage, snapshot: Snapshot | None) -> tuple[dict[str, float], int]:
         options = overlay(self.options, stage.options) if stage.options else self.options
         loop = StageLoop(self.method, stage, number, self.data, options, self.world, self.run, self._log)
         if snapshot is not None:
             loop.restore(snapshot)
-        for step in loop.run_steps(self._save):
+        for step in self._watched(loop):
             if self.on_step is not None:
                 self.on_step(stage.name, step)
             self._stop_if_signalled(loop)
         return loop.final_results(), loop.step
+
+    def _watched(self, loop: StageLoop) -> Iterator[int]:
+        try:
+            yield from loop.run_steps(self._save)
+        finally:
+            self.began = self.began or loop.ctx.began
 
     def _save(self, loop: StageLoop) -> None:
         if self.world.main:
@@ -157,7 +176,9 @@ class Trainer:
         self.world.barrier()
         job = Job(self, stage, number, folder)
         self.method.eval()
-        stage.run(job)
+        if self.world.main or not stage.main_only:
+            self.began = True
+            stage.run(job)
         return job.logged
 
     def _job_folder(self, number: int, stage: Stage) -> Path:

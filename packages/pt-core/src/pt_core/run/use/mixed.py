@@ -15,7 +15,8 @@ from pt_core.errors import UserError
 from pt_core.run.data.streams import Shard, ordered_batches
 from pt_core.run.declare.modality import Modality
 from pt_core.run.train.evaluate import predict_batch, predictions
-from pt_core.run.use.predict import Predictor, Sources, load, predict_options
+from pt_core.run.use.load import Sources
+from pt_core.run.use.predict import Predictor, load, predict_options
 from pt_core.task import Predictions
 
 
@@ -55,7 +56,7 @@ class MixedPredictor:
         unknown = sorted(set(routes) - set(self.predictors))
         if unknown:
             raise UserError(f"unknown run {', '.join(map(repr, unknown))}; loaded: {', '.join(self.names)}")
-        dataset = self.modality.inputs(items, self._first, predict_options(self.modality, options))
+        dataset = self.modality.inputs(items, self._first, self._options(options))
         if len(routes) != len(dataset):
             raise UserError(f"{len(routes)} routes for {len(dataset)} inputs; give one per input")
         position = {name: row for row, name in enumerate(self.names)}
@@ -87,7 +88,7 @@ class MixedPredictor:
         for name, predictor in self.predictors.items():
             if predictor.method.task.to_json() != task.to_json():
                 raise UserError(f"runs {self.names[0]!r} and {name!r} have different tasks or classes: no ensemble")
-        built = predict_options(self.modality, options)
+        built = self._options(options)
         methods = [predictor.method for predictor in self.predictors.values()]
         passes = [
             predictions(one, self.modality.inputs(items, one, built), self.world, batch_size, 0) for one in methods
@@ -95,6 +96,11 @@ class MixedPredictor:
         for results in zip(*passes, strict=True):
             batch = results[0][0]
             yield from task.records(_mean([predicted for _, predicted in results]), batch)
+
+    def _options(self, options: Any | None) -> Any | None:
+        """Every method takes its own; the modality's are the same for all."""
+        built = [predict_options(self.modality, one.method, options) for one in self.predictors.values()]
+        return built[0]
 
     def _rows(self, batch: Batch, tenants: Tensor) -> Sequence[Predictions]:
         if self._together is not None:

@@ -1,4 +1,4 @@
-"""Loaded artifacts: predictions from files or in-memory samples, one tuned method or many over one backbone."""
+"""A tuned method at work: predictions from files or in-memory samples."""
 
 from __future__ import annotations
 
@@ -6,19 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from pt_core.artifact import Artifact, read_artifact, restore_for_training
-from pt_core.backbone import Backbone
-from pt_core.errors import ArtifactError, UserError
 from pt_core.method import Method
-from pt_core.randomness import seeded
+from pt_core.run.declare.class_names import ClassNames
 from pt_core.run.declare.modality import Modality
 from pt_core.run.declare.options import TrainOptions, build_all, overlay
-from pt_core.run.declare.roles import by_role
 from pt_core.run.train.evaluate import predictions
 from pt_core.run.train.world import World
-from pt_core.task import Task
+from pt_core.run.use.load import Sources, load_tuned
 
 
 class Predictor:
@@ -45,12 +39,12 @@ class Predictor:
         """One record per input, in order, as soon as its batch is done.
 
         Args:
-            options: the modality's options of prediction, as an instance or a mapping.
+            options: the options of prediction, the modality's and the method's, by name; or an instance of the modality's.
 
         Raises:
             DataError: an input cannot be read; names it.
         """
-        dataset = self.modality.inputs(items, self.method, predict_options(self.modality, options))
+        dataset = self.modality.inputs(items, self.method, predict_options(self.modality, self.method, options))
         for batch, predicted in predictions(self.method, dataset, self.world, batch_size, 0, workers):
             yield from self.method.task.records(predicted, batch)
 
@@ -59,32 +53,30 @@ class Predictor:
         many = items if isinstance(items, (list, tuple)) else [items]
         return list(self.stream(many, batch_size, options=options))
 
+    def retarget(self, classes: Sequence[str] | ClassNames) -> Predictor:
+        """The same tuned method for other class names; tensors are shared.
 
-def predict_options(modality: Modality, options: Any | None) -> Any | None:
-    """An instance of the modality's `predict_options` from a mapping; None where it has none.
+        Raises:
+            UserError: its label space is fixed.
+        """
+        wanted = classes if isinstance(classes, ClassNames) else ClassNames(list(classes))
+        method = self.method.retarget(self.method.task.with_classes(wanted.names, wanted.texts))
+        return Predictor(self.modality, method, self.card, self.notes, self.world.device.type)
+
+
+def predict_options(modality: Modality, method: Method, options: Any | None) -> Any | None:
+    """The modality's options of prediction from a mapping; the method's own are handed to it. None where the modality has none.
 
     Raises:
-        ConfigError: unknown or invalid options.
+        ConfigError: unknown or invalid options; all of them.
     """
-    cls = modality.predict_options
     if options is not None and not isinstance(options, Mapping):
         return options
-    built = build_all({"predict": cls} if cls is not None else {}, options or {})
+    kinds = {"predict": modality.predict_options, "method": method.PredictOptions}
+    built = build_all({name: cls for name, cls in kinds.items() if cls is not None}, options or {})
+    if "method" in built:
+        method.predict_options = built["method"]
     return built.get("predict")
-
-
-Sources = str | Backbone | Sequence[str] | Mapping[str, Any] | None
-"""A backbone (or weight file) for the only role, role -> backbone, or texts such as `ROLE=SPEC`."""
-
-
-def _per_role(flag: str, given: Sources, roles: Sequence[str]) -> dict[str, Any]:
-    if given is None or isinstance(given, Mapping):
-        return dict(given or {})
-    if isinstance(given, Backbone):
-        if len(roles) > 1:
-            raise UserError(f"this method has the backbones {', '.join(roles)}; pass a mapping role -> backbone")
-        return {roles[0]: given}
-    return by_role(flag, (given,) if isinstance(given, str) else given, roles)
 
 
 def load(
@@ -96,54 +88,23 @@ def load(
     allow_backbone_mismatch: bool = False,
     device: str = "auto",
     training: bool = False,
+    class_names: Sequence[str] | ClassNames | None = None,
 ) -> Predictor:
-    """Load a run folder or its `tuned/` for prediction (`training=True`: for further tuning as well).
+    """Load a run folder or its `tuned/` for prediction; `class_names` replaces its classes where the method allows it.
 
-    `backbone` and `weights` replace the recorded sources: for the only role, or role -> value.
+    See `pt_core.run.use.load.load_tuned` for the other arguments.
 
     Raises:
-        ArtifactError: damaged, too new, or of another package.
-        BackboneMismatch: the backbone's weights or preprocessing are not those it was tuned on.
+        ArtifactError, BackboneMismatch: as `load_tuned`.
+        UserError: the label space is fixed.
     """
-    artifact = read_artifact(run, training)
-    package, _, name = artifact.method.partition("/")
-    if package != modality.package:
-        raise UserError(f"{run} belongs to {package!r}: use `{package} predict`")
-    cls = modality.registry.load(name)
-    config = build_all({"config": cls.Config}, artifact.card["config"], context="option in card.json")["config"]
-    task = modality.task_from_json(artifact.card["task"])
-    recorded = artifact.card["backbones"]
-    roles = [role for role, entry in recorded.items() if training or "predict" in entry.get("needed_for", "predict")]
-    sources, files = _per_role("--backbone", backbone, roles), _per_role("--weights", weights, roles)
-    networks: dict[str, Backbone] = {}
-    notes: list[str] = []
-    for role in roles:
-        source = sources.get(role, recorded[role]["source"])
-        network = (
-            source if isinstance(source, Backbone) else modality.load_backbone(source, files.get(role), None, role)
-        )
-        notes += artifact.check_backbone(role, network, allow_backbone_mismatch)
-        networks[role] = network
-    method = _build(cls, config, networks, task, artifact)
-    if training:
-        restore_for_training(method, artifact)
-    else:
-        method.restore("predict", artifact.tensors)
-    return Predictor(modality, method, artifact.card, notes, device)
-
-
-def _build(cls: type[Method], config: Any, networks: Mapping[str, Backbone], task: Task, artifact: Artifact) -> Method:
-    """The method with arbitrary values. A card is input from elsewhere: an absurd size in it must fail by name, not by memory."""
-    try:
-        with seeded(0, "load"):
-            try:
-                with torch.device("meta"):
-                    shapes = cls(config, networks, task)
-            except (NotImplementedError, RuntimeError):
-                shapes = None  # a method that reads values while it is built
-            if shapes is not None:
-                shapes.restore("predict", artifact.tensors)
-            return cls(config, networks, task)
-    except (RuntimeError, MemoryError, OverflowError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise ArtifactError(f"{artifact.folder}: its configuration cannot be built ({reason})") from error
+    tuned = load_tuned(
+        modality,
+        run,
+        backbone=backbone,
+        weights=weights,
+        allow_backbone_mismatch=allow_backbone_mismatch,
+        training=training,
+    )
+    predictor = Predictor(modality, tuned.method, tuned.card, tuned.notes, device)
+    return predictor if class_names is None else predictor.retarget(class_names)

@@ -1,0 +1,67 @@
+"""Class names given on the command line, for methods that need no data and for tuned methods that can predict other classes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pt_core.errors import ConfigError
+
+FORMS = "give a file (a name per line, or JSON: a list of names, or name -> texts), or a,b,c"
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """Names in index order, and texts that describe a class where there are some."""
+
+    names: Sequence[str]
+    texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def read_class_names(given: str) -> ClassNames:
+    """Class names from a file or a list with commas.
+
+    Raises:
+        ConfigError: no such file, fewer than 2 names, an empty name, a name twice, or JSON of another form.
+    """
+    path = Path(given)
+    if path.is_file():
+        found = _from_json(path) if path.suffix == ".json" else ClassNames(_lines(path))
+    elif "," in given:
+        found = ClassNames([name.strip() for name in given.split(",")])
+    else:
+        raise ConfigError(f"--class-names {given}: no such file; {FORMS}")
+    names = list(found.names)
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"--class-names {given}: {twice!r} is there twice")
+    if len(names) < 2 or not all(names):
+        raise ConfigError(f"--class-names {given}: {len(names)} names, some empty or fewer than 2; {FORMS}")
+    return found
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--class-names {path} is not readable text: {error}") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _from_json(path: Path) -> ClassNames:
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--class-names {path} is not readable JSON: {error}") from None
+    if isinstance(content, list) and all(isinstance(name, str) for name in content):
+        return ClassNames(content)
+    if isinstance(content, dict):
+        texts = {name: [text] if isinstance(text, str) else text for name, text in content.items()}
+        if all(
+            isinstance(some, list) and some and all(isinstance(text, str) for text in some) for some in texts.values()
+        ):
+            return ClassNames(list(texts), texts)
+    raise ConfigError(f"--class-names {path} holds another form; {FORMS}")

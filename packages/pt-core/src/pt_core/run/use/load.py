@@ -1,0 +1,170 @@
+"""Tuned artifacts to methods on their networks, and networks with the weights that an earlier run tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pt_core.artifact import Artifact, read_artifact
+from pt_core.backbone import Backbone
+from pt_core.errors import ArtifactError, UserError
+from pt_core.method import Method
+from pt_core.randomness import seeded
+from pt_core.run.declare.modality import Modality
+from pt_core.run.declare.options import build_all
+from pt_core.run.declare.registry import Registry
+from pt_core.run.declare.roles import by_role
+from pt_core.run.declare.spec import HostSpec
+from pt_core.saving import restore_for_training
+from pt_core.strategy import Strategy
+from pt_core.task import Task
+
+RUN = "run:"
+MAX_CHAIN = 8
+"""Runs whose networks are runs whose networks are runs ... that are followed."""
+
+Sources = str | Backbone | Sequence[str] | Mapping[str, Any] | None
+"""A backbone (or weight file) for the only role, role -> backbone, or texts such as `ROLE=SPEC`."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A tuned method, the card of its artifact, and what was noticed while loading."""
+
+    method: Method
+    card: Mapping[str, Any]
+    notes: list[str]
+
+
+def build_method(
+    registry: Registry,
+    method_id: str,
+    config: Any,
+    hosts: Mapping[str, HostSpec],
+    backbones: Mapping[str, Backbone],
+    task: Task,
+) -> Method:
+    """A method with initial values from the generators' state; of a strategy the hosts are built first.
+
+    Raises:
+        UserError: the strategy leaves an artifact that cannot hold what it tunes.
+    """
+    built = {role: registry.load(host.method)(host.config, backbones, task) for role, host in hosts.items()}
+    cls: Any = registry.load(method_id)
+    method: Method = cls(config, backbones, task, built) if hosts else cls(config, backbones, task)
+    if isinstance(method, Strategy):
+        method.left_behind()
+    return method
+
+
+def load_tuned(
+    modality: Modality,
+    run: Path,
+    *,
+    backbone: Sources = None,
+    weights: Sources = None,
+    allow_backbone_mismatch: bool = False,
+    training: bool = False,
+    chain: int = 0,
+) -> Tuned:
+    """The method of a run folder or its `tuned/`; `training=True` loads what further tuning needs as well.
+
+    `backbone` and `weights` replace the recorded sources: for the only role, or role -> value.
+
+    Raises:
+        ArtifactError: damaged, too new, or of another package.
+        BackboneMismatch: the backbone's weights, behaviour or preprocessing are not those it was tuned on.
+    """
+    artifact = read_artifact(run, training)
+    package, _, name = artifact.method.partition("/")
+    if package != modality.package:
+        raise UserError(f"{run} belongs to {package!r}: use `{package} predict`")
+    cls = modality.registry.load(name)
+    config = build_all({"config": cls.Config}, artifact.card["config"], context="option in card.json")["config"]
+    hosts = {role: _host(modality.registry, role, entry) for role, entry in artifact.card["hosts"].items()}
+    task = modality.task_from_json(artifact.card["task"])
+    recorded = artifact.card["backbones"]
+    roles = [role for role, entry in recorded.items() if training or "predict" in entry.get("needed_for", "predict")]
+    sources, files = _per_role("--backbone", backbone, roles), _per_role("--weights", weights, roles)
+    networks: dict[str, Backbone] = {}
+    notes: list[str] = []
+    for role in roles:
+        source = sources.get(role, recorded[role]["source"])
+        file = files.get(role, None if role in sources else recorded[role].get("weights"))
+        network = (
+            source if isinstance(source, Backbone) else load_network(modality, source, file, None, role, chain=chain)
+        )
+        notes += artifact.check_backbone(role, network, allow_backbone_mismatch)
+        networks[role] = network
+    method = _arbitrary(modality.registry, name, config, hosts, networks, task, artifact)
+    if training:
+        restore_for_training(method, artifact)
+    else:
+        method.restore("predict", artifact.tensors)
+    return Tuned(method, artifact.card, notes)
+
+
+def load_network(
+    modality: Modality, source: str, weights: str | None, options: Any | None, role: str, chain: int = 0
+) -> Backbone:
+    """The backbone behind a spec; `run:RUN` is the network of an earlier run with the weights that it tuned.
+
+    Raises:
+        UserError: the earlier run tuned no weights, or has no network in this role.
+    """
+    if not source.startswith(RUN):
+        return modality.load_backbone(source, weights, options, role)
+    if weights is not None:
+        raise UserError(f"--weights {weights}: {source} brings its own weights")
+    if chain >= MAX_CHAIN:
+        raise UserError(f"{source}: more than {MAX_CHAIN} runs build on each other; export the network once")
+    method = load_tuned(modality, Path(source.removeprefix(RUN)), chain=chain + 1).method
+    folded = method.folded()
+    if role not in folded:
+        raise UserError(f"{source} tuned the weights of {', '.join(folded)}, not of {role!r}")
+    return method.backbones[role].replaced(folded[role], source)
+
+
+def _per_role(flag: str, given: Sources, roles: Sequence[str]) -> dict[str, Any]:
+    if given is None or isinstance(given, Mapping):
+        return dict(given or {})
+    if isinstance(given, Backbone):
+        if len(roles) > 1:
+            raise UserError(f"this method has the backbones {', '.join(roles)}; pass a mapping role -> backbone")
+        return {roles[0]: given}
+    return by_role(flag, (given,) if isinstance(given, str) else given, roles)
+
+
+def _host(registry: Registry, role: str, entry: Mapping[str, Any]) -> HostSpec:
+    cls = registry.load(str(entry["method"]))
+    config = build_all({"config": cls.Config}, entry["config"], context=f"option of {role} in card.json")["config"]
+    return HostSpec(str(entry["method"]), config)
+
+
+def _arbitrary(
+    registry: Registry,
+    name: str,
+    config: Any,
+    hosts: Mapping[str, HostSpec],
+    networks: Mapping[str, Backbone],
+    task: Task,
+    artifact: Artifact,
+) -> Method:
+    """The method with arbitrary values. A card is input from elsewhere: an absurd size in it must fail by name, not by memory."""
+    try:
+        with seeded(0, "load"):
+            try:
+                with torch.device("meta"):
+                    shapes = build_method(registry, name, config, hosts, networks, task)
+            except (NotImplementedError, RuntimeError):
+                shapes = None  # a method that reads values while it is built
+            if shapes is not None:
+                shapes.restore("predict", artifact.tensors)
+            return build_method(registry, name, config, hosts, networks, task)
+    except (RuntimeError, MemoryError, OverflowError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ArtifactError(f"{artifact.folder}: its configuration cannot be built ({reason})") from error
