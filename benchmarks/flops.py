@@ -27,10 +27,10 @@ import torch
 from pt_core import Method
 from pt_core.kernels import flop_counter, reference_kernels
 from pt_core.run.tasks.classification import Classification
-from pt_vision.adapters._common import VisionBackbone
+from pt_vision.adapters.base import VisionBackbone
 from pt_vision.backbones import load_backbone
-from pt_vision.methods.vit.dvpt import DVPT, DVPTConfig
-from pt_vision.methods.vit.vpt import VPT, VPTConfig
+from pt_vision.methods.classification.dvpt import DVPT, DVPTConfig
+from pt_vision.methods.classification.vpt import VPT, VPTConfig
 
 from benchmarks._harness import write
 

@@ -27,7 +27,7 @@ from pt_core.run.train.rundir import RunDir
 from pt_core.run.train.trainer import Trainer
 from pt_core.run.train.world import World
 from pt_vision.adapters import adapt
-from pt_vision.adapters._common import VisionBackbone
+from pt_vision.adapters.base import VisionBackbone
 from pt_vision.backbones import load_backbone
 from pt_vision.modality import Vision
 

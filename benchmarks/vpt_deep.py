@@ -26,7 +26,7 @@ import torch
 from pt_core import Batch
 from pt_core.run.tasks.classification import Classification
 from pt_vision.adapters import adapt
-from pt_vision.methods.vit.vpt import VPT, VPTConfig
+from pt_vision.methods.classification.vpt import VPT, VPTConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -3,7 +3,7 @@
     PT_REALDATA=/path/to/data python -m benchmarks.vision.camvid --out runs/camvid
 
 Frames of 180 x 240 are read at 128 x 176. Labelled source: 153 day frames. Unlabelled target: 62 dusk frames as they were filmed; fog and
-night over every third day frame of the source list (51 each; formulas in pt_vision.segmentation.weather, severity 0.7, a depth that
+night over every third day frame of the source list (51 each; formulas in pt_vision.segmentation.data.weather, severity 0.7, a depth that
 depends on the row only). Test: 31 dusk frames; every second day test frame (29) as it is, under fog, and at night. Validation, for the
 curves only: four day frames under fog and four at night. Backbone: builtin:mit_shapes, pretrained on drawn shapes. Every method takes the
 same steps, rate and network; nothing was chosen on the test frames. Finished runs are read, not repeated.
@@ -23,7 +23,7 @@ import numpy as np
 import pt_vision
 from PIL import Image
 from pt_core.run.train.rundir import RunDir
-from pt_vision.segmentation.weather import apply
+from pt_vision.segmentation.data.weather import apply
 
 from benchmarks._harness import finished_run, machine, write
 

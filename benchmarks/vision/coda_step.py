@@ -23,9 +23,9 @@ from pt_core.randomness import seeded
 from pt_core.run.declare.options import build_all
 from pt_vision.adapters.mit import MitBackbone
 from pt_vision.modality import Vision
-from pt_vision.segmentation.data import TrainingView
-from pt_vision.segmentation.mit import build_mit, preprocessing
-from pt_vision.segmentation.streets import CLASSES, street_parts
+from pt_vision.networks.mit import build_mit, preprocessing
+from pt_vision.segmentation.data.crops import TrainingView
+from pt_vision.segmentation.data.streets import CLASSES, street_parts
 from pt_vision.segmentation.task import Segmentation
 
 from benchmarks._harness import alternate, in_own_process, load, machine, peak_bytes, write

@@ -16,7 +16,7 @@ HEAD = """# Results: segmentation
 CAMVID = """## CamVid: day -> dusk, fog, night
 
 Made by `benchmarks/vision/camvid.py`, whose docstring has the command and the exact frames. Labelled source: 153 day frames;
-unlabelled target: 62 dusk frames as filmed, and fog and night over 51 day frames each (`pt_vision.segmentation.weather`,
+unlabelled target: 62 dusk frames as filmed, and fog and night over 51 day frames each (`pt_vision.segmentation.data.weather`,
 severity {severity}). Test: 31 dusk frames, and 29 day frames as they are, under fog and at night. Frames are read at
 {resize_rows} x {resize_columns}; crops of 128, HRDA, SegFormer head of width {head_width}, {steps} steps of batch {batch_size}
 (published: 60,000), AdamW {lr:g}. The backbone is `builtin:mit_shapes` (0.7 M parameters, pretrained on drawn shapes): these

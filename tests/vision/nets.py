@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 from pt_vision.adapters import adapt
-from pt_vision.adapters._common import VisionBackbone
+from pt_vision.adapters.base import VisionBackbone
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva
 from timm.models.swin_transformer import SwinTransformer

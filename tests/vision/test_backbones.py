@@ -16,20 +16,22 @@ import torch
 from PIL import Image
 from pt_core.errors import UserError
 from pt_vision import adapters, load_backbone
-from pt_vision.adapters import adapt, conv, eva, swin, vit
-from pt_vision.adapters._common import VisionBackbone
-from pt_vision.backbones import builtin_names, list_backbones
-from pt_vision.methods.vit.full import FullFineTuning
-from pt_vision.methods.vit.linear import LinearProbe
-from pt_vision.methods.vit.vpt import VPT
-from pt_vision.methods.vit.vpt_pixel import VPTPixel, VPTPixelConfig
-from pt_vision.pretrain import PretrainConfig, pretrain
-from pt_vision.weights import read_weights
+from pt_vision.adapters import adapt, conv, eva, key_values, swin, vit, windows
+from pt_vision.adapters.base import VisionBackbone
+from pt_vision.backbones import list_backbones
+from pt_vision.classification.pretrain.config import PretrainConfig
+from pt_vision.classification.pretrain.run import pretrain
+from pt_vision.methods.classification.full import FullFineTuning
+from pt_vision.methods.classification.linear import LinearProbe
+from pt_vision.methods.classification.vpt import VPT
+from pt_vision.methods.classification.vpt_pixel import VPTPixel, VPTPixelConfig
+from pt_vision.networks.names import builtin_names
+from pt_vision.networks.weights import read_weights
 from safetensors.torch import load_file, save_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from tests.vision.methods.common import task
+from tests.vision.methods.classification.common import task
 from tests.vision.nets import ALL, PLAIN, close, network, randomise
 
 NAME = "test_vit.r160_in1k"  # 0.4 M parameters, 160 px: made by timm for tests
@@ -434,7 +436,10 @@ OPTIONAL = {
 
 @pytest.mark.parametrize(
     ("adapter", "name"),
-    [(vit, "class"), (eva, "eva_rope"), (eva, "dinov3"), (swin, "swin_shifted"), (swin, "swin_padded")],
+    [
+        *((vit, "class"), (eva, "eva_rope"), (eva, "dinov3"), (swin, "swin_shifted"), (swin, "swin_padded")),
+        *((windows, "swin_shifted"), (windows, "swin_padded"), (key_values, "class"), (key_values, "swin_shifted")),
+    ],
 )
 def test_every_attribute_that_an_adapter_uses_exists_in_the_installed_timm(adapter: Any, name: str) -> None:
     """A release of timm that renames one fails here, by name, and not as a wrong number elsewhere."""

@@ -10,9 +10,9 @@ import pytest
 import torch
 from pt_core import Batch
 from pt_core.run.use.budget import budget
-from pt_vision.adapters._common import VisionBackbone
-from pt_vision.methods.vit.dvpt import DVPTConfig
-from pt_vision.methods.vit.vpt import VPT, VPTConfig
+from pt_vision.adapters.base import VisionBackbone
+from pt_vision.methods.classification.dvpt import DVPTConfig
+from pt_vision.methods.classification.vpt import VPT, VPTConfig
 
 from benchmarks import flops
 from benchmarks.flops import CLASS_ONLY, PROMPTS, Sizes, count, dvpt, vpt, vpt_cached, vpt_concatenated

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pt_vision import augment
-from pt_vision.augment import Warp
-from pt_vision.glyphs import FONTS, GLYPHS, SHARES, GlyphSource, covered, example_sheet
-from pt_vision.pretrain import keyed
+from pt_vision.classification.pretrain.images import keyed
+from pt_vision.data import augment
+from pt_vision.data.augment import Warp
+from pt_vision.glyphs.characters import FONTS, GLYPHS, covered
+from pt_vision.glyphs.source import SHARES, GlyphSource, example_sheet
 
 
 @pytest.fixture(scope="module")

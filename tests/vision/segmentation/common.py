@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,14 @@ from pt_core import Method
 from pt_core.data import generator
 from pt_core.randomness import seeded
 from pt_core.run.declare.options import TrainOptions, build_all
-from pt_vision.adapters.mit import MitBackbone, MitNetwork
+from pt_vision.adapters.mit import MitBackbone
 from pt_vision.modality import Vision
-from pt_vision.segmentation.data import ArrayMasks, SegmentationDataset
-from pt_vision.segmentation.heads import SegFormerHead
-from pt_vision.segmentation.mit import build_encoder, preprocessing
+from pt_vision.networks.mit import MitNetwork, build_encoder, preprocessing
+from pt_vision.networks.segformer import SegFormerHead
+from pt_vision.segmentation.data.dataset import SegmentationDataset
+from pt_vision.segmentation.data.masks import ArrayMasks
 from pt_vision.segmentation.task import Segmentation
+from torch import nn
 
 DIMS, DEPTHS = (8, 8, 16, 16), (1, 2, 1, 1)
 CROP, WIDTH = 64, 8
@@ -103,3 +106,12 @@ def shades(*levels: float, side: int = 32, dark_share: float | None = None) -> t
             values[: round(dark_share * side * side)] = level
         out.append((values.view(1, side, side).expand(3, -1, -1) / 255 - mean) / std)
     return torch.stack(out)
+
+
+def size(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def on_meta(make: Callable[[], Any]) -> Any:
+    with torch.device("meta"):
+        return make()

@@ -15,7 +15,7 @@ from pt_vision.segmentation.task import decode_mask
 
 from tests.command import good, pt_vision
 from tests.vision.segmentation.common import CROP, LABELS, pictures
-from tests.vision.segmentation.test_data import write
+from tests.vision.segmentation.data.test_dataset import write
 
 NEEDED = ("--task", "segmentation", "--head-width", "8", "--steps", "2", "--eval-every", "1", "--lr", "1e-3")
 

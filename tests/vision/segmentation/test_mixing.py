@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from pt_core.data import generator
-from pt_vision.segmentation.mit import preprocessing
+from pt_vision.networks.mit import preprocessing
 from pt_vision.segmentation.mixing import (
     block_mask,
     class_masks,

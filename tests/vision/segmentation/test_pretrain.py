@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from pt_core.errors import ConfigError, UserError
-from pt_vision.backbones import ASSETS, load_backbone
+from pt_vision.backbones import load_backbone
+from pt_vision.networks.names import ASSETS
 from pt_vision.segmentation.pretrain import SegmenterConfig, pretrain_segmenter, scenes
 from safetensors import safe_open
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from pt_core.errors import ConfigError
-from pt_vision.segmentation.mit import preprocessing
+from pt_vision.networks.mit import preprocessing
 from pt_vision.segmentation.prompts import SeverityPrompts
 from pt_vision.segmentation.severity import dark_share, high_severity, severity_panels, split_by_severity
 

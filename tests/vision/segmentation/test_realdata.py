@@ -9,8 +9,8 @@ import numpy as np
 import pt_vision
 import pytest
 from pt_vision import DataOptions
+from pt_vision.segmentation.data.load import load_segmentation
 from pt_vision.segmentation.severity import dark_share
-from pt_vision.segmentation.sources import load_segmentation
 
 from benchmarks.vision.camvid import CLASSES, prepare
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from pt_core.data import Batch
 from pt_core.errors import ArtifactError, DataError
-from pt_vision.segmentation.task import Segmentation, class_iou, confusion, decode_mask, encode_mask, mean_iou
+from pt_vision.segmentation.metrics import class_iou, confusion, mean_iou
+from pt_vision.segmentation.task import Segmentation, decode_mask, encode_mask
 
 from tests.vision.segmentation.common import DATA, LABELS
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from annotated_types import Ge, Gt
-from pt_core.errors import ArtifactError, ConfigError
-from pt_core.run.declare.modality import Demo, Lazy, Modality
-from pt_core.run.declare.options import ClassificationOptions
+from pt_core.errors import ArtifactError, ConfigError, UserError
+from pt_core.run.declare.modality import Demo, Modality
 from pt_core.run.declare.registry import Registry
+
+from pt_vision.options import DataOptions, PretrainOptions, TaskOptions
 
 if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_core.backbone import Backbone
@@ -23,48 +22,15 @@ if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_core.task import Evaluation, Task
     from torch import Tensor
 
-    from pt_vision.adapters._common import VisionBackbone
+    from pt_vision.adapters.base import VisionBackbone
 
 
-@dataclass(frozen=True)
-class TaskOptions(ClassificationOptions):
-    """Flags of the task."""
-
-    task: Literal["classification", "segmentation"] = "classification"
-    """What is predicted: one class per image, or one per pixel."""
-
-
-@dataclass(frozen=True)
-class PretrainOptions:
-    """Flags of `pt-vision pretrain`."""
-
-    kind: Literal["vit", "segmenter"] = "vit"
-    """A ViT for classification, or a small MiT with SegFormer's head on drawn shapes (the recipe of `builtin:mit_shapes`; of the flags
-    below it reads steps, batch_size, lr and seed, by default 800, 16, 2e-3 and 0)."""
-    data: str | None = None
-    """Labelled images, as in `fit` (default: drawn glyphs, the recipe of the built-in backbone)."""
-    where: tuple[str, ...] = ()
-    """Use only rows with COLUMN=VALUE of a table."""
-    image_column: str | None = None
-    """Table column with the image (default: path, image, img, jpeg ...)."""
-    img_size: Annotated[int, Ge(8)] = 32
-    """Input size in pixels."""
-    patch_size: Annotated[int, Ge(2)] = 8
-    """Patch size in pixels."""
-    embed_dim: Annotated[int, Ge(8)] = 160
-    """Width d."""
-    depth: Annotated[int, Ge(1)] = 6
-    """Number of blocks."""
-    num_heads: Annotated[int, Ge(1)] = 5
-    """Attention heads."""
-    steps: Annotated[int, Ge(1)] | None = None
-    """Optimiser steps (default: 2000)."""
-    batch_size: Annotated[int, Ge(2)] | None = None
-    """Images per step (default: 256)."""
-    lr: Annotated[float, Gt(0)] | None = None
-    """Peak learning rate (default: 1.5e-3)."""
-    seed: Annotated[int, Ge(0)] = 0
-    """Seed."""
+def _problem(check: Callable[[str], None], name: str) -> str | None:
+    try:
+        check(name)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 class Vision(Modality):
@@ -72,7 +38,7 @@ class Vision(Modality):
 
     registry = Registry("pt_vision", Path(__file__).parent / "methods")
     input_name = "IMAGE"
-    data_options = Lazy("pt_vision.data:DataOptions")
+    data_options = DataOptions
     task_options = TaskOptions
 
     def default_backbone(self, role: str) -> str:
@@ -83,9 +49,19 @@ class Vision(Modality):
 
         return load_backbone(spec, weights, getattr(options, "image_size", None))
 
+    def backbone_problem(self, spec: str, role: str) -> str | None:
+        from pt_vision.networks.names import check_spec
+
+        return _problem(check_spec, spec)
+
+    def data_problem(self, spec: str) -> str | None:
+        from pt_vision.data.names import check_source
+
+        return _problem(check_source, spec)
+
     def load_data(self, spec: str, options: Any, seed: int) -> Mapping[str, Dataset]:
-        from pt_vision.data import load_images
-        from pt_vision.segmentation.sources import is_segmentation, load_segmentation
+        from pt_vision.data.load import load_images
+        from pt_vision.segmentation.data.load import is_segmentation, load_segmentation
 
         if is_segmentation(spec):
             return cast("Mapping[str, Dataset]", load_segmentation(spec, options))
@@ -97,7 +73,7 @@ class Vision(Modality):
         augment = options.augment if training and options is not None else "none"
         (backbone,) = backbones.values()
         if getattr(task, "unit", "image") == "pixel":
-            from pt_vision.segmentation.data import bind_pixels
+            from pt_vision.segmentation.data.dataset import bind_pixels
 
             low, high = getattr(options, "scale_min", None), getattr(options, "scale_max", None)
             return bind_pixels(dataset, backbone.preprocessing, augment, low, high)
@@ -137,11 +113,11 @@ class Vision(Modality):
         return task
 
     def inputs(self, items: Sequence[Any], method: Method, options: Any | None) -> Dataset:
-        from pt_vision.inputs import input_images
+        from pt_vision.data.inputs import input_images
 
         found, (backbone,) = input_images(list(items)), method.backbones.values()
         if getattr(method.task, "unit", "image") == "pixel":
-            from pt_vision.segmentation.data import SegmentationDataset
+            from pt_vision.segmentation.data.dataset import SegmentationDataset
 
             names = method.task.class_names()
             return SegmentationDataset(found.sources, found.ids, None, names, background=found.background).bind(
@@ -203,7 +179,7 @@ class Vision(Modality):
         return condition_panels(method, metrics)
 
     def demos(self) -> Sequence[Demo]:
-        from pt_vision.demo import digits
+        from pt_vision.classification.demo import digits
         from pt_vision.segmentation.demo import coda, masks
 
         return (
@@ -220,8 +196,9 @@ class Vision(Modality):
         return PretrainOptions
 
     def pretrain(self, options: PretrainOptions, out: Path) -> str:
-        from pt_vision.data import DataOptions, load_images
-        from pt_vision.pretrain import PretrainConfig, pretrain
+        from pt_vision.classification.pretrain.config import PretrainConfig
+        from pt_vision.classification.pretrain.run import pretrain
+        from pt_vision.data.load import load_images
 
         given = {
             name: getattr(options, name) for name in ("steps", "batch_size", "lr") if getattr(options, name) is not None

@@ -10,7 +10,7 @@ from pt_core.errors import UserError
 if TYPE_CHECKING:
     from torch import nn
 
-    from pt_vision.adapters._common import VisionBackbone
+    from pt_vision.adapters.base import VisionBackbone
 
 SUPPORTED = (
     "VisionTransformer (ViT, DeiT, CLIP, SigLIP, DINOv2, MAE), Eva (EVA-02, DINOv3), SwinTransformer (v1), "
@@ -49,9 +49,10 @@ def adapt(module: nn.Module, source: str, preprocessing: Mapping[str, Any] | Non
 
     from pt_vision.adapters.conv import ConvBackbone
     from pt_vision.adapters.eva import EvaBackbone
-    from pt_vision.adapters.mit import MitBackbone, MitNetwork
+    from pt_vision.adapters.mit import MitBackbone
     from pt_vision.adapters.swin import SwinBackbone
     from pt_vision.adapters.vit import VitBackbone
+    from pt_vision.networks.mit import MitNetwork
 
     prepared = describe_preprocessing(module) if preprocessing is None else preprocessing
     if isinstance(module, PyramidVisionTransformerV2):

@@ -9,7 +9,8 @@ from pt_core.backbone import Features, Layout
 from pt_core.errors import UserError
 from torch import Tensor, nn
 
-from pt_vision.adapters._common import Edits, VisionBackbone, apply_values
+from pt_vision.adapters.base import VisionBackbone
+from pt_vision.adapters.edits import Edits, apply_values
 
 
 class ConvBackbone(VisionBackbone):

@@ -7,19 +7,12 @@ from typing import Any
 
 from pt_core.backbone import Features, Layout
 from pt_core.errors import UserError
-from torch import Tensor, nn
+from torch import Tensor
 
-from pt_vision.adapters._common import Edits, VisionBackbone, add_branches, apply_values
-from pt_vision.segmentation.heads import SegFormerHead, resize
-
-
-class MitNetwork(nn.Module):
-    """The encoder, and SegFormer's decoder where a published segmenter brings one."""
-
-    def __init__(self, encoder: nn.Module, decoder: SegFormerHead | None = None) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.decoder = decoder
+from pt_vision.adapters.base import VisionBackbone
+from pt_vision.adapters.edits import Edits, add_branches, apply_values
+from pt_vision.networks.mit import MitNetwork
+from pt_vision.networks.segformer import SegFormerHead, resize
 
 
 class MitBackbone(VisionBackbone):

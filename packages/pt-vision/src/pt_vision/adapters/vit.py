@@ -13,30 +13,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from pt_core.backbone import Edit, Edits as AnyEdits, Features, Insert, KeyValue, Layout
+from pt_core.backbone import Edits as AnyEdits, Features, KeyValue, Layout
 from pt_core.errors import UserError
 from pt_core.kernels import fast_paths_enabled, prompt_attention
 from timm.models.vision_transformer import Attention, Block  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pt_vision.adapters._common import (
-    Edits,
-    Prompt,
-    VisionBackbone,
-    add_branches,
-    apply_values,
-    check_key_value,
-    concatenate,
-    enter_block,
-    lower_inserts,
+from pt_vision.adapters.base import VisionBackbone
+from pt_vision.adapters.edits import Edits, add_branches, apply_values, enter_block
+from pt_vision.adapters.key_values import (
+    check_key_values,
+    lower_prompts,
     merge_key_values,
-    narrow,
     project_key_value,
-    select,
+    prompt_key_value,
     split_heads,
 )
+from pt_vision.adapters.sequence import Prompt, concatenate, narrow, select
 
 PRUNE_BELOW = 0.9
 """The last block is pruned to what is read if that is less than this share of its tokens: pruning splits a product."""
@@ -86,31 +80,12 @@ class VitBackbone(VisionBackbone):
                 layout = left
             else:
                 hidden = self._block(layer, hidden, layout, prompts, edits, None, rope)
-        hidden = apply_values("features", self.module.norm(hidden), layout, edits)
-        if read is not None:
-            parts, layout = select(layout, read, self.source)
-            hidden = narrow(hidden, parts)
-        return Features(hidden, layout)
+        return self._output(self.module.norm(hidden), layout, edits, read)
 
     def lower(self, edits: AnyEdits) -> AnyEdits:
-        """Precompute keys and values of prompts that are tensors and dropped after their block; carries no gradient."""
-        if not fast_paths_enabled():
-            return edits
-
-        def to_key_value(layer: int, edit: Insert) -> KeyValue | None:
-            if not self._fast[layer]:
-                return None
-            assert isinstance(edit.tokens, Tensor)
-            tokens = edit.tokens if edit.tokens.ndim == 3 else edit.tokens[None]
-            if tokens.shape[-1] != self.dim:
-                raise UserError(
-                    f"prompt tokens {tuple(edit.tokens.shape)} do not fit tokens[{layer}], width {self.dim}"
-                )
-            prompt = Prompt(tokens.to(self.device, self.dtype), index=edit.index)
-            return self._key_value(self.module.blocks[layer], prompt)
-
-        with torch.no_grad():
-            return lower_inserts(edits, to_key_value)
+        """See `lower_prompts`."""
+        blocks = zip(self.module.blocks, self._fast, strict=True)
+        return lower_prompts(self, edits, [block if fast else None for block, fast in blocks])
 
     def enter(self, tokens: Tensor) -> Tensor:
         entered: Tensor = self.module.norm_pre(tokens.to(self.dtype))
@@ -157,13 +132,14 @@ class VitBackbone(VisionBackbone):
             joined, own = concatenate(hidden, layout, prompts) if prompts else (hidden, None)
             return narrow(narrow(self._whole(layer, joined, rope), own), parts)
         if fast:
-            key_values = [*self._checked(layer, extra, hidden), *(self._key_value(block, prompt) for prompt in prompts)]
+            given = check_key_values(f"kv[{layer}]", extra, hidden, block.attn)
+            key_values = [*given, *(prompt_key_value(block, prompt) for prompt in prompts)]
             merged = merge_key_values(key_values, hidden.shape[0])
             normed = block.norm1(hidden)
             attended = self._attention(block, normed, merged, parts) if merged or parts else block.attn(normed)
         else:
             joined, own = concatenate(hidden, layout, prompts) if prompts else (hidden, None)
-            merged = merge_key_values(self._checked(layer, extra, hidden), hidden.shape[0])
+            merged = merge_key_values(check_key_values(f"kv[{layer}]", extra, hidden, block.attn), hidden.shape[0])
             normed = block.norm1(joined)
             attended = narrow(self._attention(block, normed, merged, None) if merged else block.attn(normed), own)
             attended = narrow(attended, parts)
@@ -208,16 +184,6 @@ class VitBackbone(VisionBackbone):
             out = out * attn.gate(asking).sigmoid()
         attended: Tensor = attn.proj_drop(attn.proj(out))
         return attended
-
-    def _key_value(self, block: Any, prompt: Prompt) -> KeyValue:
-        """Keys and values of prompts, computed once for all rows that share them."""
-        k, v = project_key_value(block.attn.qkv, block.attn.num_heads, block.norm1(prompt.tokens), block.attn.k_norm)
-        return KeyValue(k, v, prompt.index)
-
-    def _checked(self, layer: int, extra: Sequence[Edit], hidden: Tensor) -> list[KeyValue]:
-        attn, site = self.module.blocks[layer].attn, f"kv[{layer}]"
-        batch, device = hidden.shape[0], hidden.device
-        return [check_key_value(site, edit, batch, attn.num_heads, attn.head_dim, device) for edit in extra]
 
     def _may_prune(self, layer: int, layout: Layout, edits: Edits, read: frozenset[str]) -> bool:
         """Edits inside the last block or behind it may read any token, so they see all of them."""

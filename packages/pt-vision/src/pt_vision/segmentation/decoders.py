@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pt_core.errors import ConfigError, require
 from torch import Tensor, nn
 
-from pt_vision.segmentation.heads import resize
+from pt_vision.networks.segformer import resize
 
 
 class LibraryHead(nn.Module):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the command line's help must not wait for torch
+    from pt_core.run.declare.modality import Modality
 
 COMMON: dict[str, Any] = {
     "data": "builtin:streets",
@@ -32,15 +35,14 @@ def runs(fast: bool) -> dict[str, dict[str, Any]]:
     }
 
 
-def coda(out: Path, seeds: int, fast: bool) -> None:
+def coda(modality: Modality, out: Path, seeds: int, fast: bool) -> None:
     """Labelled drawn streets by day, unlabelled ones in fog, rain, snow and at night. Writes one run per method and seed below `out`."""
     from pt_core.run.command.contenders import compare_methods
 
     from pt_vision.backbones import load_backbone
-    from pt_vision.modality import Vision
-    from pt_vision.segmentation.streets import SIZES, SMALL
+    from pt_vision.segmentation.data.streets import SIZES, SMALL
 
-    modality, sizes = Vision(), SMALL if fast else SIZES
+    sizes = SMALL if fast else SIZES
     compare_methods(
         modality,
         out,
@@ -75,14 +77,12 @@ def mask_runs(fast: bool) -> dict[str, dict[str, Any]]:
     return {name: {**common, "steps": steps, "eval_every": steps, **own} for name, own in MASKS.items()}
 
 
-def masks(out: Path, seeds: int, fast: bool) -> None:
+def masks(modality: Modality, out: Path, seeds: int, fast: bool) -> None:
     """DVPT's segmentation variant on a frozen segmenter, against a linear probe and full fine-tuning; drawn streets without weather."""
     from pt_core.run.command.contenders import compare_methods
 
     from pt_vision.backbones import load_backbone
-    from pt_vision.modality import Vision
 
-    modality = Vision()
     compare_methods(
         modality,
         out,

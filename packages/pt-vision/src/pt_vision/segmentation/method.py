@@ -10,11 +10,11 @@ import torch
 from pt_core import Backbone, Batch, Method, Stage, Task
 from pt_core.data import Dataset
 from pt_core.errors import ConfigError
-from pt_core.method import Stream
+from pt_core.stage import Stream
 from pt_core.task import Predictions
 from torch import Tensor
 
-from pt_vision.segmentation.data import TrainingView
+from pt_vision.segmentation.data.crops import TrainingView
 
 if TYPE_CHECKING:
     from pt_vision.adapters.mit import MitBackbone

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as T
 
-from pt_vision.segmentation.task import IGNORE
+from pt_vision.segmentation.data.masks import IGNORE
 
 
 def class_masks(labels: Tensor, rng: torch.Generator, among: Literal["image", "batch"] = "image") -> Tensor:

@@ -11,15 +11,9 @@ from annotated_types import Ge, Lt
 from pt_core.errors import ConfigError
 from torch import Tensor, nn
 
-from pt_vision.segmentation.heads import DAFormerHead, ScaleAttentionHead, SegFormerHead, resize
-from pt_vision.segmentation.hrda import (
-    Box,
-    average_windows,
-    context_view,
-    cut_windows,
-    detail_view,
-    fuse,
-)
+from pt_vision.networks.segformer import SegFormerHead, resize
+from pt_vision.segmentation.heads import DAFormerHead, ScaleAttentionHead
+from pt_vision.segmentation.hrda import Box, average_windows, context_view, cut_windows, detail_view, fuse
 from pt_vision.segmentation.mixing import weighted_loss
 from pt_vision.segmentation.sliding import slide
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from pt_vision.segmentation.task import IGNORE
+from pt_vision.segmentation.data.masks import IGNORE
 
 WIDTH = 176
 """Largest width of a tile in pixels."""

@@ -10,27 +10,22 @@ import time
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from pt_core.data import stable_seed
 from pt_core.errors import ConfigError, NonFiniteError, UserError
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pt_vision.segmentation.heads import SegFormerHead, resize
-from pt_vision.segmentation.mit import build_encoder, preprocessing
+from pt_vision.networks.files import FORMAT_VERSION, SEGMENTER
+from pt_vision.networks.mit import build_encoder, preprocessing
+from pt_vision.networks.segformer import SegFormerHead, resize
+from pt_vision.segmentation.metrics import confusion, mean_iou
 from pt_vision.segmentation.shapes import CLASSES, SIDE, shape_scene
-from pt_vision.segmentation.task import confusion, mean_iou
 
-if TYPE_CHECKING:
-    from pt_vision.adapters.mit import MitBackbone
-
-FORMAT_VERSION = 1
-KIND = "segformer"
 HELD_OUT = 128
 
 
@@ -146,7 +141,7 @@ def _card(config: SegmenterConfig, results: dict[str, Any], parameters: int) -> 
     versions = {name: metadata.version(name) for name in ("torch", "timm", "numpy", "pillow")}
     return {
         "format_version": FORMAT_VERSION,
-        "kind": KIND,
+        "kind": SEGMENTER,
         "model": {name: list(v) if isinstance(v, tuple) else v for name, v in model.items()},
         "preprocessing": preprocessing(config.crop),
         "parameters": parameters,
@@ -171,49 +166,3 @@ def _save(model: nn.Module, card: dict[str, Any], out: Path) -> None:
     parts[1].write_text(json.dumps(card, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     for part, path in zip(parts, (out, beside), strict=True):
         os.replace(part, path)
-
-
-def is_segmenter(path: Path) -> bool:
-    """Whether a file was written by `pretrain_segmenter`; False for what cannot be read, which others then report."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            card = json.loads((file.metadata() or {}).get("pt_vision", "null"))
-    except (SafetensorError, ValueError, OSError, RecursionError):
-        return False
-    return isinstance(card, dict) and card.get("kind") == KIND
-
-
-def load_segmenter(path: Path, spec: str) -> MitBackbone:
-    """Read a file that `pretrain_segmenter` wrote.
-
-    Raises:
-        UserError: damaged, of a newer format, or with sizes that do not fit its weights.
-    """
-    from pt_vision.adapters.mit import MitBackbone, MitNetwork
-    from pt_vision.weights import check_finite
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            card = json.loads((file.metadata() or {}).get("pt_vision", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, ValueError, OSError) as error:
-        raise UserError(f"{path} is not a readable safetensors file ({error}); make or fetch it again") from None
-    if card.get("format_version") != FORMAT_VERSION:
-        raise UserError(
-            f"{path} has format {card.get('format_version')}, this version reads {FORMAT_VERSION}; update pt-vision"
-        )
-    try:
-        sizes = card["model"]
-        with torch.device("meta"):  # the card is untrusted: an absurd size must fail by name, not by memory
-            shape = [tuple(int(v) for v in sizes[key]) for key in ("embed_dims", "depths", "num_heads")]
-            encoder = build_encoder(shape[0], shape[1], shape[2])
-            module = MitNetwork(encoder, SegFormerHead(sizes["embed_dims"], 0, int(sizes["decoder_width"])))
-        floats = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
-        module.load_state_dict(floats, strict=True, assign=True)
-        settings = preprocessing(int(card["preprocessing"]["crop"]))
-    except (KeyError, TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"{path}: weights and metadata do not fit ({str(error).splitlines()[0][:160]}); make it again"
-        ) from None
-    check_finite(module, spec)
-    return MitBackbone(module, spec, settings)

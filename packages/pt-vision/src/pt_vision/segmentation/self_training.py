@@ -11,11 +11,11 @@ from annotated_types import Ge, Gt, Le, Lt
 from pt_core import Backbone, Batch, Stage, StepOutput, Task
 from pt_core.data import Dataset
 from pt_core.errors import ConfigError, DataError
-from pt_core.method import StepContext, Stream
+from pt_core.stage import StepContext, Stream
 from torch import Tensor
 from torch._subclasses import FakeTensor
 
-from pt_vision.segmentation.data import RareClasses
+from pt_vision.segmentation.data.crops import RareClasses
 from pt_vision.segmentation.hrda import Box, draw_box
 from pt_vision.segmentation.method import STATISTICS, SegmentationMethod, crops, parameter_groups, steps_of
 from pt_vision.segmentation.mixing import (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -15,10 +14,10 @@ from pt_core.errors import ArtifactError, DataError
 from pt_core.task import Evaluator, Predictions, Task
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import Metric
 
-IGNORE = 255
-"""Mask value that no class has: such pixels count nowhere."""
+from pt_vision.segmentation.data.masks import IGNORE
+from pt_vision.segmentation.metrics import SegmentationEvaluator, accuracy, confusion, defined, mean_iou
+
 MAX_CLASSES = 255
 LABELLED_ROLES = ("train", "val", "test")
 
@@ -95,7 +94,7 @@ class Segmentation(Task):
             row |= {"predicted": summary, "score": float(confidence[n, : own.shape[0], : own.shape[1]].mean())}
             if batch.target is not None:
                 matrix = confusion(own, batch.target[n, : own.shape[0], : own.shape[1]], self.outputs)
-                row |= {"miou": _defined(mean_iou(matrix)), "accuracy": _defined(accuracy(matrix))}
+                row |= {"miou": defined(mean_iou(matrix)), "accuracy": defined(accuracy(matrix))}
             rows.append({**row, "mask": encode_mask(own)})
         return rows
 
@@ -133,95 +132,3 @@ def decode_mask(text: str) -> np.ndarray:
 
     with Image.open(io.BytesIO(base64.b64decode(text)), formats=["PNG"]) as image:
         return np.asarray(image)
-
-
-def confusion(predicted: Tensor, target: Tensor, classes: int) -> Tensor:
-    """(true class, predicted class) pixel counts; ignored pixels are left out."""
-    keep = target != IGNORE
-    joint = target[keep].long() * classes + predicted[keep].long()
-    return joint.bincount(minlength=classes * classes).view(classes, classes)
-
-
-def class_iou(matrix: Tensor) -> Tensor:
-    """(class,) intersection over union; nan for a class that occurs neither in truth nor in predictions."""
-    matrix = matrix.double()
-    union = matrix.sum(0) + matrix.sum(1) - matrix.diagonal()
-    return torch.where(union > 0, matrix.diagonal() / union.clamp(min=1), torch.full_like(union, math.nan))
-
-
-def mean_iou(matrix: Tensor) -> float:
-    """Mean over the classes that occur in the truth."""
-    iou, seen = class_iou(matrix), matrix.sum(1) > 0
-    return float(iou[seen].mean()) if bool(seen.any()) else math.nan
-
-
-def accuracy(matrix: Tensor) -> float:
-    total = matrix.sum()
-    return float(matrix.diagonal().sum() / total) if total else math.nan
-
-
-def _defined(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
-class _Sums(Metric):
-    full_state_update = False
-    counts: Tensor
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.add_state("counts", torch.zeros(classes, classes, dtype=torch.long), "sum")
-
-    def update(self, matrix: Tensor) -> None:
-        self.counts += matrix
-
-    def compute(self) -> Tensor:
-        return self.counts.cpu()
-
-
-class SegmentationEvaluator(Evaluator):
-    """miou: mean over the classes that occur in the truth, from pixel counts over all images; accuracy: share of pixels;
-    miou/CONDITION: the same over the images of a condition, where the data name conditions."""
-
-    def __init__(self, labels: Sequence[str]) -> None:
-        from pt_core.run.tasks.class_metrics import _sync_device
-
-        self.labels, self._device = list(labels), _sync_device()
-        self.sums: dict[str, _Sums] = {"": self._new()}
-        self._rows: list[dict[str, Any]] = []
-        self._matrix = torch.zeros(len(labels), len(labels))
-
-    def _new(self) -> _Sums:
-        return _Sums(len(self.labels)).to(self._device)
-
-    def update(self, predictions: Predictions, batch: Batch) -> None:
-        if batch.target is None:
-            raise DataError("evaluation needs masks, these images have none")
-        chosen = predictions["logits"].argmax(1)
-        conditions = batch.extra.get("condition") or [""] * len(batch)
-        known = batch.extra.get("conditions", ())
-        for name in ("", *known):
-            self.sums.setdefault(name, self._new())
-        for n, condition in enumerate(conditions):
-            matrix = confusion(chosen[n], batch.target[n], len(self.labels)).to(self._device)
-            for name in dict.fromkeys(("", condition)):
-                self.sums.setdefault(name, self._new()).update(matrix)
-
-    def compute(self) -> dict[str, float]:
-        found: dict[str, Tensor] = {}
-        for name in sorted(self.sums):
-            if not self.sums[name].update_called:  # a process without images of this condition
-                self.sums[name].update(torch.zeros_like(self.sums[name].counts))
-            found[name] = self.sums[name].compute()
-        self._matrix = found.pop("")
-        iou = {"IoU": class_iou(self._matrix), **{name: class_iou(matrix) for name, matrix in found.items()}}
-        seen = self._matrix.sum(1)
-        self._rows = [
-            {"class": label, "pixels": int(seen[row]), **{k: _defined(float(v[row])) for k, v in iou.items()}}
-            for row, label in enumerate(self.labels)
-        ]
-        metrics = {"miou": mean_iou(self._matrix), "accuracy": accuracy(self._matrix)}
-        return metrics | {f"miou/{name}": mean_iou(matrix) for name, matrix in found.items()}
-
-    def tables(self) -> dict[str, Any]:
-        return {"per_class": self._rows, "confusion": {"labels": self.labels, "matrix": self._matrix.long().tolist()}}

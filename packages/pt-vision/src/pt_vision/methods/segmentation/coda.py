@@ -16,7 +16,7 @@ from annotated_types import Ge
 from pt_core import Backbone, Task
 from pt_core.data import Dataset
 from pt_core.errors import ConfigError
-from pt_core.method import Stream
+from pt_core.stage import Stream
 
 from pt_vision.segmentation.network import Visit
 from pt_vision.segmentation.prompts import SeverityPrompts

@@ -12,13 +12,13 @@ import torch
 from annotated_types import Ge, Le
 from pt_core import Add, Backbone, Batch, Edits, Layout, Stage, StepOutput, Task
 from pt_core.errors import ConfigError
-from pt_core.method import Stream
 from pt_core.prompts import normal
+from pt_core.stage import Stream
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pt_vision.bottleneck import Bottleneck, group_blocks
-from pt_vision.segmentation.heads import resize
+from pt_vision.networks.segformer import resize
 from pt_vision.segmentation.method import SegmentationMethod, crops
 from pt_vision.segmentation.mixing import dice_loss
 from pt_vision.segmentation.network import CROP

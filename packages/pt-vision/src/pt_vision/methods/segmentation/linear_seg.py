@@ -9,10 +9,10 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from annotated_types import Ge
 from pt_core import Backbone, Batch, Stage, Task
-from pt_core.method import Stream
+from pt_core.stage import Stream
 from torch import Tensor, nn
 
-from pt_vision.segmentation.heads import resize
+from pt_vision.networks.segformer import resize
 from pt_vision.segmentation.method import SegmentationMethod, crops
 from pt_vision.segmentation.network import CROP
 from pt_vision.segmentation.sliding import slide

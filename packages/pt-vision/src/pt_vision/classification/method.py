@@ -1,0 +1,28 @@
+"""The base of pt-vision's methods: a `Method` whose backbone reads images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from pt_core import Backbone, Method, Task
+from pt_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pt_vision.adapters.base import VisionBackbone
+
+
+class VisionMethod(Method):
+    """A method that gives one output per image, on a backbone with pooling, patch size and token counts."""
+
+    def __init__(self, config: Any, backbones: Mapping[str, Backbone], task: Task) -> None:
+        super().__init__(config, backbones, task)
+        if getattr(task, "unit", "image") != "image":
+            raise ConfigError(
+                f"{type(self).__name__} predicts one class per image; choose a method for masks (source_only, self_training, coda, "
+                "dvpt_seg, linear_seg)"
+            )
+
+    @property
+    def backbone(self) -> VisionBackbone:
+        return cast("VisionBackbone", self.backbones["backbone"])

@@ -1,1 +1,0 @@
-"""Methods on ViT and Swin backbones for whole-image tasks."""
