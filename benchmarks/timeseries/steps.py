@@ -51,7 +51,7 @@ def steps(rounds: int) -> list[dict[str, Any]]:
     from pt_core.randomness import seeded
     from pt_timeseries.backbones import load_backbone
     from pt_timeseries.methods.pond import POND, PONDConfig
-    from pt_timeseries.task import DomainClassification
+    from pt_timeseries.tasks.classification import DomainClassification
 
     backbone = load_backbone("builtin:patch_motion")
     labels = list(backbone.head.classes) if backbone.head else []
@@ -90,8 +90,9 @@ def fit(rounds: int) -> dict[str, Any]:
     """Windows per second of one epoch of tsai's TST, here and by tsai's own Learner, on the same windows and with the same batch size."""
     warnings.filterwarnings("ignore")
     import torch
-    from pt_timeseries.encoder import EncoderConfig
-    from pt_timeseries.pretrain import PretrainOptions, builtin_windows, pretrain
+    from pt_timeseries.adapters.encoder import EncoderConfig
+    from pt_timeseries.options import PretrainOptions
+    from pt_timeseries.pretrain import builtin_windows, pretrain
     from tsai.basics import Learner, TSDataLoaders, TSDatasets
     from tsai.models.TST import TST
 

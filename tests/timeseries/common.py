@@ -13,11 +13,11 @@ from pt_core.data import generator
 from pt_core.randomness import seeded
 from pt_core.run.declare.options import TrainOptions, build_all
 from pt_core.testing import MethodCase
-from pt_timeseries.adapters._common import PretrainedHead
+from pt_timeseries.adapters.base import PretrainedHead
+from pt_timeseries.adapters.encoder import EncoderConfig, PatchEncoder
 from pt_timeseries.adapters.patch import PatchBackbone
-from pt_timeseries.data import WindowDataset
-from pt_timeseries.encoder import EncoderConfig, PatchEncoder
-from pt_timeseries.task import DomainClassification
+from pt_timeseries.data.dataset import WindowDataset
+from pt_timeseries.tasks.classification import DomainClassification
 from torch import Tensor
 
 LABELS = ["still", "slow", "fast"]

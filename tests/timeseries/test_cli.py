@@ -106,6 +106,43 @@ def test_mistakes_end_with_one_line_and_nothing_written(arguments, message, tmp_
     assert not list(tmp_path.rglob("*.json"))
 
 
+def test_all_mistakes_of_a_command_are_told_together(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    wrong = ["--data", "nowhere.npz", "--backbone", "builtin:patch_moton", "--recipe", "pond-best", "--epocs", "3"]
+    code, _, err = command(capsys, "fit", "pond", *wrong, "--out", "new")
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert code == 2
+    for part in ("nowhere.npz does not exist", "did you mean 'patch_motion'", "no recipe 'pond-best'", "'--epocs'"):
+        assert sum(part in line for line in errors) == 1, err
+    assert len(errors) == 4
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("builtin:twin", "did you mean 'twins'"),
+        ("folder", "folder folder holds no .npz"),
+        ("notes.txt", "notes.txt is of no known format"),
+    ],
+)
+def test_data_are_checked_by_name(spec, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "notes.txt").touch()
+    assert message in TimeSeries().data_problem(spec)
+    with pytest.raises(DataError, match=message):
+        pt_timeseries.load_windows(spec, pt_timeseries.DataOptions(), 0)
+
+
+def test_data_and_backbones_that_there_are(tmp_path):
+    (tmp_path / "train_1.pt").touch()
+    for spec in ("builtin:motion", str(tmp_path)):
+        assert TimeSeries().data_problem(spec) is None
+    assert TimeSeries().backbone_problem("builtin:patch_motion", "backbone") is None
+    assert "make it with" in TimeSeries().backbone_problem("file:nowhere.safetensors", "backbone")
+
+
 def test_help_does_not_wait_for_torch():
     code = (
         "import sys\nfrom pt_core.run.command import cli\nfrom pt_timeseries.modality import TimeSeries\n"

@@ -7,8 +7,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from pt_timeseries.data import DataOptions, load_windows
-from pt_timeseries.sources import read
+from pt_timeseries.data.scenario import load_windows
+from pt_timeseries.data.sources import read
+from pt_timeseries.options import DataOptions
 
 pytestmark = [
     pytest.mark.realdata,

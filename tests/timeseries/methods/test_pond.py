@@ -15,12 +15,12 @@ from pt_core.errors import ConfigError
 from pt_core.run.declare.options import TrainOptions, build_all
 from pt_core.testing import CHECKS, SLOW_CHECKS, BadInput
 from pt_core.testing._support import train
-from pt_timeseries.domain_streams import chunk, domain_plan
-from pt_timeseries.information import distinction, pair_by_class, slow_infonce, slow_leave_one_out
 from pt_timeseries.methods.common_prompt import CommonPrompt
 from pt_timeseries.methods.pond import POND, PONDConfig
-from pt_timeseries.prompts import generator_values
-from pt_timeseries.selection import Evidence, select_source
+from pt_timeseries.pond.information import distinction, pair_by_class, slow_infonce, slow_leave_one_out
+from pt_timeseries.pond.prompts import generator_values
+from pt_timeseries.pond.selection import Evidence, select_source
+from pt_timeseries.pond.streams import chunk, domain_plan
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -162,7 +162,7 @@ def test_data_tokens_keep_their_positions_and_share_no_patch_with_the_prompt():
 
 @pytest.mark.parametrize(("channels", "hidden", "count"), [(9, 32, 6921), (6, 32, 6342), (1, 32, 5377)])
 def test_a_generator_has_the_parameters_of_the_card(channels, hidden, count):
-    from pt_timeseries.prompts import Generator
+    from pt_timeseries.pond.prompts import Generator
 
     found = Generator(channels, 16, hidden)
     assert sum(p.numel() for p in found.parameters()) == generator_values(channels, hidden) == count
@@ -374,7 +374,7 @@ def test_ties_go_to_the_lowest_index_and_a_single_source_is_taken():
 
 
 def test_one_source_runs_without_discrimination_and_selection(tmp_path):
-    from pt_timeseries.data import subset
+    from pt_timeseries.data.dataset import subset
 
     rows = [row for row, name in enumerate(DATA["train"].domains) if name == "a"]
     held = [row for row, name in enumerate(DATA["val"].domains) if name == "a"]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pt_core.run.declare.modality import Modality
 
 CONTENDERS: dict[str, dict[str, Any]] = {
     "source-only": {"method": "source_only", "epochs": 3},
@@ -18,14 +21,12 @@ FAST = ("source-only", "pond", "full-on-shots")
 COMMON: dict[str, Any] = {"data": "builtin:twins", "target_shots": 5, "eval_every": 50}
 
 
-def motion(out: Path, seeds: int, fast: bool) -> None:
+def motion(modality: Modality, out: Path, seeds: int, fast: bool) -> None:
     """Subject t, whose body resembles subject s3's. Writes one run per method and seed below `out`, and a comparison page."""
     from pt_core.run.command.contenders import compare_methods
 
     from pt_timeseries.backbones import load_backbone
-    from pt_timeseries.modality import TimeSeries
 
-    modality = TimeSeries()
     short = {"steps": 6, "eval_every": None} if fast else {}
     chosen = {name: options for name, options in CONTENDERS.items() if not fast or name in FAST}
     compare_methods(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, cast
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
-from pt_core import Method
-from torch import nn
+from pt_core import Batch, Method, Stage, Stream
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from pt_timeseries.adapters._common import SeriesBackbone
-    from pt_timeseries.task import DomainClassification
+    from pt_timeseries.adapters.base import SeriesBackbone
+    from pt_timeseries.tasks.classification import DomainClassification
 
 
 class SeriesMethod(Method):
@@ -35,6 +37,44 @@ class SeriesMethod(Method):
                 head.weight.copy_(known.weight[rows])
                 head.bias.copy_(known.bias[rows])
         return head
+
+
+class Adaptation(SeriesMethod):
+    """One stage on labelled windows of the sources and unlabelled ones of the target, with the shots where there are any.
+
+    A method says what the head reads of a window (`feature`) and what a step does with a batch of each (`adapt`).
+    """
+
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "optimizer": "adamw",
+        "lr": 3e-4,
+        "weight_decay": 1e-4,
+        "epochs": 15,
+        "batch_size": 64,
+        "clip_norm": 1.0,
+    }
+    head: nn.Linear
+
+    @abstractmethod
+    def feature(self, batch: Batch) -> Tensor:
+        """(batch, dim)."""
+
+    @abstractmethod
+    def adapt(self, ctx: Any, batches: Mapping[str, Batch]) -> Mapping[str, float | Tensor]:
+        """One step; the batches are named source, target and shots."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(batch, class) logits."""
+        logits: Tensor = self.head(self.feature(batch))
+        return logits
+
+    def stages(self, ctx: Any) -> Iterator[Stage]:
+        streams = {"source": Stream("train"), "target": Stream("unlabeled")}
+        if "shots" in ctx.data and self.config.use_shots:
+            streams["shots"] = Stream("shots")
+        tracks = ("claimed.*",) if self.config.stochastic else ()
+        steps = stage_steps(ctx, ctx.options.epochs, len(ctx.data["train"]), ctx.options.batch_size)
+        yield Stage("train", tracks=tracks, streams=streams, options=steps, step=self.adapt)
 
 
 def stage_steps(ctx: Any, epochs: float, samples: int, batch_size: int, evaluations: int = 4) -> dict[str, Any]:

@@ -1,16 +1,16 @@
-"""pt-timeseries' side of the shared commands."""
+"""pt-timeseries' side of the shared commands: what there is, imported where it is used."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pt_core.errors import ArtifactError
-from pt_core.run.declare.modality import Demo, Lazy, Modality
-from pt_core.run.declare.options import ClassificationOptions
+from pt_core.run.declare.modality import Demo, Modality
 from pt_core.run.declare.registry import Registry
+
+from pt_timeseries.options import DataOptions, PretrainOptions, TaskOptions
 
 if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_core.backbone import Backbone
@@ -21,15 +21,7 @@ if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_core.task import Evaluation, Task
     from torch import Tensor
 
-    from pt_timeseries.adapters._common import SeriesBackbone
-
-
-@dataclass(frozen=True)
-class TaskOptions(ClassificationOptions):
-    """Flags of the task."""
-
-    task: Literal["classification"] = "classification"
-    """What is predicted."""
+    from pt_timeseries.adapters.base import SeriesBackbone
 
 
 class TimeSeries(Modality):
@@ -37,47 +29,59 @@ class TimeSeries(Modality):
 
     registry = Registry("pt_timeseries", Path(__file__).parent / "methods")
     input_name = "FILE"
-    data_options = Lazy("pt_timeseries.options:DataOptions")
+    data_options = DataOptions
     task_options = TaskOptions
 
     def default_backbone(self, role: str) -> str:
-        return "builtin:patch_motion"
+        from pt_timeseries.backbones import DEFAULT
+
+        return DEFAULT
+
+    def backbone_problem(self, spec: str, role: str) -> str | None:
+        from pt_timeseries.backbones import problem
+
+        return problem(spec)
 
     def load_backbone(self, spec: str, weights: str | None, options: Any | None, role: str) -> Backbone:
         from pt_timeseries.backbones import load_backbone
 
         return load_backbone(spec, weights)
 
+    def data_problem(self, spec: str) -> str | None:
+        from pt_timeseries.data.sources import problem
+
+        return problem(spec)
+
     def load_data(self, spec: str, options: Any, seed: int) -> Mapping[str, Dataset]:
-        from pt_timeseries.data import load_windows
+        from pt_timeseries.data.scenario import load_windows
 
         return load_windows(spec, options, seed)
 
     def bind(
         self, dataset: Dataset, backbones: Mapping[str, Backbone], task: Task, options: Any | None, training: bool
     ) -> Dataset:
-        from pt_timeseries.adapters._common import check_data
+        from pt_timeseries.adapters.base import check_data
 
         check_data(cast("SeriesBackbone", backbones["backbone"]), dataset)
         bound: Dataset = dataset.bind(task)  # type: ignore[attr-defined]
         return bound
 
     def make_task(self, options: TaskOptions, data: Mapping[str, Dataset]) -> Task:
-        from pt_timeseries.task import DomainClassification
+        from pt_timeseries.tasks.classification import DomainClassification
 
         return DomainClassification.of(options, data["train"])
 
     def task_from_json(self, spec: Mapping[str, Any]) -> Task:
-        from pt_timeseries.task import DomainClassification
+        from pt_timeseries.tasks.classification import DomainClassification
 
         if spec.get("name") != DomainClassification.name:
             raise ArtifactError(f"the artifact's task {spec.get('name')!r} is unknown to this pt-timeseries")
         return DomainClassification.from_json(spec)
 
     def inputs(self, items: Sequence[Any], method: Method, options: Any | None) -> Dataset:
-        from pt_timeseries.adapters._common import check_data
-        from pt_timeseries.inputs import input_windows
-        from pt_timeseries.task import DomainClassification
+        from pt_timeseries.adapters.base import check_data
+        from pt_timeseries.data.inputs import input_windows
+        from pt_timeseries.tasks.classification import DomainClassification
 
         backbone, task = cast("SeriesBackbone", method.backbone), cast("DomainClassification", method.task)
         found = input_windows(list(items), backbone.length, task.normalise)
@@ -85,20 +89,9 @@ class TimeSeries(Modality):
         return found.bind(task)
 
     def example(self, spec: RunSpec, classes: int, batch_size: int) -> tuple[Mapping[str, Backbone], Task, Batch]:
-        import torch
-        from pt_core.data import Batch
-        from pt_core.run.declare.roles import by_role
+        from pt_timeseries.example import example
 
-        from pt_timeseries.backbones import load_backbone
-        from pt_timeseries.task import DomainClassification
-
-        named = by_role("--backbone", spec.run.backbone, ["backbone"])
-        backbone = load_backbone(named.get("backbone", self.default_backbone("backbone")), device="meta")
-        series = torch.zeros(batch_size, backbone.channels, backbone.length, device="meta")
-        rows = torch.arange(batch_size)
-        batch = Batch(series, torch.zeros(batch_size, dtype=torch.long), rows, [str(row) for row in range(batch_size)])
-        task = DomainClassification([f"class {i}" for i in range(classes)], sources=[f"source {i}" for i in range(4)])
-        return {"backbone": backbone}, task, batch
+        return example(spec, classes, batch_size)
 
     def blank_inputs(self, backbone: Backbone, batch_size: int) -> Tensor:
         import torch
@@ -107,7 +100,7 @@ class TimeSeries(Modality):
         return torch.zeros(batch_size, series.channels, series.length)
 
     def panels(self, method: Method, data: Mapping[str, Dataset], finals: Mapping[str, Evaluation]) -> Sequence[Panel]:
-        from pt_timeseries.panels import domain_panel
+        from pt_timeseries.tasks.panels import domain_panel
 
         return [domain_panel(data["test"], finals["test"].records)] if "test" in finals else []
 
@@ -123,11 +116,9 @@ class TimeSeries(Modality):
         )
 
     def pretrain_options(self) -> type:
-        from pt_timeseries.options import PretrainOptions
-
         return PretrainOptions
 
-    def pretrain(self, options: Any, out: Path) -> str:
+    def pretrain(self, options: PretrainOptions, out: Path) -> str:
         import click
 
         from pt_timeseries.pretrain import run

@@ -1,4 +1,4 @@
-"""Flags of data and of pre-training. The help reads them, so nothing here imports torch."""
+"""Flags of the package's commands. The help reads them, so nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
+from pt_core.run.declare.options import ClassificationOptions
 
 
 @dataclass(frozen=True)
@@ -48,17 +49,19 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
-class PretrainOptions(DataOptions):
-    """Flags of `pt-timeseries pretrain`."""
+class TaskOptions(ClassificationOptions):
+    """Flags of the task."""
 
-    data: str | None = None
-    """Labelled multi-domain series, as in `fit` (default: generated sensor data, the recipe of the built-in backbone)."""
-    architecture: Literal["patch", "tsai:TST", "tsai:PatchTST", "tsai:InceptionTime"] = "patch"
-    """Encoder: the card's patch Transformer, or one of tsai's architectures (extra `tsai`)."""
+    task: Literal["classification"] = "classification"
+    """What is predicted."""
+
+
+@dataclass(frozen=True)
+class EncoderSizes:
+    """Sizes that an encoder has, whatever series it reads."""
+
     patch: Annotated[int, Ge(1)] = 16
     """p, steps of a patch."""
-    patch_stride: Annotated[int, Ge(1)] = 8
-    """s, steps between patches."""
     dim: Annotated[int, Ge(1)] = 64
     """d, width."""
     depth: Annotated[int, Ge(1)] = 3
@@ -68,9 +71,21 @@ class PretrainOptions(DataOptions):
     hidden: Annotated[int, Ge(1)] = 128
     """Width of the feed-forward layers."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.2
-    """Dropout."""
+    """Dropout while the encoder itself is trained."""
     experts: Annotated[int, Ge(0)] = 0
-    """E, experts per feed-forward layer (Mixture-of-Experts variant); 0 is one plain layer."""
+    """E, experts per feed-forward layer (Mixture-of-Experts variant, top-1 routing); 0 is one plain layer."""
+
+
+@dataclass(frozen=True)
+class PretrainOptions(EncoderSizes, DataOptions):
+    """Flags of `pt-timeseries pretrain`."""
+
+    data: str | None = None
+    """Labelled multi-domain series, as in `fit` (default: generated sensor data, the recipe of the built-in backbone)."""
+    architecture: Literal["patch", "tsai:TST", "tsai:PatchTST", "tsai:InceptionTime"] = "patch"
+    """Encoder: the card's patch Transformer, or one of tsai's architectures (extra `tsai`)."""
+    patch_stride: Annotated[int, Ge(1)] = 8
+    """s, steps between patches."""
     epochs: Annotated[float, Gt(0)] = 40
     """Passes over the sources, supervised."""
     masked_epochs: Annotated[float, Ge(0)] = 0

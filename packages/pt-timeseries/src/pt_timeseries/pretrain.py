@@ -23,10 +23,10 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-from pt_timeseries.adapters._common import PretrainedHead, SeriesBackbone
-from pt_timeseries.backbones import build, write_backbone
-from pt_timeseries.data import WindowDataset
-from pt_timeseries.encoder import EncoderConfig, Experts, PatchEncoder, cut
+from pt_timeseries.adapters.base import PretrainedHead, SeriesBackbone
+from pt_timeseries.adapters.encoder import EncoderConfig, Experts, PatchEncoder, cut
+from pt_timeseries.adapters.files import build, write_backbone
+from pt_timeseries.data.dataset import WindowDataset
 from pt_timeseries.options import PretrainOptions
 
 BUILTIN_SUBJECTS = 40
@@ -178,13 +178,14 @@ def macro_f1(backbone: SeriesBackbone, head: nn.Module, data: WindowDataset, bat
 
 def builtin_windows(options: PretrainOptions) -> tuple[WindowDataset, WindowDataset]:
     """(train, val) of the built-in backbone: many generated subjects, the last windows of each for validation."""
-    from pt_timeseries.data import _dataset, divide, take
-    from pt_timeseries.generate import sensor_data
+    from pt_timeseries.data.dataset import windows_of
+    from pt_timeseries.data.division import divide, take
+    from pt_timeseries.data.generate import sensor_data
 
     found = sensor_data([f"p{n}" for n in range(BUILTIN_SUBJECTS)], per_class=24, shift=0.7, seed=1 + options.seed)
     parts = [divide(domain, options.val_fraction, options.seed) for domain in found.items]
-    train = _dataset([take(d, kept) for d, (kept, _) in zip(found.items, parts, strict=True)], found.classes, "train")
-    val = _dataset([take(d, held) for d, (_, held) in zip(found.items, parts, strict=True)], found.classes, "train")
+    train = windows_of([take(d, kept) for d, (kept, _) in zip(found.items, parts, strict=True)], found.classes, "train")
+    val = windows_of([take(d, held) for d, (_, held) in zip(found.items, parts, strict=True)], found.classes, "train")
     statistics = train.statistics()
     return train.scaled(*statistics), val.scaled(*statistics)
 
@@ -193,8 +194,8 @@ def source_windows(options: PretrainOptions) -> tuple[WindowDataset, WindowDatas
     """(train, val) of the sources of a scenario, normalised as its runs are."""
     from pt_core.run.declare.options import ClassificationOptions
 
-    from pt_timeseries.data import load_windows
-    from pt_timeseries.task import DomainClassification
+    from pt_timeseries.data.scenario import load_windows
+    from pt_timeseries.tasks.classification import DomainClassification
 
     assert options.data is not None
     parts = load_windows(options.data, replace(options, target_shots=0), options.seed)  # sources only

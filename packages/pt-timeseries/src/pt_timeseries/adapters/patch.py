@@ -7,8 +7,9 @@ from typing import Any, cast
 from pt_core.backbone import Edits, Features, Insert, Layout
 from torch import Tensor
 
-from pt_timeseries.adapters._common import Checked, PretrainedHead, SeriesBackbone, Tokens, apply_values, check_inserts
-from pt_timeseries.encoder import Block, PatchEncoder
+from pt_timeseries.adapters.base import Checked, PretrainedHead, SeriesBackbone
+from pt_timeseries.adapters.encoder import Block, PatchEncoder
+from pt_timeseries.adapters.sequence import Tokens, apply_values, check_inserts
 
 
 class PatchBackbone(SeriesBackbone):

@@ -14,8 +14,9 @@ from pt_core.errors import require
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pt_timeseries.adapters._common import Checked, PretrainedHead, SeriesBackbone, Tokens, apply_values, check_inserts
-from pt_timeseries.encoder import EncoderConfig, cut
+from pt_timeseries.adapters.base import Checked, PretrainedHead, SeriesBackbone
+from pt_timeseries.adapters.encoder import EncoderConfig, cut
+from pt_timeseries.adapters.sequence import Tokens, apply_values, check_inserts
 
 
 def build_tsai(name: str, config: EncoderConfig, source: str, head: PretrainedHead | None = None) -> SeriesBackbone:
@@ -24,37 +25,54 @@ def build_tsai(name: str, config: EncoderConfig, source: str, head: PretrainedHe
     Raises:
         MissingExtra: tsai is not installed.
     """
-    kinds: dict[str, type[SeriesBackbone]] = {"TST": TST, "PatchTST": PatchTST, "InceptionTime": InceptionTime}
-    return kinds[name](config, source, head)  # type: ignore[call-arg, arg-type]
+    kinds: dict[str, Any] = {"TST": TST, "PatchTST": PatchTST, "InceptionTime": InceptionTime}
+    built: SeriesBackbone = kinds[name](config, source, head)
+    return built
 
 
 def _module(name: str) -> Any:
     return cast("Any", require(f"tsai.models.{name}", "pt-timeseries[tsai]"))
 
 
-class TST(SeriesBackbone):
+class Tsai(SeriesBackbone):
+    """A network of tsai without its classifier.
+
+    Args:
+        net: takes series (batch, channel, step).
+        width: of its features.
+        stride: steps per token.
+    """
+
+    def __init__(
+        self, net: nn.Module, config: EncoderConfig, source: str, head: PretrainedHead | None, width: int, stride: int
+    ) -> None:
+        super().__init__(net, source, config.channels, config.length)
+        self.config, self.head = config, head
+        self.dim = self.feature_dim = width
+        self.depth, self.stride = config.depth, stride
+
+
+def _sizes(config: EncoderConfig) -> dict[str, Any]:
+    """Arguments that tsai's Transformers share."""
+    return {
+        "n_layers": config.depth,
+        "d_model": config.dim,
+        "n_heads": config.heads,
+        "d_ff": config.hidden,
+        "dropout": config.dropout,
+        "stride": config.stride,
+    }
+
+
+class TST(Tsai):
     """TST with a strided convolution as input layer (a tsai option): a token per stride, sites `series`, `tokens[l]`, `features`."""
 
     sites = frozenset({"series", "tokens[l]", "features"})
 
     def __init__(self, config: EncoderConfig, source: str, head: PretrainedHead | None = None) -> None:
-        net = _module("TST").TST(
-            config.channels,
-            1,
-            config.length,
-            n_layers=config.depth,
-            d_model=config.dim,
-            n_heads=config.heads,
-            d_ff=config.hidden,
-            dropout=config.dropout,
-            kernel_size=config.patch,
-            stride=config.stride,
-        )
+        net = _module("TST").TST(config.channels, 1, config.length, kernel_size=config.patch, **_sizes(config))
         net.head = nn.Identity()
-        super().__init__(net, source, config.channels, config.length)
-        self.config, self.head = config, head
-        self.dim = self.feature_dim = config.dim
-        self.depth, self.stride = config.depth, config.stride
+        super().__init__(net, config, source, head, config.dim, config.stride)
 
     def prompt_tokens(self, length: int) -> int:
         return length // self.stride
@@ -77,33 +95,17 @@ class TST(SeriesBackbone):
         return sequence.features(sequence.tokens)
 
 
-class PatchTST(SeriesBackbone):
+class PatchTST(Tsai):
     """tsai's channel-independent PatchTST encoder (no RevIN, no residual attention): every channel is a sequence of its own, and takes the
     prompt's segment of that channel. Features are averaged over channels."""
 
     sites = frozenset({"series", "tokens[l]", "features"})
 
     def __init__(self, config: EncoderConfig, source: str, head: PretrainedHead | None = None) -> None:
-        net = _module("PatchTST").PatchTST(
-            config.channels,
-            1,
-            config.length,
-            pred_dim=1,
-            n_layers=config.depth,
-            n_heads=config.heads,
-            d_model=config.dim,
-            d_ff=config.hidden,
-            dropout=config.dropout,
-            patch_len=config.patch,
-            stride=config.stride,
-            revin=False,
-            res_attention=False,
-        )
+        kind = {"pred_dim": 1, "patch_len": config.patch, "revin": False, "res_attention": False}
+        net = _module("PatchTST").PatchTST(config.channels, 1, config.length, **kind, **_sizes(config))
         net.model.head = nn.Identity()
-        super().__init__(net, source, config.channels, config.length)
-        self.config, self.head = config, head
-        self.dim = self.feature_dim = config.dim
-        self.depth, self.stride = config.depth, config.stride
+        super().__init__(net, config, source, head, config.dim, config.stride)
 
     def prompt_tokens(self, length: int) -> int:
         return math.ceil(length / self.stride)
@@ -131,7 +133,7 @@ class PatchTST(SeriesBackbone):
         return Features(found.tokens.unflatten(0, (batch, channels)).mean(1), found.layout)
 
 
-class InceptionTime(SeriesBackbone):
+class InceptionTime(Tsai):
     """InceptionTime: convolutions of any length, so the prompt is put in front of the series itself; no tokens, no position codes."""
 
     sites = frozenset({"series", "features"})
@@ -140,10 +142,7 @@ class InceptionTime(SeriesBackbone):
         width = max(1, config.dim // 4)
         net = _module("InceptionTime").InceptionTime(config.channels, 1, nf=width, depth=config.depth)
         net.fc = nn.Identity()
-        super().__init__(net, source, config.channels, config.length)
-        self.config, self.head = config, head
-        self.dim = self.feature_dim = 4 * width
-        self.depth, self.stride = config.depth, 1
+        super().__init__(net, config, source, head, 4 * width, 1)
 
     def prompt_tokens(self, length: int) -> int:
         return 0

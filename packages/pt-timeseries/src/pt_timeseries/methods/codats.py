@@ -7,17 +7,17 @@ With `discriminator="binary"` it is DANN on the pooled sources (Ganin et al., JM
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge
-from pt_core import Backbone, Batch, Stage, Stream, Task
+from pt_core import Backbone, Batch, Task
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pt_timeseries.method import SeriesMethod, stage_steps
+from pt_timeseries.method import Adaptation
 
 ID = "codats"
 TITLE = "CoDATS: Multi-Source Deep Domain Adaptation for Time-Series Sensor Data (baseline)"
@@ -52,21 +52,13 @@ class Reversed(torch.autograd.Function):
         return -ctx.weight * gradient, None
 
 
-class Codats(SeriesMethod):
+class Codats(Adaptation):
     """min over encoder and head, max over the domain classifier c: CE(h(f(X)), Y) - weight CE(c(f(X)), domain).
 
     Parameters: |encoder| + C d + C + d k + k + k^2 + k + k D + D, k the classifier's width, D = M + 1 domains (2 for DANN).
     """
 
     Config = CodatsConfig
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "optimizer": "adamw",
-        "lr": 3e-4,
-        "weight_decay": 1e-4,
-        "epochs": 15,
-        "batch_size": 64,
-        "clip_norm": 1.0,
-    }
     training_only = ("critic.*",)
     config: CodatsConfig
 
@@ -84,10 +76,6 @@ class Codats(SeriesMethod):
         """(batch, dim)."""
         return self.backbone.pool(self.backbone(batch.inputs, weights=self.claimed)).float()
 
-    def forward(self, batch: Batch) -> Tensor:
-        """(batch, class) logits."""
-        return self.head(self.feature(batch))
-
     def domain(self, batch: Batch) -> Tensor:
         """(batch,): the source's index, the target last; or 0 for sources and 1 for the target."""
         index = batch.extra["domain"]
@@ -95,15 +83,7 @@ class Codats(SeriesMethod):
             return (index < 0).long()
         return torch.where(index < 0, self.domains - 1, index)
 
-    def stages(self, ctx: Any) -> Iterator[Stage]:
-        streams = {"source": Stream("train"), "target": Stream("unlabeled")}
-        if "shots" in ctx.data and self.config.use_shots:
-            streams["shots"] = Stream("shots")
-        tracks = ("claimed.*",) if self.config.stochastic else ()
-        steps = stage_steps(ctx, ctx.options.epochs, len(ctx.data["train"]), ctx.options.batch_size)
-        yield Stage("train", tracks=tracks, streams=streams, options=steps, step=self.adversarial_step)
-
-    def adversarial_step(self, ctx: Any, batches: Mapping[str, Batch]) -> Mapping[str, float | Tensor]:
+    def adapt(self, ctx: Any, batches: Mapping[str, Batch]) -> Mapping[str, float | Tensor]:
         logs: dict[str, float | Tensor] = {}
         weight = self.config.weight * (2 / (1 + math.exp(-10 * ctx.step / max(1, ctx.steps))) - 1)
         for name, batch in batches.items():

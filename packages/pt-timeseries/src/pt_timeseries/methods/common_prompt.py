@@ -11,7 +11,7 @@ from pt_core import Backbone, Batch, Stage, Stream, Task
 from torch import Tensor
 
 from pt_timeseries.method import SeriesMethod, stage_steps
-from pt_timeseries.prompts import SeriesPrompt
+from pt_timeseries.pond.prompts import SeriesPrompt
 
 ID = "common_prompt"
 TITLE = "Common prompt: one series prompt for all domains (ablation of POND)"

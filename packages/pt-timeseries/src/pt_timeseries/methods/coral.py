@@ -6,16 +6,16 @@ into one. The paper aligns the outputs of the last layer; on time series the fea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge
-from pt_core import Backbone, Batch, Stage, Stream, Task
+from pt_core import Backbone, Batch, Task
 from torch import Tensor, nn
 
-from pt_timeseries.method import SeriesMethod, stage_steps
+from pt_timeseries.method import Adaptation
 
 ID = "coral"
 TITLE = "Deep CORAL: Correlation Alignment for Deep Domain Adaptation (baseline)"
@@ -37,21 +37,13 @@ class CoralConfig:
     """Run the encoder's own dropout while training."""
 
 
-class DeepCoral(SeriesMethod):
+class DeepCoral(Adaptation):
     """loss = CE(source) + lambda |C_S - C_T|_F^2 / (4 d^2), C the covariance of a batch of features.
 
     Parameters: tuned |encoder| + C d + C; frozen d^2 + d + C d + C.
     """
 
     Config = CoralConfig
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "optimizer": "adamw",
-        "lr": 3e-4,
-        "weight_decay": 1e-4,
-        "epochs": 15,
-        "batch_size": 64,
-        "clip_norm": 1.0,
-    }
     coupled = True
     config: CoralConfig
 
@@ -82,19 +74,7 @@ class DeepCoral(SeriesMethod):
         pooled = batch.extra.get("frozen")
         return self.layer((self.frozen_part(batch) if pooled is None else pooled).float())
 
-    def forward(self, batch: Batch) -> Tensor:
-        """(batch, class) logits."""
-        return self.head(self.feature(batch))
-
-    def stages(self, ctx: Any) -> Iterator[Stage]:
-        streams = {"source": Stream("train"), "target": Stream("unlabeled")}
-        if "shots" in ctx.data and self.config.use_shots:
-            streams["shots"] = Stream("shots")
-        tracks = ("claimed.*",) if self.config.stochastic else ()
-        steps = stage_steps(ctx, ctx.options.epochs, len(ctx.data["train"]), ctx.options.batch_size)
-        yield Stage("train", tracks=tracks, streams=streams, options=steps, step=self.align_step)
-
-    def align_step(self, ctx: Any, batches: Mapping[str, Batch]) -> Mapping[str, float | Tensor]:
+    def adapt(self, ctx: Any, batches: Mapping[str, Batch]) -> Mapping[str, float | Tensor]:
         if not {"source", "target"} <= set(batches):
             ctx.update()
             return {}

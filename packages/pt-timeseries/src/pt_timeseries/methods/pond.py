@@ -18,13 +18,13 @@ from pt_core import Backbone, Batch, Optimiser, Stage, Stream, Task
 from pt_core.errors import ConfigError
 from torch import Tensor, nn
 
-from pt_timeseries.domain_streams import NAME, TARGET, by_source, chunk, domain_plan, domain_rows, mean
-from pt_timeseries.fidelity import Fidelity
-from pt_timeseries.information import distinction, pair_by_class
 from pt_timeseries.method import SeriesMethod, stage_steps
-from pt_timeseries.panels import source_panels
-from pt_timeseries.prompts import Generator, SeriesPrompt
-from pt_timeseries.selection import Evidence, gather, select_source
+from pt_timeseries.pond.fidelity import Fidelity
+from pt_timeseries.pond.information import distinction, pair_by_class
+from pt_timeseries.pond.panels import source_panels
+from pt_timeseries.pond.prompts import Generator, SeriesPrompt
+from pt_timeseries.pond.selection import Evidence, gather, select_source
+from pt_timeseries.pond.streams import NAME, TARGET, by_source, chunk, domain_plan, domain_rows, mean
 
 ID = "pond"
 TITLE = "POND: Multi-Source Time Series Domain Adaptation with Information-Aware Prompt Tuning"

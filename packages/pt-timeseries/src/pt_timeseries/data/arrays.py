@@ -5,16 +5,14 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from pt_core.errors import DataError, nearest
 
-from pt_timeseries.domains import Domain, Domains, collect, sort_names
-from pt_timeseries.windows import cut_windows
-
-if TYPE_CHECKING:
-    from pt_timeseries.data import DataOptions
+from pt_timeseries.data.domains import Domain, Domains, collect, sort_names
+from pt_timeseries.data.windows import cut_windows
+from pt_timeseries.options import DataOptions
 
 DOMAIN_KEYS = ("domain", "subject", "user", "load", "load_hp", "device", "seq_domain", "seq_subject", "seq_user")
 GROUP_KEYS = ("group", "recording", "execution", "seq_group", "seq_recording", "seq_execution")

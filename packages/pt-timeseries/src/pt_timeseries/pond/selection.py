@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from pt_timeseries.domain_streams import domain_rows
-from pt_timeseries.information import distinction, pair_by_class
-
-if TYPE_CHECKING:
-    from pt_timeseries.methods.pond import POND
+from pt_timeseries.pond.fidelity import Fidelity
+from pt_timeseries.pond.information import distinction, pair_by_class
+from pt_timeseries.pond.prompts import Generator, SeriesPrompt
+from pt_timeseries.pond.streams import domain_rows
 
 LARGEST_K = 32
 """Samples per InfoNCE estimate: it saturates at log K, so sources are compared with equal K."""
@@ -68,7 +67,24 @@ def select_source(evidence: Evidence, floor: float) -> tuple[int, Tensor]:
     return max(range(len(scores)), key=lambda i: scores[i]), similarity
 
 
-def gather(method: POND, ctx: Any) -> Evidence:
+class Prompter(Protocol):
+    """What the choice needs of the method: prompts of every domain, features behind them, and the critic."""
+
+    sources: tuple[str, ...]
+    common: SeriesPrompt
+    fidelity: Fidelity | None
+    target_generator: Generator
+
+    def delta(self, inputs: Tensor, domain: Tensor | None) -> Tensor:
+        """(batch, n, m): dP of every window."""
+        ...
+
+    def feature(self, inputs: Tensor, prompt: Tensor) -> Tensor:
+        """(batch, d): f of the windows behind their prompts (batch, n, m), pooled."""
+        ...
+
+
+def gather(method: Prompter, ctx: Any) -> Evidence:
     """Pass over the sources' validation windows (training windows where a source has none) and the target's adaptation windows."""
     count = len(method.sources)
     held = ctx.data.get("val")
@@ -95,7 +111,7 @@ def gather(method: POND, ctx: Any) -> Evidence:
     return Evidence(deltas, _fidelity(method, own, ctx), _distinction(own, ctx).to(deltas.device))
 
 
-def _fidelity(method: POND, own: dict[int, tuple[Tensor, ...]], ctx: Any) -> Tensor:
+def _fidelity(method: Prompter, own: dict[int, tuple[Tensor, ...]], ctx: Any) -> Tensor:
     if method.fidelity is None:
         return torch.zeros(0)
     size = min(LARGEST_K, *(len(parts[0]) for parts in own.values()), LARGEST_K)

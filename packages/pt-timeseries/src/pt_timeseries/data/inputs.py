@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from pt_core.errors import DataError
 
-from pt_timeseries.data import DataOptions, WindowDataset, _dataset
-from pt_timeseries.domains import Domain, collect
-from pt_timeseries.sources import read
+from pt_timeseries.data.dataset import WindowDataset, windows_of
+from pt_timeseries.data.domains import Domain, collect
+from pt_timeseries.data.sources import read
+from pt_timeseries.options import DataOptions
 
 
 def input_windows(items: Sequence[Any] | Any, length: int, normalise: str = "none") -> WindowDataset:
@@ -45,7 +46,7 @@ def input_windows(items: Sequence[Any] | Any, length: int, normalise: str = "non
         raise DataError("no input is given")
     found = collect(domains, "the input")
     named = [Domain(d.name, d.values, None, [str(row) for row in range(len(d))]) for d in found.items]
-    return _dataset(named, (), normalise)
+    return windows_of(named, (), normalise)
 
 
 def _array(item: Any) -> Any:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from pt_core.errors import DataError, nearest
 
-from pt_timeseries.domains import Domain, Domains, collect, sort_names
-from pt_timeseries.windows import cut_windows
-
-if TYPE_CHECKING:
-    from pt_timeseries.data import DataOptions
+from pt_timeseries.data.domains import Domain, Domains, collect, sort_names
+from pt_timeseries.data.windows import cut_windows
+from pt_timeseries.options import DataOptions
 
 DOMAIN, SERIES, TIME, LABEL = (
     ("domain", "subject", "user"),

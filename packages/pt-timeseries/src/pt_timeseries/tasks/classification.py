@@ -12,7 +12,7 @@ from pt_core.run.declare.options import ClassificationOptions
 from pt_core.run.tasks.classification import Classification
 from torch import Tensor
 
-from pt_timeseries.data import WindowDataset, domains_of
+from pt_timeseries.data.dataset import WindowDataset, domains_of
 
 LARGEST = 10_000
 """Largest number of sources or channels accepted in a card."""

@@ -14,7 +14,7 @@ import torch
 from pt_core.data import generator
 from torch import Tensor
 
-from pt_timeseries.domains import Domain, Domains, collect
+from pt_timeseries.data.domains import Domain, Domains, collect
 
 ACTIVITIES = ("rest", "walk", "run", "turn", "jump")
 CHANNELS, LENGTH, HARMONICS = 6, 128, 3

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pt_core.errors import DataError
 
-from pt_timeseries.domains import Floats
+from pt_timeseries.data.domains import Floats
 
 
 def starts(steps: int, length: int, stride: int) -> list[int]:

@@ -11,33 +11,21 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pt_timeseries.options import EncoderSizes
+
 
 @dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(EncoderSizes):
     channels: Annotated[int, Ge(1)] = 6
     """n, channels of the series."""
     length: Annotated[int, Ge(2)] = 128
     """L, steps of a window."""
-    patch: Annotated[int, Ge(1)] = 16
-    """p, steps of a patch."""
     stride: Annotated[int, Ge(1)] = 8
     """s, steps between patches."""
-    dim: Annotated[int, Ge(1)] = 64
-    """d, width."""
-    depth: Annotated[int, Ge(1)] = 3
-    """Blocks."""
-    heads: Annotated[int, Ge(1)] = 4
-    """Attention heads."""
-    hidden: Annotated[int, Ge(1)] = 128
-    """Width of the feed-forward layer."""
-    dropout: Annotated[float, Ge(0), Lt(1)] = 0.2
-    """Dropout while the encoder itself is trained."""
-    experts: Annotated[int, Ge(0)] = 0
-    """E, experts per feed-forward layer with top-1 routing; 0 is one plain layer."""
     balance: Annotated[float, Gt(0)] = 0.01
     """Weight of the load-balancing loss of the experts in pre-training."""
 

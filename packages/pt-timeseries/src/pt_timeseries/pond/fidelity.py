@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pt_timeseries.information import infonce
+from pt_timeseries.pond.information import infonce
 
 
 class Fidelity(nn.Module):

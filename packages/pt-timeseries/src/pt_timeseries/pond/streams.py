@@ -10,7 +10,7 @@ from pt_core import Batch
 from pt_core.data import Dataset, generator
 from torch import Tensor
 
-from pt_timeseries.data import domains_of
+from pt_timeseries.data.dataset import domains_of
 
 NAME, TARGET = "source-{}", "target"
 """Names of the streams."""

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import torch
 from pt_core.errors import DataError
-from pt_timeseries.data import DataOptions
-from pt_timeseries.generate import ACTIVITIES, sensor_data, subject
-from pt_timeseries.inputs import input_windows
-from pt_timeseries.sources import read
+from pt_timeseries.data.generate import ACTIVITIES, sensor_data, subject
+from pt_timeseries.data.inputs import input_windows
+from pt_timeseries.data.sources import read
+from pt_timeseries.options import DataOptions
 
 OPTIONS = DataOptions(window=8, stride=8)
 

@@ -7,7 +7,7 @@ from pt_core.errors import ConfigError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pt_timeseries.adapters._common import SeriesBackbone
+from pt_timeseries.adapters.base import SeriesBackbone
 
 
 class SeriesPrompt(nn.Module):

@@ -11,11 +11,14 @@ import torch
 from pt_core.errors import ArtifactError, DataError
 from pt_core.run.data.sampling import SubsetDataset
 from pt_core.run.declare.options import ClassificationOptions
-from pt_timeseries.data import DataOptions, divide, domains_of, load_windows
-from pt_timeseries.domain_streams import domain_rows
-from pt_timeseries.domains import Domain, collect
-from pt_timeseries.task import DomainClassification
-from pt_timeseries.windows import cut_windows
+from pt_timeseries.data.dataset import domains_of
+from pt_timeseries.data.division import divide
+from pt_timeseries.data.domains import Domain, collect
+from pt_timeseries.data.scenario import load_windows
+from pt_timeseries.data.windows import cut_windows
+from pt_timeseries.options import DataOptions
+from pt_timeseries.pond.streams import domain_rows
+from pt_timeseries.tasks.classification import DomainClassification
 
 OPTIONS = DataOptions(target=("c",), target_shots=2)
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from pt_core.errors import DataError
-from pt_timeseries.information import (
+from pt_timeseries.pond.information import (
     distinction,
     infonce,
     kernel,

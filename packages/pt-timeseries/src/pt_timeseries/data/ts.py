@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 from pt_core.errors import DataError, require
 
-from pt_timeseries.domains import Domain, Domains, collect
+from pt_timeseries.data.domains import Domain, Domains, collect
 
 
 def read_ts(files: Sequence[Path]) -> Domains:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from pt_core.errors import DataError
 
-from pt_timeseries.domains import Domain, Domains, collect, sort_names
-
-if TYPE_CHECKING:
-    from pt_timeseries.data import DataOptions
+from pt_timeseries.data.domains import Domain, Domains, collect, sort_names
+from pt_timeseries.options import DataOptions
 
 
 def read_adatime(folder: Path, options: DataOptions) -> Domains:
