@@ -7,7 +7,8 @@ is a defect of ours and keeps its traceback.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 
 class UserError(Exception):
@@ -40,6 +41,15 @@ class NonFiniteError(UserError):
 
 class MissingExtra(UserError):
     """An optional dependency is needed; the message holds the exact install command."""
+
+
+def problem_of(check: Callable[..., object], *arguments: Any) -> str | None:
+    """What a check that raises has to say, or None where it passes."""
+    try:
+        check(*arguments)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

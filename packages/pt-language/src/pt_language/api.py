@@ -5,6 +5,6 @@ from __future__ import annotations
 from pt_core.run.command.api import Api, Run
 
 _api = Api("pt_language.modality:Language")
-fit, load, load_many = _api.fit, _api.load, _api.load_many
+fit, load, load_many, wrap = _api.fit, _api.load, _api.load_many, _api.wrap
 
-__all__ = ["Run", "fit", "load", "load_many"]
+__all__ = ["Run", "fit", "load", "load_many", "wrap"]

@@ -253,17 +253,28 @@ def check_bad_inputs(case: MethodCase, folder: Path) -> None:
             raise AssertionError(f"{bad.name} was accepted")
 
 
+def check_cuts(case: MethodCase, folder: Path) -> None:
+    """Two and three micro-batches end where whole batches end, whatever is drawn at random; see `check_two_processes` for exemptions."""
+    if build(case).coupled or not case.accumulates:
+        return
+    options = replace(case.options, optimizer="sgd", select=False)
+    want = copies(train(case, folder / "whole", options=options).own_tensors())
+    for parts in (2, 3):
+        have = train(case, folder / f"cut-{parts}", options=replace(options, accumulate=parts)).own_tensors()
+        for name, tensor in want.items():
+            require_close(have[name], tensor, 10 * case.tolerance, f"{name!r} with batches cut into {parts}")
+
+
 def check_two_processes(case: MethodCase, folder: Path) -> None:
-    """Two processes end where one with twice the accumulation ends, agree bit for bit, and count every sample once.
+    """Two processes end where one ends, agree bit for bit, and count every sample once.
 
     Methods that declare `coupled` are exempt. Use an optimiser without per-value normalisation (sgd) where some gradients are zero but
     for rounding: Adam turns those into full steps of arbitrary sign.
     """
     if build(case).coupled:
         return
-    options = replace(case.options, accumulate=2 * case.options.accumulate) if case.accumulates else case.options
-    method = train(case, folder / "one", options=options)
-    want = {**copies(method.own_tensors()), **metrics(case, method, World(options))}
+    method = train(case, folder / "one")
+    want = {**copies(method.own_tensors()), **metrics(case, method, World(case.options))}
     first, second = in_processes(2, train_share, case, folder)
     for name, tensor in want.items():
         require(same_bytes(first[name], second[name]), f"{name!r} differs between the two processes")
@@ -279,6 +290,7 @@ CHECKS: dict[str, Callable[[MethodCase, Path], None]] = {
     "fast_path": check_fast_path,
     "bf16": check_bf16,
     "independence": check_independence,
+    "cuts": check_cuts,
     "trains_on": check_trains_on,
     "bad_inputs": check_bad_inputs,
 }

@@ -42,6 +42,9 @@ class TinyBackbone(Backbone):
         super().__init__(net, f"tiny:{seed}", {"size": tokens})
         self.dim, self.depth, self.count = dim, depth, tokens
 
+    def probe(self) -> Tensor:
+        return torch.linspace(-1, 1, 2 * self.count).view(2, self.count)
+
     def encode(self, inputs: Any, edits: Mapping[str, tuple[Edit, ...]], read: frozenset[str] | None) -> Features:
         net = self.module
         assert isinstance(net, TinyNet)

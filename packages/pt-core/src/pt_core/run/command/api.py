@@ -13,6 +13,7 @@ from pt_core.run.command.runs import free_folder, run_fit
 from pt_core.run.declare.modality import Modality
 from pt_core.run.declare.resolve import resolve
 from pt_core.run.use import mixed, predict
+from pt_core.run.use.wrap import Wrapped, wrap
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Api:
-    """`fit`, `load` and `load_many` of one package; its functions of these names are this object's methods.
+    """`fit`, `load`, `load_many` and `wrap` of one package; its functions of these names are this object's methods.
 
     Args:
         source: `module:class` of the package's modality, imported at the first call; or the class itself.
@@ -97,6 +98,10 @@ class Api:
         if isinstance(runs, Mapping):
             return mixed.load_many(self.modality, {name: _path(run) for name, run in runs.items()}, **options)
         return mixed.load_many(self.modality, [_path(run) for run in runs], **options)
+
+    def wrap(self, network: Any, method: str, classes: int | Sequence[str], seed: int = 0, **options: Any) -> Wrapped:
+        """A method on a network as a plain `nn.Module` that takes tensors and returns logits; see `pt_core.run.use.wrap.wrap`."""
+        return wrap(self.modality, network, method, classes, seed, **options)
 
 
 def _path(run: str | Path | Run) -> Path:

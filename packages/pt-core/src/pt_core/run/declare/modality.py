@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pt_core.errors import nearest
+from pt_core.errors import UserError, nearest
 from pt_core.run.declare.registry import Registry
 
 if TYPE_CHECKING:  # the command line's help must not wait for torch
     import click
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from pt_core.backbone import Backbone
     from pt_core.data import Batch, Dataset
@@ -105,6 +105,23 @@ class Modality(ABC):
     @abstractmethod
     def load_backbone(self, spec: str, weights: str | None, options: Any | None, role: str) -> Backbone:
         """The backbone behind a spec. `options` are the run's data options, or None where a tuned artifact is loaded."""
+
+    def backbone_of(self, module: nn.Module) -> Backbone:
+        """The backbone around a user's own network.
+
+        Raises:
+            UserError: the package has no adapter for networks of this kind.
+        """
+        raise UserError(f"{self.package} has no adapter for a {type(module).__name__}")
+
+    def plain_batch(self, method: Method, inputs: Sequence[Any], named: Mapping[str, Any]) -> Batch:
+        """What a wrapped network is called with, as an unlabelled batch; the default takes one tensor (batch, ...)."""
+        from pt_core.data import Batch
+
+        if len(inputs) != 1 or named:
+            raise TypeError(f"{self.package} networks take one tensor of inputs")
+        rows = range(len(inputs[0]))
+        return Batch(inputs[0], None, inputs[0].new_tensor(list(rows)).long(), [str(row) for row in rows])
 
     @abstractmethod
     def load_data(self, spec: str, options: Any, seed: int) -> Mapping[str, Dataset]:

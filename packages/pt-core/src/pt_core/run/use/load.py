@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from pt_core.artifact import Artifact, read_artifact
 from pt_core.backbone import Backbone
@@ -23,12 +24,12 @@ from pt_core.saving import restore_for_training
 from pt_core.strategy import Strategy
 from pt_core.task import Task
 
-RUN = "run:"
+RUN, MODULE = "run:", "module:"
 MAX_CHAIN = 8
 """Runs whose networks are runs whose networks are runs ... that are followed."""
 
-Sources = str | Backbone | Sequence[str] | Mapping[str, Any] | None
-"""A backbone (or weight file) for the only role, role -> backbone, or texts such as `ROLE=SPEC`."""
+Sources = str | Backbone | nn.Module | Sequence[str] | Mapping[str, Any] | None
+"""A backbone, a network of one's own (or a weight file) for the only role, role -> one of them, or texts such as `ROLE=SPEC`."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,12 @@ def load_tuned(
     for role in roles:
         source = sources.get(role, recorded[role]["source"])
         file = files.get(role, None if role in sources else recorded[role].get("weights"))
-        network = (
-            source if isinstance(source, Backbone) else load_network(modality, source, file, None, role, chain=chain)
-        )
+        if isinstance(source, nn.Module):
+            network = modality.backbone_of(source)
+        elif isinstance(source, Backbone):
+            network = source
+        else:
+            network = load_network(modality, source, file, None, role, chain=chain)
         notes += artifact.check_backbone(role, network, allow_backbone_mismatch)
         networks[role] = network
     method = _arbitrary(modality.registry, name, config, hosts, networks, task, artifact)
@@ -116,6 +120,8 @@ def load_network(
     Raises:
         UserError: the earlier run tuned no weights, or has no network in this role.
     """
+    if source.startswith(MODULE):
+        raise UserError(f"it was tuned on a {source.removeprefix(MODULE)} of your own: pass that network as backbone=")
     if not source.startswith(RUN):
         return modality.load_backbone(source, weights, options, role)
     if weights is not None:
@@ -132,7 +138,7 @@ def load_network(
 def _per_role(flag: str, given: Sources, roles: Sequence[str]) -> dict[str, Any]:
     if given is None or isinstance(given, Mapping):
         return dict(given or {})
-    if isinstance(given, Backbone):
+    if isinstance(given, (Backbone, nn.Module)):
         if len(roles) > 1:
             raise UserError(f"this method has the backbones {', '.join(roles)}; pass a mapping role -> backbone")
         return {roles[0]: given}

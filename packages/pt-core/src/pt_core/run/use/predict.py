@@ -13,6 +13,7 @@ from pt_core.run.declare.options import TrainOptions, build_all, overlay
 from pt_core.run.train.evaluate import predictions
 from pt_core.run.train.world import World
 from pt_core.run.use.load import Sources, load_tuned
+from pt_core.run.use.wrap import Wrapped
 
 
 class Predictor:
@@ -52,6 +53,10 @@ class Predictor:
         """Records (id, label, score ...) for a list of paths or in-memory samples, or for a single one."""
         many = items if isinstance(items, (list, tuple)) else [items]
         return list(self.stream(many, batch_size, options=options))
+
+    def module(self) -> Wrapped:
+        """The tuned method with its network as a plain `nn.Module`: inputs to logits."""
+        return Wrapped(self.modality, self.method, self.notes)
 
     def retarget(self, classes: Sequence[str] | ClassNames) -> Predictor:
         """The same tuned method for other class names; tensors are shared.
