@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from pt_core.errors import ConfigError, UserError
+from pt_timeseries.adapters.encoder import PatchEncoder
 from pt_timeseries.adapters.files import write_backbone
 from pt_timeseries.backbones import load_backbone
 from pt_timeseries.options import PretrainOptions
