@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pt_audio.adapters.encoders import AudioMAEEncoder
+from pt_audio.adapters.logmel import LogMel
+from pt_audio.adapters.vit import AudioViT, ViTSizes
 from pt_audio.backbones import load_backbone
-from pt_audio.data import DataOptions, load_audio
-from pt_audio.encoders import AudioMAEEncoder
-from pt_audio.logmel import LogMel
+from pt_audio.data.load import load_audio
+from pt_audio.data.options import DataOptions
 from pt_audio.methods.acoustic_apt import AcousticAPT, AcousticAPTConfig
 from pt_audio.tasks.answers import Answers
-from pt_audio.vit import AudioViT, ViTSizes
 from pt_core import Stream
 from pt_core.kernels import reference_kernels
 from pt_core.run.data.streams import Shard, StreamReader

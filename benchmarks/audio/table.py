@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 from pt_audio.backbones import load_backbone
+from pt_audio.data.wording import SHOT
 from pt_audio.modality import Audio
-from pt_audio.wording import SHOT
 from pt_core.backbone import Backbone
 from pt_core.run.command.runs import run_fit
 from pt_core.run.declare.resolve import resolve

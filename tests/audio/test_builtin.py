@@ -1,4 +1,4 @@
-"""What is shipped: small, of known origin, and able to do what the recipes say; and the commands that make it."""
+"""What is shipped: small, of known origin, and able to do what the recipes say."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pt_audio import pretrain, pretrain_text, synth, wording as say
+from pt_audio.adapters.language_model import LanguageModel
 from pt_audio.backbones import ASSETS, load_backbone
-from pt_audio.models import LanguageModel
+from pt_audio.data import synth, wording as say
+from pt_audio.pretrain import encoder as pretrain, text as pretrain_text
 from pt_core.bridges import transformers as bridge
 
 from tests.audio.test_commands import good
@@ -54,24 +55,6 @@ def test_the_language_model_answers_from_what_stands_in_front() -> None:
     assert sum(answer(lm, f"{w} {w} {w} {say.SHOT}") == w for w in words) >= 7
     assert sum(answer(lm, f"{w} {w} {say.TAGGING}").split()[0] == w for w in words) >= 7
     assert sum(answer(lm, f"{w} {w} {w} {say.PRESENT.format(w)}") == "yes" for w in words) >= 5
-
-
-@pytest.mark.slow
-def test_pretraining_writes_models_that_load_and_train(tmp_path: Path) -> None:
-    config = pretrain.small(pretrain.EncoderConfig())
-    recipe = pretrain.pretrain(config, tmp_path / "encoder")
-    assert recipe["config"]["dim"] == 16
-    assert load_backbone(f"local:{tmp_path / 'encoder'}").dim == 16
-    text = pretrain_text.TextConfig(width=32, depth=1, inner=32, text_width=16, text_steps=2, steps=2, batch_size=2)
-    pretrain_text.pretrain(text, tmp_path / "texts")
-    lm = load_backbone(f"local:{tmp_path / 'texts' / 'lm'}", None, "lm")
-    bert = load_backbone(f"local:{tmp_path / 'texts' / 'text'}", None, "text")
-    assert (lm.dim, bert.dim) == (32, 16)
-    assert lm.begin == 1  # type: ignore[attr-defined]
-    again = pretrain.pretrain(config, tmp_path / "again")
-    assert again["held_out_tags"] == recipe["held_out_tags"]
-    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("encoder", "again")]
-    assert files[0] == files[1]
 
 
 @pytest.mark.slow

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import soundfile
 from pt_audio.modality import Audio
-from pt_audio.pretrain import save
+from pt_audio.pretrain.encoder import save
 from pt_core.run.command import cli
 from pt_core.run.train import trainer
 from pt_core.testing.html import external_requests
 from safetensors.torch import load_file
 
 from tests.audio import tiny
-from tests.audio.test_data import folder, tone
+from tests.audio.data.test_load import folder, tone
 
 SHORT = (
     "--steps",

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from pt_audio.bound import Element, Row
+from pt_audio.data.batches import Element, Row
+from pt_audio.data.records import Record
 from pt_audio.layout import labels, parts
-from pt_audio.records import Record
 from pt_core.bridges import transformers as bridge
 from pt_core.bridges.answers import IGNORED
 from pt_core.errors import UserError
@@ -41,7 +41,7 @@ def test_positions_and_labels(clips: int, segments: int) -> None:
 
 
 def test_a_clip_of_ten_seconds_costs_33_positions() -> None:
-    from pt_audio.logmel import LogMel
+    from pt_audio.adapters.logmel import LogMel
 
     assert LogMel().count(10 * 16_000) == 1
     assert sum(length for kind, length in parts(row(1, 1, 4), 32, True) if kind in ("indicator", "audio")) == 33
@@ -132,7 +132,7 @@ def test_neighbours_and_padding_leave_a_records_loss_alone() -> None:
 
 
 def test_one_clip_is_the_interleaved_form_with_k_1() -> None:
-    from pt_audio.records import parse_line
+    from pt_audio.data.lines import parse_line
 
     single, interleaved = ({"audio": a, "text_input": t, "text_output": "x"} for a, t in (("f", "t"), (["f"], ["t"])))
     assert parse_line(single, "a") == parse_line(interleaved, "a")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
+from pt_audio.adapters.language_model import LanguageModel
 from pt_audio.methods.acoustic_apt import AcousticAPT, AcousticAPTConfig
-from pt_audio.models import LanguageModel
 from pt_core.errors import UserError
 from pt_core.randomness import seeded
 

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from pt_audio.bound import BoundRecords
-from pt_audio.data import AudioRecords
-from pt_audio.encoders import AudioEncoder, AudioMAEEncoder
-from pt_audio.logmel import LogMel
+from pt_audio.adapters.encoders import AudioEncoder, AudioMAEEncoder
+from pt_audio.adapters.language_model import LanguageModel
+from pt_audio.adapters.logmel import LogMel
+from pt_audio.adapters.text_model import TextModel
+from pt_audio.adapters.vit import AudioViT, ViTSizes
+from pt_audio.data.bound import BoundRecords
+from pt_audio.data.dataset import AudioRecords
+from pt_audio.data.records import Record
+from pt_audio.data.sound import from_array
 from pt_audio.methods.acoustic_apt import AcousticAPT
-from pt_audio.models import LanguageModel, TextModel
-from pt_audio.records import Record
-from pt_audio.sound import from_array
 from pt_audio.tasks.answers import Answers
-from pt_audio.vit import AudioViT, ViTSizes
 from pt_core import Batch
 from pt_core.randomness import seeded
 from pt_core.run.declare.options import TrainOptions, build_all

@@ -8,7 +8,7 @@ lm        builtin:lm_sounds · local:FOLDER · hf:ID[@REVISION]  a causal langua
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from pt_core.errors import UserError, nearest
 if TYPE_CHECKING:
     from pt_core.backbone import Backbone
 
-    from pt_audio.encoders import AudioEncoder
+    from pt_audio.adapters.encoders import AudioEncoder
 
 ASSETS = Path(__file__).parent / "assets"
 BUILTIN = {"encoder": "mae_sounds", "text": "bert_sounds", "lm": "lm_sounds"}
@@ -45,6 +45,16 @@ def load_backbone(spec: str, weights: str | None = None, role: str = "encoder") 
     Raises:
         UserError: an unknown role or spec, files that are missing or do not fit.
     """
+    kind, name = locate(spec, weights, role)
+    return LOADERS[role][kind](name, spec)
+
+
+def locate(spec: str, weights: str | None, role: str) -> tuple[str, str]:
+    """(kind, file, folder or hub id) behind a spec, or of the weights that stand in for it; nothing is read.
+
+    Raises:
+        UserError: an unknown role or spec, or files that are missing.
+    """
     if role not in BUILTIN:
         raise UserError(f"unknown backbone role {role!r}{nearest(role, BUILTIN)}; roles: {', '.join(BUILTIN)}")
     kind, _, name = spec.partition(":")
@@ -54,19 +64,16 @@ def load_backbone(spec: str, weights: str | None = None, role: str = "encoder") 
         name, kind = str(ASSETS / name), "local"
     if weights is not None and kind in ("local", "hf", "ast", "audiomae"):
         name, kind = weights, "local" if kind == "hf" else kind
-    loaders: dict[str, Callable[[str, str], Backbone]] = {
-        "encoder": {"local": _encoder, "audiomae": _audiomae, "kwt": _kwt, "ast": _ast},
-        "text": {"local": _text, "hf": _text},
-        "lm": {"local": _lm, "hf": _lm},
-    }[role]  # type: ignore[assignment]
-    if kind not in loaders or not name:
+    if kind not in LOADERS[role] or not name:
         raise UserError(
             f"{role} {spec!r} is of no known kind; use builtin:{BUILTIN[role]}, "
-            + ", ".join(f"{known}:..." for known in loaders)
+            + ", ".join(f"{known}:..." for known in LOADERS[role])
         )
     if kind in ("local", "kwt") and not (Path(name) / "config.json").is_file():
         raise UserError(f"{role} {spec!r}: {name} has no config.json; give a folder that holds the model")
-    return loaders[kind](name, spec)
+    if kind == "audiomae" and not Path(name).is_file():
+        raise UserError(f"weight file {name} does not exist")
+    return kind, name
 
 
 def _config(folder: str) -> dict[str, Any]:
@@ -80,13 +87,13 @@ def _config(folder: str) -> dict[str, Any]:
 
 
 def _encoder(folder: str, spec: str) -> AudioEncoder:
-    """An encoder in the layout that `pretrain.save` writes."""
+    """An encoder in the layout that `pretrain.encoder.save` writes."""
     from pt_core.run.declare.options import build_all
     from safetensors.torch import load_file
 
-    from pt_audio.encoders import AudioMAEEncoder
-    from pt_audio.logmel import LogMel
-    from pt_audio.vit import AudioViT, ViTSizes
+    from pt_audio.adapters.encoders import AudioMAEEncoder
+    from pt_audio.adapters.logmel import LogMel
+    from pt_audio.adapters.vit import AudioViT, ViTSizes
 
     config = _config(folder)
     if config.get("kind") != "audiomae":
@@ -103,16 +110,16 @@ def _encoder(folder: str, spec: str) -> AudioEncoder:
 
 
 def _audiomae(path: str, spec: str) -> AudioEncoder:
-    from pt_audio.encoders import AudioMAEEncoder
-    from pt_audio.logmel import LogMel
-    from pt_audio.published import load_audiomae
+    from pt_audio.adapters.encoders import AudioMAEEncoder
+    from pt_audio.adapters.logmel import LogMel
+    from pt_audio.adapters.published import load_audiomae
 
     return AudioMAEEncoder(load_audiomae(Path(path)), LogMel(), spec)
 
 
 def _kwt(folder: str, spec: str) -> AudioEncoder:
-    from pt_audio.encoders import KwtEncoder
-    from pt_audio.kwt import load_kwt
+    from pt_audio.adapters.encoders import KwtEncoder
+    from pt_audio.adapters.kwt import load_kwt
 
     return KwtEncoder(*load_kwt(Path(folder), _config(folder)), spec)
 
@@ -120,8 +127,8 @@ def _kwt(folder: str, spec: str) -> AudioEncoder:
 def _ast(name: str, spec: str) -> AudioEncoder:
     from transformers import ASTFeatureExtractor, ASTModel
 
-    from pt_audio.encoders import ASTEncoder
-    from pt_audio.logmel import LogMel
+    from pt_audio.adapters.encoders import ASTEncoder
+    from pt_audio.adapters.logmel import LogMel
 
     module = _pretrained(ASTModel, name, spec)
     reader = _pretrained(ASTFeatureExtractor, name, spec)
@@ -133,7 +140,7 @@ def _ast(name: str, spec: str) -> AudioEncoder:
 def _text(name: str, spec: str) -> Backbone:
     from transformers import AutoTokenizer, BertModel
 
-    from pt_audio.models import TextModel
+    from pt_audio.adapters.text_model import TextModel
 
     module = _pretrained(BertModel, name, spec, add_pooling_layer=False)
     return TextModel(module, _pretrained(AutoTokenizer, name, spec), spec)
@@ -142,7 +149,7 @@ def _text(name: str, spec: str) -> Backbone:
 def _lm(name: str, spec: str) -> Backbone:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
-    from pt_audio.models import LanguageModel
+    from pt_audio.adapters.language_model import LanguageModel
 
     config = _pretrained(AutoConfig, name, spec)
     cls: Any = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
@@ -172,3 +179,11 @@ def _pretrained(cls: Any, name: str, spec: str, **further: Any) -> Any:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+LOADERS: Mapping[str, Mapping[str, Callable[[str, str], Any]]] = {
+    "encoder": {"local": _encoder, "audiomae": _audiomae, "kwt": _kwt, "ast": _ast},
+    "text": {"local": _text, "hf": _text},
+    "lm": {"local": _lm, "hf": _lm},
+}
+"""Role -> kind of spec -> fn(file, folder or hub id; spec)."""

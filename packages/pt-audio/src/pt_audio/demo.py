@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pt_core.run.declare.modality import Modality
+
 COMMON: dict[str, Any] = {
     "data": "builtin:sounds",
     "tasks": ("tagging",),
@@ -19,19 +21,16 @@ CONTENDERS: dict[str, dict[str, Any]] = {
 }
 
 
-def sounds(out: Path, seeds: int, fast: bool) -> None:
+def sounds(modality: Modality, out: Path, seeds: int, fast: bool) -> None:
     """Name what is heard: a linear map against the Q-former, on clips that were not trained on; then a few answers."""
     from pt_core.run.command.contenders import compare_methods
 
-    from pt_audio.backbones import load_backbone
-    from pt_audio.modality import Audio
-
-    modality = Audio()
     contenders = {}
     for name, changes in CONTENDERS.items():
         short = {"steps": 4, "eval_every": 4, "limit": 24} if fast else {}
         contenders[name] = {**COMMON, **changes, **short}
-    backbones = {role: load_backbone(modality.default_backbone(role), None, role) for role in ("encoder", "text", "lm")}
+    roles = ("encoder", "text", "lm")
+    backbones = {role: modality.load_backbone(modality.default_backbone(role), None, None, role) for role in roles}
     compare_methods(
         modality,
         out,
@@ -51,7 +50,7 @@ def say_answers(table: Path, count: int = 4) -> None:
     import click
     import pandas as pd
 
-    from pt_audio import wording
+    from pt_audio.data import wording
 
     for row in pd.read_parquet(table).head(count).to_dict("records"):
         click.echo(

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pt_core import Backbone, Batch, Task
+from pt_core.run.declare.modality import Modality
 from pt_core.run.declare.roles import by_role
 from pt_core.run.declare.spec import RunSpec
 
-from pt_audio.bound import AudioText, Element, Row
-
-if TYPE_CHECKING:
-    from pt_audio.modality import Audio
+from pt_audio.data.batches import AudioText, Element, Row
+from pt_audio.tasks.answers import Answers
 
 TEXT, ANSWER = 12, 6
 """Tokens of the instruction and of the answer."""
 
 
-def example(modality: Audio, spec: RunSpec, batch_size: int) -> tuple[Mapping[str, Backbone], Task, Batch]:
+def example(modality: Modality, spec: RunSpec, batch_size: int) -> tuple[Mapping[str, Backbone], Task, Batch]:
     """The run's backbones on the meta device, its task without tags, and clips with 12 tokens of instruction, 6 of answer."""
     roles = list(modality.registry.info(spec.method).backbones)
     sources, weights = by_role("--backbone", spec.run.backbone, roles), by_role("--weights", spec.run.weights, roles)
@@ -36,4 +35,4 @@ def example(modality: Audio, spec: RunSpec, batch_size: int) -> tuple[Mapping[st
     }
     ids = [f"clip-{number}" for number in range(batch_size)]
     batch = Batch(AudioText(segments, False, rows), target, torch.arange(batch_size), ids, {})
-    return backbones, modality.answers(spec.task, ()), batch
+    return backbones, Answers.of(spec.task, ()), batch

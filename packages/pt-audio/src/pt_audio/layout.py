@@ -18,7 +18,7 @@ import torch
 from pt_core.bridges.answers import IGNORED
 from torch import Tensor
 
-from pt_audio.bound import AudioText, Element, Row
+from pt_audio.data.batches import AudioText, Element, Row
 
 MIN_SHARED = 8
 """Positions from which on a shared beginning runs by itself."""

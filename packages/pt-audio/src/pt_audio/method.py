@@ -15,10 +15,11 @@ from pt_core.kernels._mode import fast_paths_enabled
 from pt_core.task import Predictions
 from torch import Tensor
 
-from pt_audio.bound import AudioText
-from pt_audio.encoders import AudioEncoder
+from pt_audio.adapters.encoders import AudioEncoder
+from pt_audio.adapters.language_model import LanguageModel
+from pt_audio.adapters.text_model import TextModel
+from pt_audio.data.batches import AudioText
 from pt_audio.layout import Assembled, BlockKey, assemble, key
-from pt_audio.models import LanguageModel, TextModel
 from pt_audio.tasks.answers import Answers
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from annotated_types import Ge, Gt
-from pt_core.errors import UserError
-from pt_core.run.declare.modality import Demo, Lazy, Modality
+from pt_core.errors import UserError, problem_of
+from pt_core.run.declare.modality import Demo, Modality
 from pt_core.run.declare.registry import Registry
+
+from pt_audio.data.options import DataOptions
+from pt_audio.options import PredictOptions, PretrainOptions, TaskOptions
 
 if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_core.backbone import Backbone
@@ -21,51 +22,9 @@ if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_core.task import Evaluation, Task
     from torch import Tensor
 
-    from pt_audio.data import AudioRecords
+    from pt_audio.data.dataset import AudioRecords
     from pt_audio.method import AudioMethod
     from pt_audio.tasks.answers import Answers
-
-
-@dataclass(frozen=True)
-class TaskOptions:
-    """Flags of the task."""
-
-    task: Literal["answers"] = "answers"
-    """What is predicted: answers in words."""
-    max_new_tokens: Annotated[int, Ge(1)] = 256
-    """Longest generated answer."""
-    beams: Annotated[int, Ge(1)] = 5
-    """Beams of the search; 1 is greedy."""
-    repetition_penalty: Annotated[float, Gt(0)] = 1.5
-    """Makes repeated tokens less likely; 1 for none."""
-    length_penalty: float = 1.0
-    """Above 0 prefers long answers of a beam search."""
-    instruction_tokens: Annotated[int, Ge(4)] = 128
-    """Longest instruction; of a longer one the end is kept."""
-    answer_tokens: Annotated[int, Ge(2)] = 256
-    """Longest answer in training; of a longer one the beginning is kept."""
-
-
-@dataclass(frozen=True)
-class PredictOptions:
-    """Flags of `pt-audio predict`."""
-
-    ask: tuple[str, ...] = ()
-    """The question, asked of every clip; given K times: the K clips are one input, with text k behind clip k."""
-    stereo: Literal["error", "mean", "left", "right"] = "error"
-    """What to do with several channels: refuse, average, or take one."""
-
-
-@dataclass(frozen=True)
-class PretrainOptions:
-    """Flags of `pt-audio pretrain`."""
-
-    what: Literal["encoder", "text"] = "encoder"
-    """The audio encoder, or the language model and the BERT."""
-    steps: Annotated[int, Ge(1)] | None = None
-    """Optimiser steps (default: the recipe's)."""
-    seed: Annotated[int, Ge(0)] = 0
-    """Seed."""
 
 
 class Audio(Modality):
@@ -73,7 +32,7 @@ class Audio(Modality):
 
     registry = Registry("pt_audio", Path(__file__).parent / "methods")
     input_name = "AUDIO"
-    data_options = Lazy("pt_audio.data:DataOptions")
+    data_options = DataOptions
     task_options = TaskOptions
     predict_options = PredictOptions
 
@@ -81,6 +40,16 @@ class Audio(Modality):
         from pt_audio.backbones import BUILTIN
 
         return f"builtin:{BUILTIN[role]}"
+
+    def backbone_problem(self, spec: str, role: str) -> str | None:
+        from pt_audio.backbones import locate
+
+        return problem_of(locate, spec, None, role)
+
+    def data_problem(self, spec: str) -> str | None:
+        from pt_audio.data.places import kind_of
+
+        return problem_of(kind_of, spec)
 
     def load_backbone(self, spec: str, weights: str | None, options: Any | None, role: str) -> Backbone:
         from pt_core.run.command.runs import say
@@ -95,7 +64,7 @@ class Audio(Modality):
         return backbone  # type: ignore[no-any-return]
 
     def load_data(self, spec: str, options: Any, seed: int) -> Mapping[str, Dataset]:
-        from pt_audio.data import load_audio
+        from pt_audio.data.load import load_audio
 
         found: dict[str, Any] = dict(load_audio(spec, options, seed))
         return found
@@ -110,21 +79,9 @@ class Audio(Modality):
         return bound
 
     def make_task(self, options: TaskOptions, data: Mapping[str, Dataset]) -> Task:
-        return self.answers(options, cast("AudioRecords", data["train"]).tags)
-
-    def answers(self, options: TaskOptions, tags: Sequence[str]) -> Answers:
-        """The task with these tags."""
         from pt_audio.tasks.answers import Answers
 
-        return Answers(
-            tags,
-            options.max_new_tokens,
-            options.beams,
-            options.repetition_penalty,
-            options.length_penalty,
-            options.instruction_tokens,
-            options.answer_tokens,
-        )
+        return Answers.of(options, cast("AudioRecords", data["train"]).tags)
 
     def task_from_json(self, spec: Mapping[str, Any]) -> Task:
         from pt_audio.tasks.answers import Answers
@@ -134,7 +91,7 @@ class Audio(Modality):
     def inputs(self, items: Sequence[Any], method: Method, options: Any | None) -> Dataset:
         from pt_core.run.command.runs import say
 
-        from pt_audio.inputs import input_records
+        from pt_audio.data.inputs import input_records
 
         chosen = options if isinstance(options, PredictOptions) else PredictOptions()
         records = input_records(items, chosen.ask, chosen.stereo)
@@ -174,11 +131,11 @@ class Audio(Modality):
         if options.steps is not None:
             changes["steps"] = options.steps
         if options.what == "encoder":
-            from pt_audio.pretrain import EncoderConfig, pretrain
+            from pt_audio.pretrain import encoder
 
-            pretrain(EncoderConfig(**changes), out)
+            encoder.pretrain(encoder.EncoderConfig(**changes), out)
             return f"encoder=local:{out}"
-        from pt_audio.pretrain_text import TextConfig, pretrain as pretrain_text
+        from pt_audio.pretrain import text
 
-        pretrain_text(TextConfig(**changes), out)
+        text.pretrain(text.TextConfig(**changes), out)
         return f"lm=local:{out / 'lm'} --backbone text=local:{out / 'text'}"

@@ -29,7 +29,7 @@ def spectrogram_png(spectrogram: Tensor, width: int = 240, height: int = 96) -> 
 
 def thumbnail(dataset: Any, index: int) -> bytes | None:
     """The first clip of a record: its first segment, without the padding behind it."""
-    from pt_audio.logmel import LogMel
+    from pt_audio.adapters.logmel import LogMel
 
     base = getattr(dataset, "base", dataset)
     place = dataset.indices[index] if hasattr(dataset, "indices") else index

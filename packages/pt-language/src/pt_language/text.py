@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from pt_core.errors import UserError
+from pt_core.errors import problem_of
 from pt_core.run.declare.modality import Modality
 from pt_core.run.declare.registry import Registry
 
@@ -44,12 +44,12 @@ class Text(Modality):
     def backbone_problem(self, spec: str, role: str) -> str | None:
         from pt_language.backbones import locate
 
-        return _problem(lambda: locate(spec))
+        return problem_of(locate, spec)
 
     def data_problem(self, spec: str) -> str | None:
         from pt_language.data.places import check_place
 
-        return _problem(lambda: check_place(spec))
+        return problem_of(check_place, spec)
 
     def load_backbone(self, spec: str, weights: str | None, options: Any | None, role: str) -> Backbone:
         from pt_language.backbones import load_backbone
@@ -110,12 +110,3 @@ class Text(Modality):
         from pt_language.inspection import report_panels
 
         return report_panels(method, data)
-
-
-def _problem(check: Callable[[], object]) -> str | None:
-    """What a loader's check has to say."""
-    try:
-        check()
-    except UserError as error:
-        return str(error)
-    return None

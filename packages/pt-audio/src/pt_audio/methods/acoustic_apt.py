@@ -21,15 +21,15 @@ from annotated_types import Ge, Gt, Lt
 from pt_core import Backbone, Batch, Stage, Stream, Task
 from pt_core.data import Dataset, generator
 from pt_core.errors import ConfigError, DataError
-from pt_core.method import RunContext, StepContext
+from pt_core.stage import RunContext, StepContext
 from torch import Tensor
 from torch.nn import functional as F
 
-from pt_audio.aligner import Aligner, padded
-from pt_audio.alignment import Alignment
+from pt_audio.data.records import parse_weights
 from pt_audio.method import AudioMethod
-from pt_audio.qformer import QFormerSizes
-from pt_audio.records import parse_weights
+from pt_audio.qformer.aligner import Aligner, padded
+from pt_audio.qformer.alignment import Alignment
+from pt_audio.qformer.layers import QFormerSizes
 
 ID = "acoustic_apt"
 TITLE = "Acoustic Prompt Tuning: Empowering Large Language Models with Audition Capabilities"

@@ -6,17 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
-import torch
 from pt_core import Batch, Task
-from pt_core.bridges.answers import IGNORED, answer_tokens, token_losses, word_f1
+from pt_core.bridges.answers import IGNORED, answer_tokens, token_losses
 from pt_core.errors import ArtifactError, DataError
 from pt_core.task import Evaluator, Predictions
 from torch import Tensor
 from torch.nn import functional as F
 
-from pt_audio.bound import Limits
-from pt_audio.models import LanguageModel
-from pt_audio.records import TASKS
+from pt_audio.adapters.language_model import LanguageModel
+from pt_audio.data.batches import Limits
+from pt_audio.options import TaskOptions
+from pt_audio.tasks.metrics import AnswerEvaluator
 
 MAX_TAGS, MAX_NAME = 10_000, 1000
 
@@ -60,6 +60,19 @@ class Answers(Task):
         self.repetition_penalty, self.length_penalty = repetition_penalty, length_penalty
         self.limits = Limits(instruction_tokens, answer_tokens)
         self.lm: LanguageModel | None = None
+
+    @classmethod
+    def of(cls, options: TaskOptions, tags: Sequence[str]) -> Answers:
+        """The task that options ask for, with these tags."""
+        return cls(
+            tags,
+            options.max_new_tokens,
+            options.beams,
+            options.repetition_penalty,
+            options.length_penalty,
+            options.instruction_tokens,
+            options.answer_tokens,
+        )
 
     def attach(self, lm: LanguageModel) -> None:
         self.lm = lm
@@ -107,7 +120,7 @@ class Answers(Task):
         return [self.lm.text(row) for row in tokens.tolist()]
 
     def evaluator(self) -> Evaluator:
-        return AnswerEvaluator(self)
+        return AnswerEvaluator(self.texts, self.tags)
 
     def records(self, predictions: Predictions, batch: Batch) -> list[dict[str, Any]]:
         """id, label and correct (where the batch has answers), predicted, and for tags the one it means."""
@@ -174,52 +187,3 @@ class Answers(Task):
         for record in records:
             if record.answer is None:
                 raise DataError(f"record {record.name!r} of role {role!r} has no answer ('text_output')")
-
-
-class AnswerEvaluator(Evaluator):
-    """exact_match and word_f1 over all records and per kind of question; tag_accuracy over tagging records; nll per token."""
-
-    def __init__(self, task: Answers) -> None:
-        self.task = task
-        self.sums = torch.zeros(2 + 3 * (1 + len(TASKS)), dtype=torch.float64)
-        self.matrix = torch.zeros(len(task.tags), len(task.tags) + 1, dtype=torch.float64)
-
-    def update(self, predictions: Predictions, batch: Batch) -> None:
-        if batch.target is None:
-            raise DataError("evaluation needs answers; these records have none")
-        self.sums[0] += predictions["nll"].double().sum().cpu()
-        self.sums[1] += predictions["count"].sum().cpu()
-        have, want = self.task.texts(predictions["tokens"]), self.task.texts(batch.target["answer"])
-        for said, right, kind in zip(have, want, batch.extra["task"].tolist(), strict=True):
-            values = torch.tensor([1.0, float(said == right), word_f1(said, right)], dtype=torch.float64)
-            for group in (0, 1 + kind):
-                self.sums[2 + 3 * group : 5 + 3 * group] += values
-        if "tag" in predictions:
-            for true, guess in zip(batch.target["tag"].tolist(), predictions["tag"].tolist(), strict=True):
-                if true >= 0:
-                    self.matrix[true, guess] += 1  # -1, no tag, is the last column
-
-    def compute(self) -> dict[str, float]:
-        import torch.distributed as dist
-
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(self.sums)
-            dist.all_reduce(self.matrix)
-        sums = self.sums.tolist()
-        rows = sums[2]
-        found = {"exact_match": sums[3] / rows, "word_f1": sums[4] / rows, "nll": sums[0] / sums[1]}
-        total = float(self.matrix.sum())
-        if total:
-            found["tag_accuracy"] = float(self.matrix.diagonal().sum()) / total
-        present = [number for number in range(len(TASKS)) if sums[5 + 3 * number]]
-        if len(present) > 1:
-            found |= {f"exact_match/{TASKS[n]}": sums[6 + 3 * n] / sums[5 + 3 * n] for n in present}
-        return found
-
-    def tables(self) -> dict[str, Any]:
-        """Confusion over the tags; answers that mean none of them are a class of their own."""
-        if not float(self.matrix.sum()):
-            return {}
-        names = [*self.task.tags, "(none)"]
-        square = torch.cat([self.matrix, torch.zeros(1, len(names), dtype=torch.float64)])
-        return {"confusion": {"labels": names, "matrix": square.long().tolist()}}

@@ -1,0 +1,94 @@
+"""The frozen causal language model behind the Backbone contract.
+
+Everything about it goes through `pt_core.bridges.transformers`; no model family is named here. A vision-language model of transformers is
+driven in the same way: its text part is the language model, and what it makes of pictures are further vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pt_core import Backbone, Features, Layout
+from pt_core.backbone import Edit
+from pt_core.bridges import transformers as bridge
+from pt_core.errors import UserError
+from torch import Tensor
+
+
+class LanguageModel(Backbone):
+    """A frozen causal language model. Inputs are mappings: `embeds` (batch, tokens, dim) or `ids` (batch, tokens), and `mask`.
+
+    Attributes:
+        tokenizer: the model's own.
+        sizes: its dimensions (`bridge.Sizes`).
+        begin, end: ids of the tokens that begin and end a text; `begin` is None where the tokenizer has none.
+        notes: what was noticed while adapting it.
+    """
+
+    kind = "language"
+    sites: frozenset[str] = frozenset()
+    inserts: frozenset[str] = frozenset()
+
+    def __init__(self, module: Any, tokenizer: Any, source: str) -> None:
+        super().__init__(module, source, {"tokenizer": bridge.vocabulary_digest(tokenizer)})
+        self.tokenizer = tokenizer
+        self.sizes = bridge.sizes(module)
+        self.dim, self.depth = self.sizes.dim, self.sizes.depth
+        self.begin: int | None = tokenizer.bos_token_id
+        if tokenizer.eos_token_id is None:
+            raise UserError(f"the tokenizer of {source!r} has no end token: an answer could not end; set eos_token")
+        self.end = int(tokenizer.eos_token_id)
+        self.notes: list[str] = []
+        if tokenizer.pad_token_id is None:
+            self.notes.append(
+                f"the tokenizer of {source!r} has no padding token: padded positions are masked and hold its end token"
+            )
+        self.recompute = False
+
+    def encode(self, inputs: Any, edits: Mapping[str, tuple[Edit, ...]], read: frozenset[str] | None) -> Features:
+        """Further inputs: `prefix` (a cache), `keep` (positions from the end whose logits are needed). Extra: logits, cache, mask."""
+        embeds = inputs["embeds"] if "embeds" in inputs else self.embed(inputs["ids"])
+        prefix = inputs.get("prefix")
+        front = 0 if prefix is None else prefix.get_seq_length()
+        bridge.check_length(front, embeds.shape[1], self.sizes.context)
+        result = bridge.run(
+            self.module,
+            embeds.to(self.dtype),
+            inputs["mask"],
+            prefix=prefix,
+            keep=int(inputs.get("keep", 0)),
+            use_cache=bool(read and "cache" in read),
+            recompute=self.recompute,
+        )
+        layout = Layout((("token", embeds.shape[1]),))
+        extra = {"logits": result.logits, "cache": result.cache, "mask": result.mask}
+        return Features(embeds.new_zeros(len(embeds), 0, self.dim), layout, extra)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """(batch, tokens) -> (batch, tokens, dim)."""
+        return bridge.embed(self.module, ids)
+
+    def tokens(self, text: str) -> list[int]:
+        """Ids of a text without special tokens."""
+        found: list[int] = self.tokenizer(text.strip(), add_special_tokens=False)["input_ids"]
+        return found
+
+    def text(self, ids: list[int]) -> str:
+        """Ids as text; negative ones and the end token are left out."""
+        kept = [i for i in ids if i >= 0 and i not in (self.end, self.begin, self.tokenizer.pad_token_id)]
+        return str(self.tokenizer.decode(kept)).strip()
+
+    def see(self, pixels: Tensor) -> Tensor:
+        """(pictures, vectors, dim): what a vision-language model puts in place of pictures (its visual prompts).
+
+        Raises:
+            UserError: the model reads no pictures.
+        """
+        reader: Any = self.module
+        if not hasattr(reader, "get_image_features"):
+            raise UserError(f"{self.source!r} reads no pictures; use a vision-language model of transformers")
+        found = reader.get_image_features(pixel_values=pixels)
+        found = getattr(found, "pooler_output", found)
+        return torch.stack(list(found)) if isinstance(found, (list, tuple)) else found

@@ -1,0 +1,86 @@
+"""Records as JSON lines, in the form of the published code; paths are relative to their file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pt_core.errors import DataError, nearest
+
+from pt_audio.data.dataset import AudioRecords
+from pt_audio.data.options import Stereo
+from pt_audio.data.records import TASKS, Record
+from pt_audio.data.sound import Source, open_file, rate_notes
+
+KEYS = ("audio", "text_input", "text_output", "task", "label", "id")
+
+
+def from_lines(path: Path, stereo: Stereo) -> AudioRecords:
+    """Records of a JSONL file; paths are relative to it."""
+    places: dict[Path, int] = {}
+    clips: list[Source] = []
+    records = []
+    for where, content in read_lines(path):
+        files, rest = parse_line(content, where)
+        for file in files:
+            if path.parent / file not in places:
+                places[path.parent / file] = len(clips)
+                clips.append(open_file(path.parent / file, stereo))
+        numbers = tuple(places[path.parent / file] for file in files)
+        name = str(content.get("id", where))
+        records.append(Record(name, numbers, rest["texts"], rest["answer"], rest["task"], rest["label"]))
+    tags = sorted({record.label for record in records if record.label is not None})
+    return AudioRecords(clips, records, tags=tuple(tags), notes=tuple(rate_notes(clips)))
+
+
+def parse_line(content: Any, where: str) -> tuple[list[str], Mapping[str, Any]]:
+    """(paths, rest) of a JSON record; `audio` and `text_input` become lists of equal length.
+
+    Raises:
+        DataError: a missing or unknown key, a wrong type, clips and texts of different number, an empty answer.
+    """
+    if not isinstance(content, Mapping):
+        raise DataError(f"{where} is not a JSON object")
+    unknown = sorted(set(content) - set(KEYS))
+    if unknown:
+        raise DataError(
+            f"{where} has an unknown key {unknown[0]!r}{nearest(unknown[0], KEYS)}; known: {', '.join(KEYS)}"
+        )
+    if "audio" not in content or "text_input" not in content:
+        raise DataError(f"{where} needs 'audio' and 'text_input'")
+    audio, texts = ([v] if isinstance(v, str) else v for v in (content["audio"], content["text_input"]))
+    for name, value in (("audio", audio), ("text_input", texts)):
+        if not isinstance(value, list) or not value or not all(isinstance(entry, str) for entry in value):
+            raise DataError(f"{where}: {name!r} must be a text or a list of texts")
+    if len(audio) != len(texts):
+        raise DataError(f"{where} has {len(audio)} clips and {len(texts)} texts; give one text per clip")
+    answer, task = content.get("text_output"), content.get("task", "question")
+    if answer is not None and (not isinstance(answer, str) or not answer.strip()):
+        raise DataError(f"{where} has an empty answer ('text_output'): nothing could be learned from it")
+    if task not in TASKS:
+        raise DataError(f"{where} has task {task!r}{nearest(str(task), TASKS)}; known: {', '.join(TASKS)}")
+    return audio, {"texts": tuple(texts), "answer": answer, "task": task, "label": content.get("label")}
+
+
+def read_lines(path: Path) -> list[tuple[str, Any]]:
+    """(place, object) of every line of a JSONL file.
+
+    Raises:
+        DataError: unreadable, not JSON, or empty.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error})") from None
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                found.append((f"{path}:{number}", json.loads(line)))
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}:{number} is not JSON ({error.msg})") from None
+    if not found:
+        raise DataError(f"{path} holds no record")
+    return found

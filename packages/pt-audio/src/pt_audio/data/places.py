@@ -1,0 +1,41 @@
+"""What a `--data` names, found without reading anything: generated sounds, folders of clips, tables and records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pt_core.errors import DataError
+
+BUILTIN = "builtin:sounds"
+PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+Kind = Literal["builtin", "lines", "parts", "table", "folders"]
+
+
+def kind_of(spec: str) -> Kind:
+    """How the data behind a name or path are read.
+
+    Raises:
+        DataError: nothing there, or nothing that can be read.
+    """
+    if spec.startswith("builtin:"):
+        if spec != BUILTIN:
+            raise DataError(f"no built-in data {spec!r}; known: {BUILTIN}")
+        return "builtin"
+    path = Path(spec)
+    if path.is_dir():
+        return "parts" if "train" in part_lines(path) else "folders"
+    if path.suffix not in (".csv", ".jsonl"):
+        raise DataError(
+            f"{spec} is neither a folder, nor a .csv of strong labels, nor a .jsonl of records, nor {BUILTIN}"
+        )
+    if not path.is_file():
+        raise DataError(
+            f"{spec} does not exist; give a folder, a .csv of strong labels, a .jsonl of records, or {BUILTIN}"
+        )
+    return "lines" if path.suffix == ".jsonl" else "table"
+
+
+def part_lines(folder: Path) -> dict[str, Path]:
+    """Role -> file of records in a folder that has one per part."""
+    return {PARTS[file.stem]: file for file in sorted(folder.glob("*.jsonl")) if file.stem in PARTS}

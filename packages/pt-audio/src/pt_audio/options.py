@@ -1,0 +1,52 @@
+"""Flags of tasks, prediction and pretraining; imports nothing heavy, as the command line's help reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt
+
+from pt_audio.data.options import Stereo
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """Flags of the task."""
+
+    task: Literal["answers"] = "answers"
+    """What is predicted: answers in words."""
+    max_new_tokens: Annotated[int, Ge(1)] = 256
+    """Longest generated answer."""
+    beams: Annotated[int, Ge(1)] = 5
+    """Beams of the search; 1 is greedy."""
+    repetition_penalty: Annotated[float, Gt(0)] = 1.5
+    """Makes repeated tokens less likely; 1 for none."""
+    length_penalty: float = 1.0
+    """Above 0 prefers long answers of a beam search."""
+    instruction_tokens: Annotated[int, Ge(4)] = 128
+    """Longest instruction; of a longer one the end is kept."""
+    answer_tokens: Annotated[int, Ge(2)] = 256
+    """Longest answer in training; of a longer one the beginning is kept."""
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """Flags of `pt-audio predict`."""
+
+    ask: tuple[str, ...] = ()
+    """The question, asked of every clip; given K times: the K clips are one input, with text k behind clip k."""
+    stereo: Stereo = "error"
+    """What to do with several channels: refuse, average, or take one."""
+
+
+@dataclass(frozen=True)
+class PretrainOptions:
+    """Flags of `pt-audio pretrain`."""
+
+    what: Literal["encoder", "text"] = "encoder"
+    """The audio encoder, or the language model and the BERT."""
+    steps: Annotated[int, Ge(1)] | None = None
+    """Optimiser steps (default: the recipe's)."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Seed."""
