@@ -6,6 +6,8 @@ import argparse
 import ast
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from pt_core.errors import UserError
 from pt_vision import adapters, load_backbone
 from pt_vision.adapters import adapt, conv, eva, key_values, swin, vit, windows
 from pt_vision.adapters.base import VisionBackbone
-from pt_vision.backbones import list_backbones
+from pt_vision.backbones import list_backbones, problem
 from pt_vision.classification.pretrain.config import PretrainConfig
 from pt_vision.classification.pretrain.run import pretrain
 from pt_vision.methods.classification.full import FullFineTuning
@@ -34,6 +36,7 @@ from torch import Tensor, nn
 from tests.vision.methods.classification.common import task
 from tests.vision.nets import ALL, PLAIN, close, network, randomise
 
+WEIGHTS_OF_A_FOLDER = "model.safetensors (or pytorch_model.bin, pytorch_model.pth, model.pth)"
 NAME = "test_vit.r160_in1k"  # 0.4 M parameters, 160 px: made by timm for tests
 
 
@@ -261,11 +264,31 @@ def test_what_is_listed_can_be_loaded() -> None:
         ("timm:test_vit.augreg", "known: r160_in1k"),
         ("local:nowhere", "nowhere has no config.json"),
         ("file:nowhere.safetensors", "make it with: pt-vision pretrain"),
+        ("mit:b9", "no MiT 'b9'.*known: b0"),
     ],
 )
-def test_unknown_names(spec: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
+def test_unknown_names_are_told_before_anything_is_loaded(spec: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
         load_backbone(spec)
+    assert problem(spec) == str(caught.value)
+
+
+def test_names_that_can_be_loaded_have_no_problem(tmp_path: Path) -> None:
+    folder = tmp_path / "net"
+    folder.mkdir()
+    (folder / "config.json").write_text("no JSON")
+    assert problem(f"local:{folder}") == f"folder {folder} has no weight file; expected {WEIGHTS_OF_A_FOLDER}"
+    (folder / "model.safetensors").write_bytes(b"no weights")
+    for spec in (f"local:{folder}", f"file:{folder}/model.safetensors", "builtin:vit_glyphs", f"timm:{NAME}", "mit:b5"):
+        assert problem(spec) is None, spec
+
+
+def test_own_names_do_not_wait_for_torch() -> None:
+    specs = ("builtin:vit_glyph", "file:nowhere.safetensors", "local:nowhere", "vit")
+    code = f"import sys; from pt_vision.backbones import problem; print([problem(s) for s in {specs}], 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.count("'") >= 8
+    assert done.stdout.endswith("False\n")
 
 
 # ---- folders: config.json is input from elsewhere ------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from pt_core.errors import DataError, MissingExtra, UserError
 from pt_core.run.data.audit import audit
 from pt_core.run.data.sampling import hold_out
 from pt_vision.data.load import load_images, sort_names
+from pt_vision.data.names import problem
 from pt_vision.options import DataOptions
 
 from tests.vision.pictures import encoded, make_folder, picture
@@ -146,6 +147,26 @@ def test_unusable_paths(tmp_path: Path, make: Callable[[Path], Any], message: st
     make(path)
     with pytest.raises(UserError, match=message):
         load_images(str(path))
+
+
+def test_names_are_judged_without_reading(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("no table")
+    (tmp_path / "empty").mkdir()
+    for spec in (
+        "builtin:digits",
+        "builtin:streets_small",
+        "hub:any/name",
+        f"{tmp_path}/table.csv",
+        f"{tmp_path}/empty",
+    ):
+        assert problem(spec) is None, spec
+    (tmp_path / "notes.txt").write_text("x")
+    for spec in ("builtin:digit", "nowhere", str(tmp_path / "notes.txt")):
+        with pytest.raises(UserError) as caught:
+            load_images(spec)
+        assert problem(spec) == str(caught.value)
+    with pytest.raises(UserError, match="no built-in data 'streets'"):  # images with masks
+        load_images("builtin:streets")
 
 
 def test_a_folder_has_no_columns(divided: Path) -> None:

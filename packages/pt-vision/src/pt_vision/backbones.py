@@ -52,6 +52,15 @@ def list_backbones(pattern: str | None = None) -> list[tuple[str, str]]:
     ]
 
 
+def problem(spec: str) -> str | None:
+    """Why no backbone has this name, as far as the name and the file system tell; no weights are read."""
+    try:
+        check_spec(spec)
+    except UserError as error:
+        return str(error)
+    return None
+
+
 def load_backbone(
     spec: str,
     weights: str | Path | None = None,
@@ -70,7 +79,7 @@ def load_backbone(
         UserError: unknown spec or name (the nearest is named), weights that cannot be had, do not fit or are not
             finite, a size the network cannot take, or a network without tokens.
     """
-    check_spec(spec)
+    check_spec(spec)  # before torch is imported
     from pt_vision.adapters import load
 
     kind, _, name = spec.partition(":")

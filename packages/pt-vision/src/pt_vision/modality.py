@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from pt_core.errors import ArtifactError, ConfigError, UserError
+from pt_core.errors import ArtifactError, ConfigError
 from pt_core.run.declare.modality import Demo, Modality
 from pt_core.run.declare.registry import Registry
 
@@ -23,14 +23,6 @@ if TYPE_CHECKING:  # the command line's help must not wait for torch
     from torch import Tensor
 
     from pt_vision.adapters.base import VisionBackbone
-
-
-def _problem(check: Callable[[str], None], name: str) -> str | None:
-    try:
-        check(name)
-    except UserError as error:
-        return str(error)
-    return None
 
 
 class Vision(Modality):
@@ -50,14 +42,14 @@ class Vision(Modality):
         return load_backbone(spec, weights, getattr(options, "image_size", None))
 
     def backbone_problem(self, spec: str, role: str) -> str | None:
-        from pt_vision.networks.names import check_spec
+        from pt_vision.backbones import problem
 
-        return _problem(check_spec, spec)
+        return problem(spec)
 
     def data_problem(self, spec: str) -> str | None:
-        from pt_vision.data.names import check_source
+        from pt_vision.data.names import problem
 
-        return _problem(check_source, spec)
+        return problem(spec)
 
     def load_data(self, spec: str, options: Any, seed: int) -> Mapping[str, Dataset]:
         from pt_vision.data.load import load_images

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pt_core.errors import UserError, nearest
+from pt_core.errors import nearest
 
 BUILTIN_IMAGES = ("digits",)
 BUILTIN_MASKS = ("streets", "streets_small")
@@ -13,27 +13,23 @@ TABLES = (".csv", ".tsv", ".parquet")
 ARRAYS = ".npz"
 
 
-def check_source(spec: str, builtin: Sequence[str] = (*BUILTIN_IMAGES, *BUILTIN_MASKS)) -> None:
-    """Refuse a path that does not exist or is of no known kind, and an unknown built-in name.
+def problem(spec: str, builtin: Sequence[str] = (*BUILTIN_IMAGES, *BUILTIN_MASKS)) -> str | None:
+    """Why there are no data of this name: no such path, a file of no known kind, or an unknown built-in name.
 
     Args:
         builtin: the built-in data that may be named.
-
-    Raises:
-        UserError: names what is wrong, and the nearest name where there is one.
     """
+    if spec.startswith("hub:"):
+        return None
     if spec.startswith("builtin:"):
         name = spec.removeprefix("builtin:")
-        if name not in builtin:
-            raise UserError(
-                f"no built-in data {name!r}{nearest(name, ['digits', 'streets'])}; known: digits, streets (segmentation)"
-            )
-    elif not spec.startswith("hub:"):
-        path = Path(spec)
-        if not path.exists():
-            raise UserError(
-                f"--data {spec!r} does not exist; give a folder, a table ({', '.join(TABLES)}), .npz or hub:NAME"
-            )
-        if not path.is_dir() and path.suffix.lower() not in (*TABLES, ARRAYS):
-            kinds = ", ".join((*TABLES, ARRAYS))
-            raise UserError(f"--data {spec!r} is neither a folder nor a file of a known kind ({kinds})")
+        if name in builtin:
+            return None
+        return f"no built-in data {name!r}{nearest(name, ['digits', 'streets'])}; known: digits, streets (segmentation)"
+    path = Path(spec)
+    if not path.exists():
+        return f"--data {spec!r} does not exist; give a folder, a table ({', '.join(TABLES)}), .npz or hub:NAME"
+    if not path.is_dir() and path.suffix.lower() not in (*TABLES, ARRAYS):
+        kinds = ", ".join((*TABLES, ARRAYS))
+        return f"--data {spec!r} is neither a folder nor a file of a known kind ({kinds})"
+    return None

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pt_vision.data.names import ARRAYS, BUILTIN_IMAGES, check_source
+from pt_core.errors import UserError
+
+from pt_vision.data.names import ARRAYS, BUILTIN_IMAGES, problem
 from pt_vision.data.parts import Found
 from pt_vision.data.readers.arrays import read_npz
 from pt_vision.data.readers.builtin import read_digits
@@ -25,7 +27,9 @@ def read(spec: str, options: DataOptions, wanted: Sequence[str]) -> Found:
         UserError: the path does not exist, is of no known kind, or the hub cannot be reached.
         DataError: a column or array is missing or has unusable values.
     """
-    check_source(spec, BUILTIN_IMAGES)
+    wrong = problem(spec, BUILTIN_IMAGES)
+    if wrong is not None:
+        raise UserError(wrong)
     if spec.startswith("builtin:"):
         return read_digits(wanted)
     if spec.startswith("hub:"):
