@@ -6,9 +6,10 @@ import shutil
 import pytest
 import torch
 from pt_core import artifact as artifact_module
-from pt_core.artifact import card_of, migrate, read_artifact, save_artifact
+from pt_core.artifact import migrate, read_artifact
 from pt_core.errors import ArtifactError, BackboneMismatch
 from pt_core.randomness import seeded
+from pt_core.saving import card_of, save_artifact
 from pt_core.sealed import file_digest
 from pt_core.testing.tiny import TinyBackbone, TinyMethod, ToyTask
 
@@ -166,23 +167,24 @@ def test_malformed_card_is_refused_by_name(saved, name):
 
 
 def test_newer_format_is_refused_with_both_versions(saved):
-    change_card(saved, lambda card: card.update(format_version=2))
-    with pytest.raises(ArtifactError, match="format version 2.* reads up to 1: install a newer pt-core"):
+    change_card(saved, lambda card: card.update(format_version=3))
+    with pytest.raises(ArtifactError, match="format version 3.* reads up to 2: install a newer pt-core"):
         read_artifact(saved)
 
 
 def test_older_format_is_migrated_step_by_step_and_the_file_stays_as_it_is(saved, monkeypatch):
-    def one_to_two(card):
+    def one_on(card):
         return {**card, "renamed": card["versions"], "seen": [1]}
 
-    def two_to_three(card):
+    def another_on(card):
         return {**card, "seen": [*card["seen"], 2]}
 
-    monkeypatch.setattr(artifact_module, "FORMAT_VERSION", 3)
-    monkeypatch.setattr(artifact_module, "MIGRATIONS", {1: one_to_two, 2: two_to_three})
+    now = artifact_module.FORMAT_VERSION
+    monkeypatch.setattr(artifact_module, "FORMAT_VERSION", now + 2)
+    monkeypatch.setattr(artifact_module, "MIGRATIONS", {now: one_on, now + 1: another_on})
     before = (saved / "card.json").read_bytes()
     found = read_artifact(saved)
-    assert found.card["format_version"] == 3
+    assert found.card["format_version"] == now + 2
     assert found.card["seen"] == [1, 2]
     assert found.card["renamed"]["torch"] == torch.__version__
     assert (saved / "card.json").read_bytes() == before
@@ -192,6 +194,19 @@ def test_migrations_cover_every_older_format():
     assert set(artifact_module.MIGRATIONS) == set(range(1, artifact_module.FORMAT_VERSION))
     card = {"format_version": artifact_module.FORMAT_VERSION, "x": 1}
     assert migrate(card, "here") is card
+
+
+def test_a_card_of_format_1_knows_neither_hosts_nor_behaviour(saved):
+    def as_it_was(card):
+        card.update(format_version=1)
+        del card["hosts"]
+        for entry in card["backbones"].values():
+            del entry["fingerprint"]["behaviour"]
+
+    change_card(saved, as_it_was)
+    found = read_artifact(saved)
+    assert (found.card["format_version"], found.card["hosts"]) == (2, {})
+    assert found.check_backbone("backbone", TinyBackbone()) == []
 
 
 def test_run_folder_without_artifact_says_what_to_do(tmp_path):

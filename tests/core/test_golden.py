@@ -50,7 +50,7 @@ def test_golden_artifact_can_be_tuned_further(version):
 
 
 def test_artifact_of_a_format_with_another_spelling_is_migrated_and_stays_as_it_is(tmp_path, monkeypatch):
-    """As if format 1 had called the option `length` differently: format 2 renames it."""
+    """As if today's format called the option `length` differently: the next one renames it."""
     golden = folder_of(1) / "toy-prompt"
     card = read_json(golden / "card.json")
     config = {**card["config"], "tokens": card["config"]["length"]}
@@ -61,15 +61,15 @@ def test_artifact_of_a_format_with_another_spelling_is_migrated_and_stays_as_it_
     with pytest.raises(ConfigError, match="unknown option in card.json 'tokens'"):
         load("toy-prompt", tmp_path / "old")
 
-    def one_to_two(old):
+    def one_on(old):
         renamed = {"length" if key == "tokens" else key: value for key, value in old["config"].items()}
         return {**old, "config": renamed}
 
-    monkeypatch.setattr(artifact, "FORMAT_VERSION", 2)
-    monkeypatch.setattr(artifact, "MIGRATIONS", {1: one_to_two})
+    monkeypatch.setattr(artifact, "FORMAT_VERSION", FORMAT_VERSION + 1)
+    monkeypatch.setattr(artifact, "MIGRATIONS", {**artifact.MIGRATIONS, FORMAT_VERSION: one_on})
     before = {path: path.read_bytes() for path in sorted((tmp_path / "old").iterdir())}
     predictor = load("toy-prompt", tmp_path / "old")
-    assert predictor.card["format_version"] == 2
+    assert predictor.card["format_version"] == FORMAT_VERSION + 1
     check(predictor, 1, "toy-prompt")
     assert {path: path.read_bytes() for path in sorted((tmp_path / "old").iterdir())} == before
 

@@ -9,8 +9,9 @@ import torch
 from pt_core.backbone import Insert, KeyValue
 from pt_core.data import Batch
 from pt_core.errors import UserError
-from pt_core.method import Method, StepOutput
+from pt_core.method import Method
 from pt_core.run.use.budget import _Kept, budget, method_budget
+from pt_core.stage import StepOutput
 from pt_core.testing.tiny import TinyBackbone, TinyMethod, ToyTask
 from torch import nn
 from torch.nn import functional as F

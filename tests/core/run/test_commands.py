@@ -348,7 +348,7 @@ def test_shots_beyond_a_class_are_refused_with_the_counts(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("fit", "promt", *SHORT), "no method 'promt' (did you mean 'prompt'?); known: prompt"),
+        (("fit", "promt", *SHORT), "no method 'promt' (did you mean 'prompt'?); known: context, gates"),
         (
             ("fit", "prompt", *SHORT, "--trackers", "wandb"),
             "'wandb' is not installed; run: pip install 'pt-core[wandb]'",
@@ -361,7 +361,7 @@ def test_shots_beyond_a_class_are_refused_with_the_counts(tmp_path):
         (("fit", "prompt", *SHORT, "--recipe", "fast"), "no recipe 'fast'; known: none"),
         (("resume", "nowhere"), "nowhere is not a run folder"),
         (("predict", "nowhere", "1,2,3,4"), "'nowhere' is not a run folder"),
-        (("eval", "nowhere", "--data", "vectors:3"), "--init-from nowhere does not exist"),
+        (("eval", "nowhere", "--data", "vectors:3"), "nowhere holds no tuned artifact"),
         (("demo",), "pt-toy has no demo"),
         (("comparr", "x"), "No such command 'comparr'"),
     ],

@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 from pt_core.errors import DataError
-from pt_core.method import Stream
 from pt_core.run.data.streams import Shard, StreamReader, ordered_batches
+from pt_core.stage import Stream
 from pt_core.testing.tiny import Vectors
 
 

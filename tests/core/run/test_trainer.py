@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from pt_core.artifact import card_of, read_artifact, save_artifact
+from pt_core.artifact import read_artifact
 from pt_core.errors import ArtifactError, NonFiniteError, UserError
 from pt_core.randomness import seeded
 from pt_core.run.declare.options import TrainOptions
@@ -10,6 +10,7 @@ from pt_core.run.train.evaluate import evaluate
 from pt_core.run.train.rundir import RunDir
 from pt_core.run.train.trainer import Trainer
 from pt_core.run.train.world import World
+from pt_core.saving import card_of, save_artifact
 from pt_core.testing.tiny import TinyBackbone, ToyTask, Vectors
 
 from tests.core.toys import TOYS

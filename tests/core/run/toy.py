@@ -2,20 +2,23 @@
 
 import csv
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Lt
-from pt_core.data import Batch
+from pt_core.data import Batch, generator
 from pt_core.errors import ArtifactError, DataError
 from pt_core.run.command import cli
 from pt_core.run.declare.modality import Modality
 from pt_core.run.declare.options import ClassificationOptions
 from pt_core.run.declare.registry import Registry
 from pt_core.run.tasks.classification import Classification
-from pt_core.testing.tiny import TinyBackbone, Vectors
+from pt_core.task import Evaluator, Task
+from pt_core.testing.tiny import TinyBackbone, TinyNet, Vectors
+
+from tests.core.duals import tiny_dual
 
 CLASSES = ("ant", "bee", "cat")
 EYE = bytes.fromhex(
@@ -37,8 +40,72 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class TaskOptions(ClassificationOptions):
-    task: Literal["classification"] = "classification"
+    task: Literal["classification", "denoise"] = "classification"
     """What is predicted."""
+
+
+class ByRole:
+    """A dataset whose samples are a mapping by backbone role, made from one draw of noise."""
+
+    augmented = True
+
+    def __init__(self, base, training):
+        self.base, self.training, self.ids, self.labels = base, training, base.ids, base.labels
+
+    def __len__(self):
+        return len(self.ids)
+
+    def sample(self, index, *, epoch, seed):
+        values = self.base.sample(index, epoch=epoch, seed=seed)
+        if self.training and epoch is not None:
+            values = values + 0.1 * torch.randn(len(values), generator=generator(seed, epoch, index))
+        return {"fine": values, "coarse": values.view(2, 2).mean(1)}
+
+    def collate(self, index, samples):
+        batch = self.base.collate(index, [sample["fine"] for sample in samples])
+        return replace(batch, inputs={role: torch.stack([s[role] for s in samples]) for role in ("fine", "coarse")})
+
+    def identity(self):
+        return self.base.identity()
+
+
+class Denoise(Task):
+    """A task without classes: a vector comes out, as a file per sample; no metric selects."""
+
+    name = "denoise"
+    select = None
+    outputs = 4
+
+    def loss(self, output, batch):
+        return (output - batch.inputs).square().mean(), len(batch)
+
+    def predict(self, output):
+        return {"values": output}
+
+    def evaluator(self):
+        return Error()
+
+    def records(self, predictions, batch):
+        sizes = predictions["values"].norm(dim=-1).tolist()
+        return [{"id": name, "size": size} for name, size in zip(batch.ids, sizes, strict=True)]
+
+    def files(self, predictions, batch):
+        return [{"values.csv": ",".join(f"{v:.6g}" for v in row).encode()} for row in predictions["values"].tolist()]
+
+    def to_json(self):
+        return {}
+
+
+class Error(Evaluator):
+    def __init__(self):
+        self.total, self.count = 0.0, 0
+
+    def update(self, predictions, batch):
+        self.total += float((predictions["values"] - batch.inputs).square().mean(-1).sum())
+        self.count += len(batch)
+
+    def compute(self):
+        return {"mse": self.total / self.count}
 
 
 class Rows:
@@ -108,13 +175,14 @@ class Toy(Modality):
         return "0.0.0"
 
     def backbones(self):
-        return [("tiny:SEED", "random weights of that seed")]
+        return [("tiny:SEED", "random weights of that seed"), ("dual:SEED", "two towers of that seed")]
 
     def default_backbone(self, role):
         return "tiny:0"
 
     def load_backbone(self, spec, weights, options, role):
-        return TinyBackbone(int(spec.removeprefix("tiny:")))
+        kind, _, seed = spec.partition(":")
+        return tiny_dual(int(seed)) if kind == "dual" else TinyBackbone(int(seed), tokens=2 if role == "coarse" else 4)
 
     def load_data(self, spec, options, seed):
         if spec.startswith("vectors:"):
@@ -125,12 +193,25 @@ class Toy(Modality):
         return {"train": read_table(Path(spec), options.group_column)}
 
     def bind(self, dataset, backbones, task, options, training):
-        return dataset
+        """Where a method has several networks, each gets its own form of one (here: noisy) view of the sample."""
+        return ByRole(dataset, training) if set(backbones) == {"fine", "coarse"} else dataset
+
+    def backbone_of(self, module):
+        if not isinstance(module, TinyNet):
+            return super().backbone_of(module)
+        backbone = TinyBackbone()
+        backbone.module, backbone.source = module.requires_grad_(False).eval(), f"module:{type(module).__name__}"
+        backbone._call.module = module
+        return backbone
 
     def make_task(self, options, data):
+        if options.task == "denoise":
+            return Denoise()
         return Classification.from_options(options, data["train"])
 
     def task_from_json(self, spec):
+        if spec.get("name") == "denoise":
+            return Denoise()
         if spec.get("name") != "classification":
             raise ArtifactError(f"task {spec.get('name')!r} is unknown")
         return Classification.from_json(spec)

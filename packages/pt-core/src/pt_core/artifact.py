@@ -77,9 +77,11 @@ class Artifact:
                     )
                 case "recast":
                     notes.append(f"backbone {name!r} is a {found.dtype} copy of the {known.dtype} one it was tuned on")
-        ours = json.loads(json.dumps(backbone.preprocessing))
-        if problem is None and recorded.get("preprocessing", {}) != ours:
-            problem = f"it was tuned with preprocessing {recorded.get('preprocessing')}, the backbone has {ours}"
+        ours, theirs = json.loads(json.dumps(backbone.preprocessing)), recorded.get("preprocessing", {})
+        if "parts" in recorded:  # of parts that are not loaded nothing is prepared
+            theirs = {part: value for part, value in theirs.items() if part in ours}
+        if problem is None and theirs != ours:
+            problem = f"it was tuned with preprocessing {theirs}, the backbone has {ours}"
         if problem is None:
             return notes
         if not allow_mismatch:

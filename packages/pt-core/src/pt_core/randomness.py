@@ -14,16 +14,14 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from pt_core.data import Batch, stable_seed
 
@@ -173,21 +171,6 @@ class Dropout(nn.Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p}, name={self.name!r}" + (", channels=True" if self.channels else "")
-
-
-def recomputed(fn: Callable[..., Any], *tensors: Any) -> Any:
-    """fn(*tensors), with what it keeps for the backward pass computed again there; draws inside are the same both times.
-
-    Every tensor that gets gradient must be an argument: a closure over parameters that `functional_call` swapped would, when it runs again
-    in the backward pass, see the module's own ones and silently yield their gradients.
-    """
-    keys = current_rows()
-
-    def again(*arguments: Any) -> Any:
-        with sampled_by(keys):
-            return fn(*arguments)
-
-    return checkpoint(again, *tensors, use_reentrant=False)
 
 
 @contextmanager

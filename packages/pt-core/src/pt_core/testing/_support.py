@@ -234,6 +234,6 @@ def require_close(have: Tensor, want: Tensor, tolerance: float, what: str, floor
     require(have.shape == want.shape, f"{what}: shape {tuple(have.shape)} instead of {tuple(want.shape)}")
     if not want.numel():
         return
-    scale = max(float(want.detach().abs().max()), floor)
+    scale = max(float(want.detach().double().abs().max()), floor)
     worst = float((have.detach().double() - want.detach().double()).abs().max())
     require(worst <= tolerance * scale, f"{what} is off by {worst:.3g}, largest value {scale:.3g}")

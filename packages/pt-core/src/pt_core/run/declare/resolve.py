@@ -111,9 +111,13 @@ def check_sources(modality: Modality, method: str, values: Mapping[str, Any]) ->
 
     for path in told("data", parse_roles).values():
         problems.append(modality.data_problem(path) or "")
+    files = told("weights", lambda given: by_role("--weights", given, roles))
     for role, spec in told("backbone", lambda given: by_role("--backbone", given, roles)).items():
-        problems.append(modality.backbone_problem(spec, role) or "")
-    for file in told("weights", lambda given: by_role("--weights", given, roles)).values():
+        if spec.startswith("run:"):
+            problems.append("" if Path(spec[4:]).exists() else f"--backbone {spec}: {spec[4:]} does not exist")
+        elif role not in files:  # these stand in for what the name points to; the loader looks at both
+            problems.append(modality.backbone_problem(spec, role) or "")
+    for file in files.values():
         problems.append("" if Path(file).exists() else f"--weights {file} does not exist")
     for given in _texts(values.get("init_from")):
         path = given.partition("=")[2] if given.partition("=")[0].isidentifier() and "=" in given else given

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import operator
 from collections import Counter
@@ -73,6 +74,8 @@ class Classification(Task):
         self.class_weights = class_weights
         self.label_smoothing = label_smoothing
         self.ordinal = ordinal
+        self.texts: Mapping[str, Sequence[str]] = {}
+        """Class name -> texts that describe it, where they were given."""
         if ordinal:
             self.select = ("kappa", "max")
 
@@ -80,7 +83,9 @@ class Classification(Task):
     def from_options(cls, options: ClassificationOptions, train: Any) -> Classification:
         """The task of a run: classes and class frequencies of its training data."""
         weights = class_weights(train.labels, len(train.classes)) if options.class_weights else None
-        return cls(train.classes, weights, options.label_smoothing, options.ordinal)
+        task = cls(train.classes, weights, options.label_smoothing, options.ordinal)
+        task.texts = getattr(train, "texts", {})
+        return task
 
     def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, int]:
         """(loss, batch size) of logits (batch, class) against targets (batch,)."""
@@ -129,6 +134,8 @@ class Classification(Task):
             spec["label_smoothing"] = self.label_smoothing
         if self.ordinal:
             spec["ordinal"] = True
+        if self.texts:
+            spec["texts"] = {name: list(texts) for name, texts in self.texts.items()}
         return spec
 
     @classmethod
@@ -138,7 +145,7 @@ class Classification(Task):
         Raises:
             ArtifactError: an unknown key, or a value of the wrong type, length or range.
         """
-        unknown = sorted(set(spec) - {"name", "labels", "class_weights", "label_smoothing", "ordinal"})
+        unknown = sorted(set(spec) - {"name", "labels", "class_weights", "label_smoothing", "ordinal", "texts"})
         if unknown:
             raise ArtifactError(
                 f"the card's task has an unknown entry {unknown[0]!r}; a newer version may have written it"
@@ -155,10 +162,15 @@ class Classification(Task):
             raise ArtifactError(
                 "the card's task has a label_smoothing that is no number, or an ordinal that is no boolean"
             )
+        texts = spec.get("texts", {})
+        if not isinstance(texts, dict) or not all(isinstance(some, list) for some in texts.values()):
+            raise ArtifactError("the card's task has texts that are not lists by class name")
         try:
-            return cls(
+            task = cls(
                 labels, None if weights is None else torch.tensor(weights, dtype=torch.float32), smoothing, ordinal
             )
+            task.texts = texts
+            return task
         except (DataError, ValueError) as error:
             raise ArtifactError(f"the card's task is not valid: {error}") from None
 
@@ -188,6 +200,20 @@ class Classification(Task):
 
     def class_names(self) -> Sequence[str]:
         return self.labels
+
+    def class_texts(self) -> Mapping[str, Sequence[str]]:
+        return self.texts
+
+    def with_classes(self, names: Sequence[str], texts: Mapping[str, Sequence[str]] | None = None) -> Classification:
+        """The same task on other classes. Weights of the old classes are left out; they matter to training only."""
+        other = copy.copy(self)
+        fresh = Classification(names, None, self.label_smoothing, self.ordinal)
+        other.labels, other.outputs, other.class_weights = fresh.labels, fresh.outputs, None
+        other.texts = dict(texts or {})
+        return other
+
+    def logits(self, output: Tensor) -> Tensor:
+        return self.predict(output)["logits"]
 
 
 def _index(value: Any) -> int | None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -169,7 +170,7 @@ class StageLoop:
             assert self.stage.step is not None
             with self.world.autocast():
                 logs = self.stage.step(self.ctx, self.ctx.parts[0])
-        return {key: float(value) for key, value in logs.items()}
+        return {key: float(torch.as_tensor(value).detach()) for key, value in logs.items()}
 
     def _keyed(self, stream: str, batch: Batch) -> Batch:
         """On the device, with a key per sample for everything drawn in this step: the same however the batch is cut."""
