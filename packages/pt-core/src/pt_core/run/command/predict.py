@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,8 +82,11 @@ def predict(
         raise UserError(f"{items[0]!r} is not a run folder; usage: predict RUN {modality.input_name}...")
     if not inputs:
         raise UserError(f"no {modality.input_name} given; usage: predict RUN {modality.input_name}...")
+    folder = out if out is not None and not out.suffix else None  # predictions that are files go to a folder
+    if folder is not None and folder.is_file():
+        raise UserError(f"--out {folder} is a file; name a folder, or a .csv, .jsonl or .parquet file")
     if out is not None:
-        check_table(out)
+        check_table(out if folder is None else out / "predictions.jsonl")
     if len(runs) > 1:
         if (route is None) is not ensemble:
             raise UserError(
@@ -110,7 +113,8 @@ def predict(
         if route is not None:
             raise UserError("--route chooses among several runs; give at least two, or leave it out")
         predictor = open_run(modality, runs[0], backbone, weights, allow_backbone_mismatch, class_names)
-        stream = predictor.stream(inputs, batch_size, options=options)
+        results = predictor.results(inputs, batch_size, options=options)
+        stream = (record for record, files in results if _kept(folder, record, files))
         task_of = {"": predictor.method.task}
     rows = []
     for record in stream:
@@ -121,8 +125,19 @@ def predict(
             click.echo(task_of[name].line(record) + (f"  [{name}]" if name else ""))
         rows.append(record)
     if out is not None:
-        write_table(out, rows)
+        write_table(out if folder is None else folder / "predictions.jsonl", rows)
         say(f"{len(rows)} predictions written to {out}")
+
+
+def _kept(folder: Path | None, record: Mapping[str, Any], files: Mapping[str, bytes]) -> bool:
+    """Write a prediction's files, if it has some."""
+    from pt_core.run.data.tables import write_files
+
+    if files and folder is None:
+        raise UserError("these predictions are files: name a folder with --out")
+    if folder is not None:
+        write_files(folder, str(record["id"]), files)
+    return True
 
 
 def _is_run(path: Path) -> bool:

@@ -138,7 +138,7 @@ def check_flags(modality: Modality, run: Path, given: Mapping[str, Any], command
 
     from pt_core.artifact import read_artifact
 
-    cls = modality.registry.load(read_artifact(run).method) if given else None
+    cls = modality.registry.load(read_artifact(run).method.partition("/")[2]) if given else None
     own = [kind for kind in (modality.predict_options, getattr(cls, "PredictOptions", None)) if kind is not None]
     names = {field.name for kind in own for field in dataclasses.fields(kind)}
     flags = [*("--" + name.replace("_", "-") for name in names), *(flag for p in command.params for flag in p.opts)]

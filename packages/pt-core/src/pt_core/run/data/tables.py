@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from pt_core.errors import UserError
 from pt_core.sealed import write_text
@@ -28,6 +29,23 @@ def check_table(path: Path) -> None:
             if not folder.is_dir():
                 raise UserError(f"--out {path}: {folder} is a file, not a folder")
             return
+
+
+def write_files(folder: Path, sample_id: str, files: Mapping[str, bytes]) -> None:
+    """Write the files that a prediction is, below `folder`/ID; an id that is a path stays one name.
+
+    Raises:
+        UserError: the disk is full or not writable.
+    """
+    home = folder / quote(sample_id, safe=" ")
+    try:
+        for name, content in files.items():
+            home.mkdir(parents=True, exist_ok=True)
+            (home / name).write_bytes(content)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {home}: {error.strerror or error}; free space or choose another --out"
+        ) from None
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from pt_core.data import Dataset
 from pt_core.errors import UserError
 from pt_core.method import Method
+from pt_core.run.data.tables import write_files
 from pt_core.run.declare.modality import Modality
 from pt_core.run.declare.options import to_plain
 from pt_core.run.declare.spec import RunSpec
@@ -50,8 +52,9 @@ def execute(
         backbone.to(world.device)
     method.to(world.device)
     with RunDir(out, world.main).open(resume) as run:
-        work = _Work(modality, prepared, run, world, say)
+        work: _Work | None = None
         try:
+            work = _Work(modality, prepared, run, world, say)
             run.write_config({"method": spec.method, "options": spec.flat()})
             run.update({**_header(modality, prepared), "status": "running", "started": now(), "processes": world.size})
             started = time.perf_counter()
@@ -62,7 +65,7 @@ def execute(
             raise
         except Exception as error:
             problem = out_of_memory(error) or error
-            if isinstance(problem, UserError) and not resume and not work.trainer.began:
+            if isinstance(problem, UserError) and not resume and not (work and work.trainer.began):
                 run.discard()
             else:
                 told = str(problem) if isinstance(problem, UserError) else f"{type(problem).__name__}: {problem}"
@@ -112,7 +115,9 @@ class _Work:
     def _evaluate(self, role: str) -> Evaluation:
         o = self.options
         records = role == "test"
-        return evaluate(self.prepared.method, self.data[role], self.world, o.batch_size, o.seed, o.workers, records)
+        keep = partial(write_files, self.run.path / "predictions" / role) if records else None
+        method = self.prepared.method
+        return evaluate(method, self.data[role], self.world, o.batch_size, o.seed, o.workers, records, keep)
 
 
 def _header(modality: Modality, prepared: Prepared) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -47,12 +47,16 @@ def evaluate(
     seed: int,
     workers: int = 0,
     records: bool = False,
+    files: Callable[[str, Mapping[str, bytes]], None] | None = None,
 ) -> Evaluation:
-    """Evaluate on all samples of a dataset, sharded over the processes."""
+    """Evaluate on all samples of a dataset, sharded over the processes. `files(sample id, name -> content)` gets what is no table."""
     evaluator = method.task.evaluator()
     rows: list[tuple[int, dict[str, Any]]] = []
     for batch, predicted in predictions(method, dataset, world, batch_size, seed, workers):
         evaluator.update(predicted, batch)
+        if files is not None:
+            for sample_id, found in zip(batch.ids, method.task.files(predicted, batch), strict=True):
+                files(sample_id, found)
         if records:
             rows.extend(zip(batch.index.tolist(), method.task.records(predicted, batch), strict=True))
     metrics = evaluator.compute()

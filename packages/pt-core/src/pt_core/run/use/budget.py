@@ -25,6 +25,7 @@ from pt_core.data import Batch, generator, map_tensors
 from pt_core.errors import UserError
 from pt_core.kernels.flops import flop_counter
 from pt_core.method import Method
+from pt_core.run.use.load import build_method
 
 if TYPE_CHECKING:
     from pt_core.run.declare.modality import Modality
@@ -138,7 +139,7 @@ def method_budget(modality: Modality, spec: RunSpec, classes: int) -> Budget:
     micro = math.ceil(spec.train.batch_size / spec.train.accumulate)
     backbones, task, batch = modality.example(spec, classes, micro)
     with torch.random.fork_rng(devices=[]):
-        method = modality.registry.load(spec.method)(spec.config, backbones, task)
+        method = build_method(modality.registry, spec.method, spec.config, spec.hosts, backbones, task)
     precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(spec.train.precision)
     return budget(method, batch, precision)
 

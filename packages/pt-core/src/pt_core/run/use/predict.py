@@ -34,6 +34,15 @@ class Predictor:
         for backbone in method.backbones.values():
             backbone.to(self.world.device)
 
+    def results(
+        self, items: Sequence[Any], batch_size: int = 32, workers: int = 0, options: Any | None = None
+    ) -> Iterator[tuple[dict[str, Any], Mapping[str, bytes]]]:
+        """As `stream`, with the files that a prediction is (name -> content), where a record cannot hold it."""
+        dataset = self.modality.inputs(items, self.method, predict_options(self.modality, self.method, options))
+        for batch, predicted in predictions(self.method, dataset, self.world, batch_size, 0, workers):
+            task = self.method.task
+            yield from zip(task.records(predicted, batch), task.files(predicted, batch), strict=True)
+
     def stream(
         self, items: Sequence[Any], batch_size: int = 32, workers: int = 0, options: Any | None = None
     ) -> Iterator[dict[str, Any]]:
@@ -45,9 +54,8 @@ class Predictor:
         Raises:
             DataError: an input cannot be read; names it.
         """
-        dataset = self.modality.inputs(items, self.method, predict_options(self.modality, self.method, options))
-        for batch, predicted in predictions(self.method, dataset, self.world, batch_size, 0, workers):
-            yield from self.method.task.records(predicted, batch)
+        for record, _ in self.results(items, batch_size, workers, options):
+            yield record
 
     def predict(self, items: Sequence[Any] | Any, batch_size: int = 32, **options: Any) -> list[dict[str, Any]]:
         """Records (id, label, score ...) for a list of paths or in-memory samples, or for a single one."""
