@@ -128,6 +128,24 @@ def test_serve_refuses_what_it_cannot_do(runs: Path, model: str, tmp_path: Path)
     assert "cannot listen on 127.0.0.1:" in err
 
 
+def test_all_mistakes_of_a_command_are_told_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names are looked up and paths looked for before anything is read."""
+    monkeypatch.chdir(tmp_path)
+    wrong = ("--data", "nowhere.csv", "--data", "val=builtin:wrods", "--backbone", "builtin:lm_dosc")
+    status, _, err = pt("fit", "prompt_tuning", *wrong, "--recipe", "papers", "--promt-length", "3", "--out", "new")
+    assert status == 2
+    for message in (
+        "nowhere.csv does not exist; give a file",
+        "no built-in data 'wrods' (did you mean 'words'?)",
+        "no built-in backbone 'lm_dosc' (did you mean 'lm_docs'?)",
+        "no recipe 'papers'",
+        "unknown option '--promt-length' (did you mean '--prompt-length'?)",
+    ):
+        assert f"error: {message}" in err
+    assert err.count("error: ") == 5
+    assert not list(tmp_path.iterdir())
+
+
 def test_help_of_every_command() -> None:
     for command, text in (
         ("serve", "Serve tuned prompts over HTTP"),

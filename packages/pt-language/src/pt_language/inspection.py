@@ -99,7 +99,7 @@ def initial_of(run: Path, method: LanguageMethod) -> tuple[Tensor | None, Mappin
     if not (folder / "run.json").is_file() or not (folder / "config.yaml").is_file():
         return None, {}
     options = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))["options"]
-    if options.get("init_from") is not None:
+    if options.get("init_from"):
         return None, {}
     seed = read_json(folder / "run.json").get("seeds", {}).get("init")
     if not isinstance(seed, int):
