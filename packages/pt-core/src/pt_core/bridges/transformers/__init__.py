@@ -1,0 +1,32 @@
+"""Causal language models of transformers, driven through what all of them share; no model family is named here.
+
+- *Embedding access*: a model's own lookup (`embed`), so that scaling inside it stays inside it.
+- *Shared prefix*: virtual tokens in front of all rows do not depend on what follows. `run_prefix` runs them once with batch 1 through the
+  model's own cache object; `expand` hands that cache to a batch without copying. Gradients of all rows add up in the prefix.
+- *Packed positions*: own tokens continue after the prefix and skip padding wherever it lies, so a ragged batch equals its rows one by one.
+- *Slots*: `slots` gives every block its own few prompt vectors in front of the sequence and drops what the block made of them.
+- *Checkpointing* per block, with the prefix keys and values as explicit arguments, in train and eval mode.
+- *Batched generation* behind a cache, with everything the model's own `generate` offers.
+"""
+
+from __future__ import annotations
+
+from pt_core.bridges.transformers.cache import Pairs, cache_of, cropped, expand, pairs_of, repeat, run_prefix
+from pt_core.bridges.transformers.forward import Outputs, eager, run, step
+from pt_core.bridges.transformers.generation import generate
+from pt_core.bridges.transformers.hooks import SlotFn, blocks
+from pt_core.bridges.transformers.model import (
+    Sizes,
+    accepts,
+    check_length,
+    embed,
+    packed_positions,
+    sizes,
+    valueless,
+    vocabulary_digest,
+)
+
+__all__ = [
+    "Outputs", "Pairs", "Sizes", "SlotFn", "accepts", "blocks", "cache_of", "check_length", "cropped", "eager", "embed", "expand",
+    "generate", "packed_positions", "pairs_of", "repeat", "run", "run_prefix", "sizes", "step", "valueless", "vocabulary_digest",
+]  # fmt: skip
