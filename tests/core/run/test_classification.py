@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from pt_core.data import Batch
 from pt_core.errors import ArtifactError, DataError
-from pt_core.run.tasks.class_metrics import auroc, quadratic_kappa
-from pt_core.run.tasks.classification import MATRIX_LIMIT, MAX_CLASSES, Classification
+from pt_core.run.tasks.classification import MAX_CLASSES, Classification
+from pt_core.run.tasks.metrics import MATRIX_LIMIT, auroc, quadratic_kappa
 from torch.nn import functional as F
 
 from tests.core.run.forked import ranks

@@ -10,20 +10,24 @@ padding masks are not deducted, as in torch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+if TYPE_CHECKING:  # torch's counter imports Triton
+    from torch.utils.flop_counter import FlopCounterMode
 
 Shape = tuple[int, ...]
 
 
 def _forward(query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any) -> int:
+    from torch.utils.flop_counter import sdpa_flop_count
+
     return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
 
 
 def _backward(grad: Shape, query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any) -> int:
-    return 2 * int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
+    return 2 * _forward(query, key, value)
 
 
 _aten = torch.ops.aten
@@ -46,6 +50,8 @@ def flop_counter() -> FlopCounterMode:
     It counts in total only, not per module: torch's module tracker fails where, without gradients, a module is called
     with a view of a parameter, as prompts are.
     """
+    from torch.utils.flop_counter import FlopCounterMode
+
     counter = FlopCounterMode(display=False, custom_mapping=FLASH_FLOP_FORMULAS)
     counter.mod_tracker = _NoModules()  # type: ignore[assignment]
     return counter

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 from pt_core.data import Batch, Dataset
 from pt_core.errors import ArtifactError, DataError
+from pt_core.run.tasks.sums import Sums
 from pt_core.task import Evaluator, Predictions, Task
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import Metric
 
 MAX_NAMES = 100_000
 
@@ -146,34 +146,16 @@ def shape_iou(predicted: Tensor, target: Tensor, parts: Sequence[int]) -> Tensor
     return torch.stack(found).mean()
 
 
-class _Sums(Metric):
-    full_state_update = False
-    iou: Tensor
-    shapes: Tensor
-    points: Tensor
-
-    def __init__(self, categories: int) -> None:
-        super().__init__()
-        self.add_state("iou", torch.zeros(categories, dtype=torch.float64), "sum")
-        self.add_state("shapes", torch.zeros(categories, dtype=torch.long), "sum")
-        self.add_state("points", torch.zeros(2, dtype=torch.long), "sum")
-
-    def update(self, iou: Tensor, category: Tensor, right: Tensor) -> None:
-        self.iou.index_add_(0, category, iou.double())
-        self.shapes += category.bincount(minlength=len(self.shapes))
-        self.points += torch.stack([right.sum(), torch.tensor(right.numel(), device=right.device)]).long()
-
-    def compute(self) -> dict[str, Tensor]:
-        return {name: getattr(self, name).cpu() for name in ("iou", "shapes", "points")}
-
-
 class PartEvaluator(Evaluator):
     """instance_miou: mean over clouds; category_miou: mean over categories of their mean; accuracy: share of points."""
 
     def __init__(self, task: PartSegmentation) -> None:
-        from pt_core.run.tasks.class_metrics import _sync_device
-
-        self.task, self.sums = task, _Sums(len(task.categories)).to(_sync_device())
+        self.task, categories = task, len(task.categories)
+        self.sums = Sums(
+            iou=torch.zeros(categories, dtype=torch.float64),
+            shapes=torch.zeros(categories, dtype=torch.long),
+            points=torch.zeros(2, dtype=torch.long),
+        )
         self._rows: list[dict[str, Any]] = []
 
     def update(self, predictions: Predictions, batch: Batch) -> None:
@@ -184,15 +166,13 @@ class PartEvaluator(Evaluator):
         iou = torch.stack(
             [shape_iou(a.cpu(), b.cpu(), own) for a, b, own in zip(chosen, batch.target, parts, strict=True)]
         )
-        device = self.sums.device
-        self.sums.update(iou.to(device), category.to(device), (chosen == batch.target).to(device))
+        category, right = category.cpu(), (chosen == batch.target).cpu()
+        self.sums["iou"].index_add_(0, category, iou.double())
+        self.sums["shapes"] += category.bincount(minlength=len(self.sums["shapes"]))
+        self.sums["points"] += torch.tensor([int(right.sum()), right.numel()])
 
     def compute(self) -> dict[str, float]:
-        if not self.sums.update_called:  # a process without samples
-            device = self.sums.device
-            empty = torch.zeros(0, device=device)
-            self.sums.update(empty, empty.long(), empty.bool())
-        sums = self.sums.compute()
+        sums = self.sums.over_processes()
         total, seen = int(sums["shapes"].sum()), sums["shapes"] > 0
         means = sums["iou"] / sums["shapes"].clamp(min=1)
         self._rows = [

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from pt_core.data import Batch
 from pt_core.errors import DataError
+from pt_core.run.tasks.sums import Sums
 from pt_core.task import Evaluator, Predictions
 from torch import Tensor
-from torchmetrics import Metric
 
 from pt_vision.segmentation.data.masks import IGNORE
 
@@ -46,35 +46,19 @@ def defined(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-class _Sums(Metric):
-    full_state_update = False
-    counts: Tensor
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.add_state("counts", torch.zeros(classes, classes, dtype=torch.long), "sum")
-
-    def update(self, matrix: Tensor) -> None:
-        self.counts += matrix
-
-    def compute(self) -> Tensor:
-        return self.counts.cpu()
-
-
 class SegmentationEvaluator(Evaluator):
     """miou: mean over the classes that occur in the truth, from pixel counts over all images; accuracy: share of pixels;
     miou/CONDITION: the same over the images of a condition, where the data name conditions."""
 
     def __init__(self, labels: Sequence[str]) -> None:
-        from pt_core.run.tasks.class_metrics import _sync_device
-
-        self.labels, self._device = list(labels), _sync_device()
-        self.sums: dict[str, _Sums] = {"": self._new()}
+        self.labels = list(labels)
+        self.sums = Sums({"": self._none()})
+        """(true class, predicted class) pixel counts of all images, and of each condition."""
         self._rows: list[dict[str, Any]] = []
         self._matrix = torch.zeros(len(labels), len(labels))
 
-    def _new(self) -> _Sums:
-        return _Sums(len(self.labels)).to(self._device)
+    def _none(self) -> Tensor:
+        return torch.zeros(len(self.labels), len(self.labels), dtype=torch.long)
 
     def update(self, predictions: Predictions, batch: Batch) -> None:
         if batch.target is None:
@@ -83,18 +67,15 @@ class SegmentationEvaluator(Evaluator):
         conditions = batch.extra.get("condition") or [""] * len(batch)
         known = batch.extra.get("conditions", ())
         for name in ("", *known):
-            self.sums.setdefault(name, self._new())
+            self.sums.setdefault(name, self._none())
         for n, condition in enumerate(conditions):
-            matrix = confusion(chosen[n], batch.target[n], len(self.labels)).to(self._device)
+            matrix = confusion(chosen[n], batch.target[n], len(self.labels)).cpu()
             for name in dict.fromkeys(("", condition)):
-                self.sums.setdefault(name, self._new()).update(matrix)
+                self.sums[name] = self.sums.get(name, self._none()) + matrix
 
     def compute(self) -> dict[str, float]:
-        found: dict[str, Tensor] = {}
-        for name in sorted(self.sums):
-            if not self.sums[name].update_called:  # a process without images of this condition
-                self.sums[name].update(torch.zeros_like(self.sums[name].counts))
-            found[name] = self.sums[name].compute()
+        sums = self.sums.over_processes()
+        found = {name: sums[name] for name in sorted(sums)}
         self._matrix = found.pop("")
         iou = {"IoU": class_iou(self._matrix), **{name: class_iou(matrix) for name, matrix in found.items()}}
         seen = self._matrix.sum(1)

@@ -83,8 +83,6 @@ def stratified_split(
 
 
 def _split_samples(target: Integers, fraction: float, seed: int, names: Sequence[str]) -> tuple[Integers, Integers]:
-    from sklearn.model_selection import StratifiedShuffleSplit
-
     counts = Counter(target.tolist())
     tiny = [f"{_name(label, names)} has {count}" for label, count in sorted(counts.items()) if count < 2]
     if tiny or not counts:
@@ -93,9 +91,40 @@ def _split_samples(target: Integers, fraction: float, seed: int, names: Sequence
             f"cannot split: every class needs 2 samples or more, but {found}; add data or give the part yourself"
         )
     size = min(max(round(fraction * len(target)), len(counts)), len(target) - len(counts))
-    splitter = StratifiedShuffleSplit(1, test_size=size, random_state=stable_seed(seed, "split") % 2**32)
-    kept, held = next(splitter.split(target[:, None], target))
-    return kept, held
+    return _shuffled(target, size, stable_seed(seed, "split") % 2**32)
+
+
+def _shuffled(target: Integers, held: int, seed: int) -> tuple[Integers, Integers]:
+    """(kept, held out), the very samples that scikit-learn's StratifiedShuffleSplit draws, which takes seconds to import."""
+    rng = np.random.RandomState(seed)
+    position = np.unique(target, return_inverse=True)[1]
+    counts = np.bincount(position)
+    keep = _apportioned(counts, len(target) - held, rng)
+    drop = _apportioned(counts - keep, held, rng)
+    parts: tuple[list[Integers], list[Integers]] = ([], [])
+    for label, (first, second) in enumerate(zip(keep.tolist(), drop.tolist(), strict=True)):
+        rows = np.flatnonzero(position == label)[rng.permutation(counts[label])]
+        parts[0].append(rows[:first])
+        parts[1].append(rows[first : first + second])
+    return np.concatenate(parts[0]), np.concatenate(parts[1])
+
+
+def _apportioned(counts: Integers, total: int, rng: np.random.RandomState) -> Integers:
+    """(class,) numbers of samples that add up to `total`, in proportion to `counts`: whole shares first, the rest to the largest
+    remainders, drawn among equal ones."""
+    shares = counts / counts.sum() * total
+    whole = np.floor(shares)
+    remainder = shares - whole
+    left = int(total - whole.sum())
+    for value in np.unique(remainder)[::-1]:
+        if left <= 0:
+            break
+        tied = np.flatnonzero(remainder == value)
+        chosen = rng.choice(tied, size=min(len(tied), left), replace=False)
+        whole[chosen] += 1
+        left -= len(chosen)
+    apportioned: Integers = whole.astype(np.int64)
+    return apportioned
 
 
 def _split_groups(

@@ -53,12 +53,13 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     check_table(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
-        import pandas as pd
+        import pyarrow as pa
+        from pyarrow import parquet
 
-        frame = pd.DataFrame(
-            [{k: v if not isinstance(v, (dict, list)) else json.dumps(v) for k, v in row.items()} for row in rows]
-        )
-        frame.to_parquet(path, index=False)
+        columns = {
+            name: [_cell(row.get(name)) for row in rows] for name in dict.fromkeys(k for row in rows for k in row)
+        }
+        parquet.write_table(pa.table(columns), path)
     elif path.suffix == ".jsonl":
         write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     else:
@@ -68,3 +69,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer.writeheader()
         writer.writerows(rows)
         write_text(path, buffer.getvalue())
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, (dict, list)) else value

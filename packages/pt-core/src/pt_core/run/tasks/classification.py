@@ -17,14 +17,13 @@ from pt_core.data import Batch, Dataset
 from pt_core.errors import ArtifactError, DataError
 from pt_core.run.data.sampling import class_weights
 from pt_core.run.declare.options import ClassificationOptions
+from pt_core.run.tasks.metrics import MATRIX_LIMIT, ClassificationEvaluator
 from pt_core.task import Evaluator, Predictions, Task
 
 MAX_CLASSES = 100_000
 MAX_NAME = 1000
 TOP = 3
 """Classes named in a prediction record."""
-MATRIX_LIMIT = 1000
-"""Above this number of classes no confusion matrix is kept."""
 LABELLED_ROLES = ("train", "val", "test")
 
 
@@ -103,8 +102,6 @@ class Classification(Task):
         return {"logits": output}
 
     def evaluator(self) -> Evaluator:
-        from pt_core.run.tasks.class_metrics import ClassificationEvaluator
-
         return ClassificationEvaluator(self.labels, self.ordinal)
 
     def records(self, predictions: Predictions, batch: Batch) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,20 @@ from pt_core.run.declare.options import TrainOptions, overlay
 from pt_core.stage import Stage, matches
 
 
+def _uncompiled(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """The optimiser without torch's marks for its compiler: to set them torch imports that compiler at the first step, which
+    takes longer than importing torch, and no step is compiled here."""
+    plain = {name: inspect.unwrap(getattr(kind, name)) for name in ("add_param_group", "step", "zero_grad")}
+    return type(kind.__name__, (kind,), {**plain, "step": torch.no_grad()(plain["step"])})
+
+
+KINDS = {
+    "adamw": _uncompiled(torch.optim.AdamW),
+    "adam": _uncompiled(torch.optim.Adam),
+    "sgd": _uncompiled(torch.optim.SGD),
+}
+
+
 class NamedOptimiser:
     """A torch optimiser that knows its parameters by name, sets its own learning rate and stores its state as tensors."""
 
@@ -25,13 +40,10 @@ class NamedOptimiser:
         base = options.lr * (options.batch_size / 256 if options.lr_per_256 else 1)
         self.scales = [group.pop("lr_scale", 1.0) for group in groups]
         self.lr = base
-        kinds: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
-            "adamw": (torch.optim.AdamW, {"eps": options.adam_eps}),
-            "adam": (torch.optim.Adam, {"eps": options.adam_eps}),
-            "sgd": (torch.optim.SGD, {"momentum": options.momentum}),
-        }
-        kind, extra = kinds[options.optimizer]
-        self.inner = kind(groups, lr=base, weight_decay=options.weight_decay, **extra)  # type: ignore[call-arg]
+        extra: dict[str, Any] = (
+            {"momentum": options.momentum} if options.optimizer == "sgd" else {"eps": options.adam_eps}
+        )
+        self.inner = KINDS[options.optimizer](groups, lr=base, weight_decay=options.weight_decay, **extra)  # type: ignore[call-arg]
         self.parameters: list[nn.Parameter] = [p for group in self.inner.param_groups for p in group["params"]]
         self.names = [names[id(parameter)] for parameter in self.parameters]
 

@@ -1,10 +1,13 @@
-"""The processes of a run, on HF Accelerate: who we are, where tensors live, and the few collectives the trainer needs."""
+"""The processes of a run: who we are, where tensors live, and the few collectives the trainer needs.
+
+Several processes, and gradient scaling, are HF Accelerate's. A plain process on its own needs neither, so it does not wait for it.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -13,15 +16,13 @@ from torch import Tensor
 
 from pt_core.errors import ConfigError, UserError
 from pt_core.run.declare.options import TrainOptions
+from pt_core.run.declare.process import launched
 
 
 class World:
     """Rank, device, precision and collectives. With one process every collective is the identity."""
 
     def __init__(self, options: TrainOptions) -> None:
-        from accelerate import Accelerator
-        from accelerate.state import AcceleratorState
-
         cpu = options.device == "cpu" or (options.device == "auto" and not _accelerated())
         if options.precision == "fp16" and (cpu or options.device == "mps"):
             raise ConfigError("precision='fp16' needs a CUDA device; use bf16 or fp32")
@@ -29,13 +30,28 @@ class World:
             raise ConfigError("device='cuda', but no CUDA device is visible; use --device cpu")
         if options.device == "mps" and not torch.backends.mps.is_available():
             raise ConfigError("device='mps', but there is no Apple GPU; use --device cpu")
-        precision = {"fp32": "no"}.get(options.precision, options.precision)
+        self.precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.precision)
+        self.rank, self.size = 0, 1
+        self._scaler: torch.amp.GradScaler | None = None
+        # Whether a GPU can do bf16 is Accelerate's to say, as is what a launcher or another library set up before.
+        plain = self.precision is None or (cpu and self.precision == torch.bfloat16)
+        if plain and not launched() and not (dist.is_available() and dist.is_initialized()):
+            found = "mps" if torch.backends.mps.is_available() else "cuda"
+            self.device = torch.device("cpu" if cpu else found if options.device == "auto" else options.device)
+        else:
+            self._join(cpu, {"fp32": "no"}.get(options.precision, options.precision))
+
+    def _join(self, cpu: bool, precision: str) -> None:
+        """Become one of the processes that Accelerate finds."""
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+
         # One process may run several fits of different precision; Accelerate keeps the first one's unless its state is reset.
         AcceleratorState._reset_state()
-        self.accelerator = Accelerator(cpu=cpu, mixed_precision=precision)
-        self.rank: int = self.accelerator.process_index
-        self.size: int = self.accelerator.num_processes
-        self.device: torch.device = self.accelerator.device
+        accelerator = Accelerator(cpu=cpu, mixed_precision=precision)
+        self.rank, self.size = accelerator.process_index, accelerator.num_processes
+        self.device = accelerator.device
+        self._scaler = accelerator.scaler
 
     @property
     def main(self) -> bool:
@@ -43,8 +59,7 @@ class World:
 
     @property
     def scaler(self) -> torch.amp.GradScaler | None:
-        scaler: torch.amp.GradScaler | None = self.accelerator.scaler
-        return scaler
+        return self._scaler
 
     @property
     def alone(self) -> str | None:
@@ -56,7 +71,9 @@ class World:
         )
 
     def autocast(self) -> AbstractContextManager[None]:
-        return self.accelerator.autocast()  # type: ignore[no-any-return]
+        if self.precision is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.precision)
 
     def sum_(self, tensor: Tensor) -> Tensor:
         """Sum over processes, in place."""

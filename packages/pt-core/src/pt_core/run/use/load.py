@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import nn
 
 from pt_core.artifact import Artifact, read_artifact
 from pt_core.backbone import Backbone
+from pt_core.bounded import built_within
 from pt_core.errors import ArtifactError, UserError
 from pt_core.method import Method
 from pt_core.randomness import seeded
@@ -104,11 +105,15 @@ def load_tuned(
             network = load_network(modality, source, file, None, role, chain=chain)
         notes += artifact.check_backbone(role, network, allow_backbone_mismatch)
         networks[role] = network
-    method = _arbitrary(modality.registry, name, config, hosts, networks, task, artifact)
+
+    def build() -> Method:
+        return build_method(modality.registry, name, config, hosts, networks, task)
+
     if training:
+        method = _arbitrary(build, artifact)
         restore_for_training(method, artifact)
     else:
-        method.restore("predict", artifact.tensors)
+        method = _restored(build, artifact)
     return Tuned(method, artifact.card, notes)
 
 
@@ -151,26 +156,41 @@ def _host(registry: Registry, role: str, entry: Mapping[str, Any]) -> HostSpec:
     return HostSpec(str(entry["method"]), config)
 
 
-def _arbitrary(
-    registry: Registry,
-    name: str,
-    config: Any,
-    hosts: Mapping[str, HostSpec],
-    networks: Mapping[str, Backbone],
-    task: Task,
-    artifact: Artifact,
-) -> Method:
+def _restored(build: Callable[[], Method], artifact: Artifact) -> Method:
+    """The method with the artifact's values, for prediction."""
+    try:
+        with seeded(0, "load"):
+            method = built_within(build)
+        if method is not None:
+            method.restore("predict", artifact.tensors)
+            return method
+    except BUILDING as error:
+        raise _unbuilt(artifact, error) from error
+    method = _arbitrary(build, artifact)
+    method.restore("predict", artifact.tensors)
+    return method
+
+
+def _arbitrary(build: Callable[[], Method], artifact: Artifact) -> Method:
     """The method with arbitrary values. A card is input from elsewhere: an absurd size in it must fail by name, not by memory."""
     try:
         with seeded(0, "load"):
             try:
                 with torch.device("meta"):
-                    shapes = build_method(registry, name, config, hosts, networks, task)
+                    shapes = build()
             except (NotImplementedError, RuntimeError):
                 shapes = None  # a method that reads values while it is built
             if shapes is not None:
                 shapes.restore("predict", artifact.tensors)
-            return build_method(registry, name, config, hosts, networks, task)
-    except (RuntimeError, MemoryError, OverflowError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise ArtifactError(f"{artifact.folder}: its configuration cannot be built ({reason})") from error
+            return build()
+    except BUILDING as error:
+        raise _unbuilt(artifact, error) from error
+
+
+BUILDING = (RuntimeError, MemoryError, OverflowError, TypeError, ValueError)
+"""What a configuration that makes no sense ends in."""
+
+
+def _unbuilt(artifact: Artifact, error: BaseException) -> ArtifactError:
+    reason = " ".join(str(error).split())[:160]
+    return ArtifactError(f"{artifact.folder}: its configuration cannot be built ({reason})")

@@ -8,72 +8,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import Metric
-from torchmetrics.functional.classification import binary_auroc
 
 from pt_core.data import Batch
 from pt_core.errors import DataError
-from pt_core.run.tasks.classification import MATRIX_LIMIT
+from pt_core.run.tasks.sums import Sums, gathered
 from pt_core.task import Evaluator, Predictions
 
 BINS = 15
 """Confidence bins of the calibration error (Guo et al. 2017)."""
-
-
-class _Sums(Metric):
-    """What the metrics need, summed over samples; torchmetrics adds up the processes."""
-
-    full_state_update = False
-    hits: Tensor
-    support: Tensor
-    predicted: Tensor
-    confusion: Tensor
-    nll: Tensor
-    bins: Tensor
-    negative: list[Tensor]
-    positive: list[Tensor]
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.classes = classes
-        for name in ("hits", "support", "predicted"):
-            self.add_state(name, torch.zeros(classes, dtype=torch.long), "sum")
-        side = classes if classes <= MATRIX_LIMIT else 0
-        self.add_state("confusion", torch.zeros(side, side, dtype=torch.long), "sum")
-        self.add_state("nll", torch.zeros((), dtype=torch.float64), "sum")
-        self.add_state("bins", torch.zeros(2, BINS, dtype=torch.float64), "sum")
-        # Margins of two classes, apart by label: both states are float32, which a process without samples can join.
-        self.add_state("negative", [], "cat")
-        self.add_state("positive", [], "cat")
-
-    def update(self, logits: Tensor, target: Tensor) -> None:
-        """(n, class) float32, (n,) int64."""
-        choice, hit = logits.argmax(-1), logits.argmax(-1) == target
-        self.hits += target[hit].bincount(minlength=self.classes)
-        self.support += target.bincount(minlength=self.classes)
-        self.predicted += choice.bincount(minlength=self.classes)
-        if len(self.confusion):
-            pairs = (target * self.classes + choice).bincount(minlength=self.classes**2)
-            self.confusion += pairs.view(self.classes, self.classes)
-        self.nll += F.cross_entropy(logits, target, reduction="sum").double()
-        confidence = logits.softmax(-1).amax(-1).double()
-        edges = torch.linspace(0, 1, BINS + 1, dtype=torch.float64, device=logits.device)[1:-1]
-        bucket = torch.bucketize(confidence.nan_to_num(), edges)
-        self.bins += torch.stack(
-            [bucket.bincount(values, minlength=BINS) for values in (hit.double(), confidence)],
-        )
-        if self.classes == 2:
-            margin = logits[:, 1] - logits[:, 0]
-            self.negative.append(margin[target == 0])
-            self.positive.append(margin[target == 1])
-
-    def compute(self) -> dict[str, Tensor]:
-        names = ("hits", "support", "predicted", "confusion", "nll", "bins")
-        sums = {name: getattr(self, name).cpu() for name in names}
-        return sums | {name: _joined(getattr(self, name)).cpu() for name in ("negative", "positive")}
+MATRIX_LIMIT = 1000
+"""Above this number of classes no confusion matrix is kept."""
 
 
 class ClassificationEvaluator(Evaluator):
@@ -87,23 +33,47 @@ class ClassificationEvaluator(Evaluator):
 
     def __init__(self, labels: Sequence[str], ordinal: bool = False) -> None:
         self.labels, self.ordinal = list(labels), ordinal
-        self.sums = _Sums(len(labels)).to(_sync_device())
+        classes = len(self.labels)
+        side = classes if classes <= MATRIX_LIMIT else 0
+        self.sums = Sums(
+            hits=torch.zeros(classes, dtype=torch.long),
+            support=torch.zeros(classes, dtype=torch.long),
+            predicted=torch.zeros(classes, dtype=torch.long),
+            confusion=torch.zeros(side, side, dtype=torch.long),
+            nll=torch.zeros((), dtype=torch.float64),
+            bins=torch.zeros(2, BINS, dtype=torch.float64),
+        )
+        self.margins: tuple[list[Tensor], list[Tensor]] = ([], [])
+        """Of two classes: logit 1 - logit 0 of the samples of either class."""
         self._rows: list[dict[str, Any]] = []
         self._confusion: list[list[int]] = []
 
     def update(self, predictions: Predictions, batch: Batch) -> None:
         if batch.target is None:
             raise DataError("evaluation needs labelled data, these have no labels")
-        device = self.sums.device
-        self.sums.update(predictions["logits"].detach().float().to(device), batch.target.to(device))
+        logits, target = predictions["logits"].detach().float().cpu(), batch.target.cpu()
+        classes = len(self.labels)
+        choice, hit = logits.argmax(-1), logits.argmax(-1) == target
+        self.sums["hits"] += target[hit].bincount(minlength=classes)
+        self.sums["support"] += target.bincount(minlength=classes)
+        self.sums["predicted"] += choice.bincount(minlength=classes)
+        if len(self.sums["confusion"]):
+            pairs = (target * classes + choice).bincount(minlength=classes**2)
+            self.sums["confusion"] += pairs.view(classes, classes)
+        self.sums["nll"] += F.cross_entropy(logits, target, reduction="sum").double()
+        confidence = logits.softmax(-1).amax(-1).double()
+        edges = torch.linspace(0, 1, BINS + 1, dtype=torch.float64)[1:-1]
+        bucket = torch.bucketize(confidence.nan_to_num(), edges)
+        self.sums["bins"] += torch.stack(
+            [bucket.bincount(values, minlength=BINS) for values in (hit.double(), confidence)],
+        )
+        if classes == 2:
+            margin = logits[:, 1] - logits[:, 0]
+            for label, kept in enumerate(self.margins):
+                kept.append(margin[target == label])
 
     def compute(self) -> dict[str, float]:
-        if not self.sums.update_called:  # a process without samples
-            device = self.sums.device
-            self.sums.update(
-                torch.zeros(0, len(self.labels), device=device), torch.zeros(0, dtype=torch.long, device=device)
-            )
-        sums = self.sums.compute()
+        sums = self.sums.over_processes()
         total = int(sums["support"].sum())
         self._rows = per_class(self.labels, sums["hits"], sums["support"], sums["predicted"])
         self._confusion = sums["confusion"].tolist()
@@ -122,7 +92,9 @@ class ClassificationEvaluator(Evaluator):
             "ece": float((right - confidence).abs().sum()) / total if total else math.nan,
         }
         if len(self.labels) == 2:
-            metrics["auroc"] = auroc(sums["negative"], sums["positive"])
+            parts = gathered(self.margins)
+            negative, positive = ([margin for part in parts for margin in part[label]] for label in (0, 1))
+            metrics["auroc"] = auroc(torch.cat([torch.zeros(0), *negative]), torch.cat([torch.zeros(0), *positive]))
         if self.ordinal:
             metrics["kappa"] = quadratic_kappa(sums["confusion"])
         return metrics
@@ -168,28 +140,16 @@ def quadratic_kappa(confusion: Tensor) -> float:
 
 def auroc(negative: Tensor, positive: Tensor) -> float:
     """Area under the ROC curve from the (n,) scores of each label; nan where one of them is empty or a score is nan."""
-    negative, positive = negative.reshape(-1), positive.reshape(-1)  # torchmetrics squeezes single values
     scores = torch.cat([negative, positive])
     if not len(negative) or not len(positive) or bool(scores.isnan().any()):
         return math.nan
-    target = torch.cat([torch.zeros(len(negative), dtype=torch.long), torch.ones(len(positive), dtype=torch.long)])
-    # Ranks: probabilities of confident predictions round to 1 and would tie.
-    ranks = torch.unique(scores, return_inverse=True)[1].double()
-    return float(binary_auroc(ranks / ranks.max().clamp(min=1), target))
-
-
-def _sync_device() -> torch.device:
-    """Where states must live to be merged: NCCL moves CUDA tensors only."""
-    if dist.is_available() and dist.is_initialized() and "gloo" not in dist.get_backend():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")
-
-
-def _joined(parts: Tensor | list[Tensor]) -> Tensor:
-    """A list state before, a tensor after the processes were merged."""
-    if isinstance(parts, Tensor):
-        return parts
-    return torch.cat(parts) if parts else torch.zeros(0)
+    # Ranks of the scores themselves: probabilities of confident predictions round to 1 and would tie.
+    ranks = torch.unique(scores, return_inverse=True)[1]
+    below, above = (
+        part.bincount(minlength=int(ranks.max()) + 1) for part in ranks.split([len(negative), len(positive)])
+    )
+    false, true = (F.pad(part.flip(0).cumsum(0), (1, 0)) for part in (below, above))
+    return float(torch.trapezoid(true / len(positive), false / len(negative)))
 
 
 def _mean(values: list[float]) -> float:
