@@ -23,10 +23,10 @@ from pt_core.run.train.features import with_features
 from pt_core.run.train.rundir import RunDir
 from pt_core.run.train.trainer import Trainer
 from pt_core.run.train.world import World
-from pt_pointcloud.backbone import PointBackbone
 from pt_pointcloud.backbones import load_backbone
 from pt_pointcloud.modality import PointClouds
-from pt_pointcloud.transformer import PointConfig, PointTransformer, init_weights
+from pt_pointcloud.networks.backbone import PointBackbone
+from pt_pointcloud.networks.transformer import PointConfig, PointTransformer, init_weights
 
 from benchmarks._harness import load, machine, seconds, write
 

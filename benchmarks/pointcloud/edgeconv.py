@@ -17,10 +17,10 @@ from pt_core.data import Batch
 from pt_core.kernels import reference_kernels
 from pt_core.kernels.flops import flop_counter
 from pt_core.run.tasks.classification import Classification
-from pt_pointcloud.backbone import PointBackbone
-from pt_pointcloud.edgeconv import EdgeConv
 from pt_pointcloud.methods.idpt import IDPT, IDPTConfig
-from pt_pointcloud.transformer import PointConfig, PointTransformer, init_weights
+from pt_pointcloud.networks.backbone import PointBackbone
+from pt_pointcloud.networks.edgeconv import EdgeConv
+from pt_pointcloud.networks.transformer import PointConfig, PointTransformer, init_weights
 
 from benchmarks._harness import alternate, difference, in_own_process, machine, peak_bytes, write
 

@@ -16,10 +16,10 @@ from pt_core.randomness import seeded
 from pt_core.run.declare.options import TrainOptions, build_all
 from pt_core.run.tasks.classification import Classification
 from pt_core.testing import CHECKS, SLOW_CHECKS, MethodCase
-from pt_pointcloud.backbone import PointBackbone
-from pt_pointcloud.data import PointDataset
+from pt_pointcloud.data.dataset import PointDataset
+from pt_pointcloud.networks.backbone import PointBackbone
+from pt_pointcloud.networks.transformer import PointConfig, PointTransformer
 from pt_pointcloud.tasks.parts import PartSegmentation
-from pt_pointcloud.transformer import PointConfig, PointTransformer
 from torch import Tensor
 
 LABELS = ["ball", "rod", "sheet"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pt_pointcloud
 import pytest
-from pt_core.errors import BackboneMismatch, ConfigError
+from pt_core.errors import BackboneMismatch, ConfigError, DataError, UserError
 from pt_core.run.command import cli
 from pt_pointcloud.modality import PointClouds
 from pt_pointcloud.options import PretrainOptions
@@ -229,6 +230,53 @@ def test_mistakes_end_with_one_line(arguments, message, capsys, tmp_path, monkey
     assert message in err
     assert "Traceback" not in err
     assert not any(tmp_path.glob("runs/*"))
+
+
+def test_all_mistakes_of_a_command_are_told_together(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    wrong = ["--data", "nowhere", "--backbone", "pointmae:modelnett", "--recipe", "idpt-best", "--epocs", "3"]
+    assert run("fit", "idpt", *wrong, "--out", "new") == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    for part in ("'nowhere' do not exist", "did you mean 'modelnet'", "no recipe 'idpt-best'", "'--epocs'"):
+        assert sum(part in line for line in errors) == 1, errors
+    assert len(errors) == 4
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("builtin:shape", "did you mean 'shapes'"),
+        ("shaps", "did you mean 'shapes'"),
+        ("mug.off", "is a single cloud"),
+        ("notes.md", "is of no known kind"),
+    ],
+)
+def test_data_are_checked_by_name(spec, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shapes").mkdir()
+    for name in ("mug.off", "notes.md"):
+        (tmp_path / name).touch()
+    assert message in PointClouds().data_problem(spec)
+    with pytest.raises(DataError, match=message):
+        pt_pointcloud.load_clouds(spec)
+    assert PointClouds().data_problem("shapes") is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("file:nowhere.safetensors", "make it with"),
+        ("builtin:point_mae_shapes,point=64", "did you mean 'points'"),
+        ("builtin:point_mae_shapes,normalise=unit", "normalise='unit' is unknown"),
+        ("pointmae", "is of no known kind|has no layout"),
+    ],
+)
+def test_backbones_are_checked_by_name(spec, message):
+    assert re.search(message, PointClouds().backbone_problem(spec, "backbone"))
+    with pytest.raises(UserError, match=message):
+        pt_pointcloud.load_backbone(spec)
+    assert PointClouds().backbone_problem("pointbert:shapenet,points=512", "backbone") is None
 
 
 @pytest.mark.parametrize(

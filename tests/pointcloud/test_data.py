@@ -10,14 +10,14 @@ import torch
 import trimesh
 from pt_core.errors import ConfigError, DataError, UserError
 from pt_core.run.declare.options import build_all
-from pt_pointcloud.data import load_clouds
-from pt_pointcloud.inputs import input_clouds
+from pt_pointcloud.data.files import read_cloud
+from pt_pointcloud.data.inputs import input_clouds
+from pt_pointcloud.data.load import load_clouds
+from pt_pointcloud.data.normalise import check_cloud, normalise
 from pt_pointcloud.methods.idpt import IDPT
 from pt_pointcloud.methods.idpt_seg import IDPTSeg
-from pt_pointcloud.normalise import check_cloud, normalise
 from pt_pointcloud.ops import furthest_point_sample
 from pt_pointcloud.options import DataOptions, PredictOptions
-from pt_pointcloud.sources.files import read_cloud
 
 from tests.pointcloud.common import LABELS, bound, clouds, seeded_make, tiny
 
@@ -176,7 +176,7 @@ def test_evaluation_takes_the_first_points_of_furthest_point_sampling():
 
 
 def test_patch_indices_of_evaluation_are_computed_once(monkeypatch):
-    from pt_pointcloud import data as module
+    from pt_pointcloud.data import dataset as module
 
     data, calls = bound(3, 0), []
     compute = module.group_indices

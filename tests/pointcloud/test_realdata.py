@@ -11,7 +11,7 @@ import pt_pointcloud
 import pytest
 import torch
 from pt_core.errors import UserError
-from pt_pointcloud.data import load_clouds
+from pt_pointcloud.data.load import load_clouds
 from pt_pointcloud.options import DataOptions
 
 pytestmark = [

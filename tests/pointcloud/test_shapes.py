@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from pt_pointcloud.corruptions import CORRUPTIONS, corrupt
+from pt_pointcloud.data.corruptions import CORRUPTIONS, corrupt
 from pt_pointcloud.shapes import pretraining_shape, shape
 from pt_pointcloud.shapes.families import OTHERS, TARGETS
 from pt_pointcloud.shapes.primitives import Primitive, turn

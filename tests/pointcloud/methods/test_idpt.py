@@ -12,13 +12,13 @@ from pt_core.errors import ConfigError, DataError
 from pt_core.run.declare.options import TrainOptions, build_all
 from pt_core.run.tasks.classification import Classification
 from pt_core.testing._support import train
-from pt_pointcloud.backbone import PointBackbone
 from pt_pointcloud.methods.full import FullFineTuning
 from pt_pointcloud.methods.idpt import IDPT, IDPTConfig
 from pt_pointcloud.methods.linear import LinearConfig, LinearProbe
 from pt_pointcloud.methods.vpt import VPT
-from pt_pointcloud.prompts import DGCNN
-from pt_pointcloud.transformer import PointConfig, PointTransformer
+from pt_pointcloud.networks.backbone import PointBackbone
+from pt_pointcloud.networks.prompts import DGCNN
+from pt_pointcloud.networks.transformer import PointConfig, PointTransformer
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -262,19 +262,19 @@ def test_published_clipping_scales_by_the_norm_of_all_gradients():
         gradients.append({name: p.grad.clone() for name, p in one.named_parameters()})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-5)
-    frozen = [leaf.grad for leaf in clipped._clip.leaves.values() if leaf.grad is not None]
+    frozen = [leaf.grad for leaf in clipped.own.leaves.values() if leaf.grad is not None]
     assert len(frozen) > 30
-    count = clipped._clip.count
+    count = clipped.own.count
     assert count == 9
     whole = torch.stack([*(g.norm() / count for g in frozen), *(g.norm() for g in gradients[1].values())]).norm()
     tuned = torch.stack([g.norm() for g in gradients[1].values()]).norm()
     limit = float(tuned)  # the tuned norm alone would not be clipped
-    clipped._clip.scale(list(clipped.parameters()), limit)
+    clipped.own.scale(list(clipped.parameters()), limit)
     factor = limit / (float(whole) + 1e-6)
     assert factor < 1
     for name, p in clipped.named_parameters():
         torch.testing.assert_close(p.grad, gradients[1][name] * factor)
-    assert clipped._clip.leaves == {}
+    assert clipped.own.leaves == {}
 
 
 # ---- attention, bad input ------------------------------------------------------------------------------------------------------------

@@ -9,14 +9,14 @@ import torch
 from pt_core import Batch
 from pt_core.data import generator
 from pt_core.errors import ArtifactError, ConfigError, DataError
-from pt_pointcloud.backbone import PointBackbone
-from pt_pointcloud.grouping import group
 from pt_pointcloud.methods.idpt import IDPT, IDPTConfig
 from pt_pointcloud.methods.idpt_seg import IDPTSeg, IDPTSegConfig
 from pt_pointcloud.methods.linear_seg import LinearSegProbe
-from pt_pointcloud.propagation import default_layers, propagate
+from pt_pointcloud.networks.backbone import PointBackbone
+from pt_pointcloud.networks.grouping import group
+from pt_pointcloud.networks.propagation import default_layers, propagate
+from pt_pointcloud.networks.transformer import PointConfig, PointTransformer
 from pt_pointcloud.tasks.parts import PartSegmentation, shape_iou
-from pt_pointcloud.transformer import PointConfig, PointTransformer
 from torch import Tensor
 from torch.nn import functional as F
 

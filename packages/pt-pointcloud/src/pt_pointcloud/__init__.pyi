@@ -1,6 +1,7 @@
 from .api import fit as fit, load as load, load_many as load_many, wrap as wrap
 from .backbones import list_backbones as list_backbones, load_backbone as load_backbone
-from .data import PointDataset as PointDataset, load_clouds as load_clouds
+from .data.dataset import PointDataset as PointDataset
+from .data.load import load_clouds as load_clouds
 from .methods.full import FullConfig as FullConfig, FullFineTuning as FullFineTuning
 from .methods.idpt import IDPT as IDPT, IDPTConfig as IDPTConfig
 from .methods.idpt_seg import IDPTSeg as IDPTSeg, IDPTSegConfig as IDPTSegConfig

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from pt_core.errors import ConfigError, UserError, nearest
 
+from pt_pointcloud.data.normalise import RULES
+
 if TYPE_CHECKING:
     import torch
 
-    from pt_pointcloud.backbone import PointBackbone
-    from pt_pointcloud.transformer import PointConfig
+    from pt_pointcloud.networks.backbone import PointBackbone
+    from pt_pointcloud.networks.transformer import PointConfig
 
 ASSETS = Path(__file__).parent / "assets"
 DEFAULT = "builtin:point_mae_shapes"
@@ -52,6 +54,28 @@ def list_backbones() -> list[tuple[str, str]]:
     ]
 
 
+def problem(spec: str) -> str | None:
+    """What is wrong with a backbone spec, as far as its name and the file system tell; no weights are read."""
+    try:
+        plain, _ = _changes(spec)
+    except UserError as error:
+        return str(error)
+    kind, _, name = plain.partition(":")
+    if kind in ("pointmae", "pointbert"):
+        return (
+            None
+            if name in LAYOUTS
+            else f"{kind} has no layout {name!r}{nearest(name, LAYOUTS)}; known: {', '.join(LAYOUTS)}"
+        )
+    if kind not in ("builtin", "file") or not name:
+        return f"backbone {spec!r} is of no known kind; use builtin:NAME, file:FILE, pointmae:NAME or pointbert:NAME with --weights FILE"
+    if kind == "builtin" and name not in builtin_names():
+        return f"no built-in backbone {name!r}{nearest(name, builtin_names())}; known: {', '.join(builtin_names())}"
+    if kind == "file" and not Path(name).is_file():
+        return f"{name} does not exist; make it with: pt-pointcloud pretrain --data DIR --out {name}"
+    return None
+
+
 def load_backbone(
     spec: str, weights: str | Path | None = None, normalise: str | None = None, device: torch.device | str = "cpu"
 ) -> PointBackbone:
@@ -68,20 +92,28 @@ def load_backbone(
     """
     import torch
 
-    from pt_pointcloud import pretrain
-    from pt_pointcloud.backbone import PointBackbone
-    from pt_pointcloud.transformer import PointTransformer
+    from pt_pointcloud.networks import saved
+    from pt_pointcloud.networks.backbone import PointBackbone
+    from pt_pointcloud.networks.published import load_published, published_config
+    from pt_pointcloud.networks.state import check_finite
+    from pt_pointcloud.networks.transformer import PointTransformer
 
     if normalise is not None and "normalise=" not in spec and normalise != "unit_sphere":
         spec = f"{spec},normalise={normalise}"
+    wrong = problem(spec)
+    if wrong is not None:
+        raise UserError(wrong)
     plain, changes = _changes(spec)
     kind, _, name = plain.partition(":")
     notes: tuple[str, ...] = ()
-    if kind in ("pointmae", "pointbert"):
-        if name not in LAYOUTS:
-            raise UserError(f"{kind} has no layout {name!r}{nearest(name, LAYOUTS)}; known: {', '.join(LAYOUTS)}")
-        from pt_pointcloud.weights import load_published, published_config
-
+    if kind in ("builtin", "file"):
+        if weights is not None:
+            raise UserError(
+                f"backbone {spec!r} brings its own weights; leave out weights, or use pointmae:NAME with them"
+            )
+        net, _ = saved.load_backbone(ASSETS / f"{name}.safetensors" if kind == "builtin" else Path(name))
+        net.config = _changed(net.config, changes, spec)
+    else:
         config = _changed(published_config(kind, LAYOUTS[name]), changes, spec)
         if str(device) == "meta":
             with torch.device("meta"):
@@ -90,25 +122,7 @@ def load_backbone(
             raise UserError(f"backbone {spec!r} needs --weights FILE: the checkpoint that its authors publish")
         else:
             net, notes = load_published(kind, config, Path(weights))
-    elif kind in ("builtin", "file") and name:
-        if weights is not None:
-            raise UserError(
-                f"backbone {spec!r} brings its own weights; leave out weights, or use pointmae:NAME with them"
-            )
-        if kind == "builtin" and name not in builtin_names():
-            raise UserError(
-                f"no built-in backbone {name!r}{nearest(name, builtin_names())}; known: {', '.join(builtin_names())}"
-            )
-        path = ASSETS / f"{name}.safetensors" if kind == "builtin" else Path(name)
-        net, _ = pretrain.load_backbone(path)
-        net.config = _changed(net.config, changes, spec)
-    else:
-        raise UserError(
-            f"backbone {spec!r} is of no known kind; use builtin:NAME, file:FILE, pointmae:NAME or pointbert:NAME with --weights FILE"
-        )
     if str(device) != "meta":
-        from pt_pointcloud.weights import check_finite
-
         check_finite(net, spec)
     backbone = PointBackbone(net, spec, {"normalise": changes.get("normalise", "unit_sphere")})
     backbone.notes = notes
@@ -127,8 +141,6 @@ def _changes(spec: str) -> tuple[str, dict[str, Any]]:
                 f"backbone {spec!r}: {part!r} is no change of the grouping{nearest(key, CHANGES)}; known: {', '.join(CHANGES)}"
             )
         if key == "normalise":
-            from pt_pointcloud.normalise import RULES
-
             if value not in RULES:
                 raise UserError(
                     f"backbone {spec!r}: normalise={value!r} is unknown{nearest(value, RULES)}; known: {', '.join(RULES)}"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pt_core.run.declare.modality import Modality
 
 METHODS: dict[str, dict[str, Any]] = {
     "linear": {"method": "linear", "epochs": 60, "lr": 0.01, "warmup_epochs": 0},
@@ -28,14 +31,12 @@ DATA: dict[str, dict[str, Any]] = {
 }
 
 
-def shapes(out: Path, seeds: int, fast: bool) -> None:
+def shapes(modality: Modality, out: Path, seeds: int, fast: bool) -> None:
     """8 shots of 12 generated classes, clean and with half of every shape missing. Writes a run per method, data and seed below `out`."""
     from pt_core.run.command.contenders import compare_methods
 
     from pt_pointcloud.backbones import load_backbone
-    from pt_pointcloud.modality import PointClouds
 
-    modality = PointClouds()
     contenders = {
         f"{name}/{kind}": {**COMMON, **changes, **corruption, **(FAST if fast else {})}
         for kind, corruption in list(DATA.items())[: 1 if fast else None]
@@ -54,14 +55,12 @@ def shapes(out: Path, seeds: int, fast: bool) -> None:
     )
 
 
-def parts(out: Path, seeds: int, fast: bool) -> None:
+def parts(modality: Modality, out: Path, seeds: int, fast: bool) -> None:
     """Part segmentation of generated shapes: a linear head on frozen features against IDPT's prompts."""
     from pt_core.run.command.contenders import compare_methods
 
     from pt_pointcloud.backbones import load_backbone
-    from pt_pointcloud.modality import PointClouds
 
-    modality = PointClouds()
     common = {
         "data": "builtin:shapes",
         "task": "parts",

@@ -92,7 +92,8 @@ def run_episodes(
     folder = out or free_folder(Path("runs"), f"episodes-{method}")
     check_out(folder)
     specs = [resolve(modality, method, {**options, "episode": episode}) for episode in range(episodes)]
-    networks = load_backbones(modality, specs[0], say)
+    info = modality.registry.joined(specs[0].method, specs[0].host_ids)
+    networks = load_backbones(modality, specs[0], info, say)
     scores = []
     for number, spec in enumerate(specs):
         status = run_fit(modality, spec, folder / f"episode-{number:02d}", networks, quiet=True)

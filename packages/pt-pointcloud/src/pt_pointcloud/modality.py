@@ -1,4 +1,4 @@
-"""pt-pointcloud's side of the shared commands."""
+"""pt-pointcloud's side of the shared commands: what there is, imported where it is used."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_core.task import Evaluation, Task
     from torch import Tensor
 
-    from pt_pointcloud.backbone import PointBackbone
-    from pt_pointcloud.data import PointDataset
+    from pt_pointcloud.data.dataset import PointDataset
+    from pt_pointcloud.networks.backbone import PointBackbone
 
 
 class PointClouds(Modality):
@@ -40,13 +40,23 @@ class PointClouds(Modality):
 
         return DEFAULT
 
+    def backbone_problem(self, spec: str, role: str) -> str | None:
+        from pt_pointcloud.backbones import problem
+
+        return problem(spec)
+
     def load_backbone(self, spec: str, weights: str | None, options: Any | None, role: str) -> Backbone:
         from pt_pointcloud.backbones import load_backbone
 
         return load_backbone(spec, weights, getattr(options, "normalise", None))
 
+    def data_problem(self, spec: str) -> str | None:
+        from pt_pointcloud.data.sources import problem
+
+        return problem(spec)
+
     def load_data(self, spec: str, options: DataOptions, seed: int) -> Mapping[str, Dataset]:
-        from pt_pointcloud.data import load_clouds
+        from pt_pointcloud.data.load import load_clouds
 
         return load_clouds(spec, options, seed)
 
@@ -98,39 +108,14 @@ class PointClouds(Modality):
         return task
 
     def inputs(self, items: Sequence[Any], method: Method, options: Any | None) -> Dataset:
-        from pt_pointcloud.inputs import input_clouds
+        from pt_pointcloud.data.inputs import input_clouds
 
         return input_clouds(list(items), method, options or PredictOptions())
 
     def example(self, spec: RunSpec, classes: int, batch_size: int) -> tuple[Mapping[str, Backbone], Task, Batch]:
-        import torch
-        from pt_core.data import Batch
-        from pt_core.run.declare.roles import by_role
-        from pt_core.run.tasks.classification import Classification
+        from pt_pointcloud.example import example
 
-        from pt_pointcloud.backbones import load_backbone
-        from pt_pointcloud.tasks.parts import PartSegmentation
-
-        chosen = by_role("--backbone", spec.run.backbone, ["backbone"]).get(
-            "backbone", self.default_backbone("backbone")
-        )
-        backbone = load_backbone(chosen, None, spec.data.normalise, device="meta")
-        config, rows = backbone.config, torch.arange(batch_size)
-        inputs = {
-            "points": torch.zeros(batch_size, config.points, 3, device="meta"),
-            "centres": torch.zeros(batch_size, config.groups, dtype=torch.int32),
-            "neighbours": torch.zeros(batch_size, config.groups, config.group_size, dtype=torch.int32),
-        }
-        ids = [str(row) for row in range(batch_size)]
-        labels = torch.zeros(batch_size, dtype=torch.long)
-        names = [f"class {i}" for i in range(classes)]
-        if spec.task.task == "parts":
-            task: Task = PartSegmentation(
-                names, [f"part {i}" for i in range(classes)], {name: [i] for i, name in enumerate(names)}
-            )
-            target = torch.zeros(batch_size, config.points, dtype=torch.long)
-            return {"backbone": backbone}, task, Batch({**inputs, "category": labels}, target, rows, ids)
-        return {"backbone": backbone}, Classification(names), Batch(inputs, labels, rows, ids)
+        return example(spec, classes, batch_size)
 
     def blank_inputs(self, backbone: Backbone, batch_size: int) -> Tensor:
         import torch
@@ -140,12 +125,12 @@ class PointClouds(Modality):
         )
 
     def thumbnail(self, dataset: Dataset, index: int) -> bytes | None:
-        from pt_pointcloud.panels import thumbnail
+        from pt_pointcloud.drawing.panels import thumbnail
 
         return thumbnail(cast("PointDataset", dataset), index)
 
     def panels(self, method: Method, data: Mapping[str, Dataset], finals: Mapping[str, Evaluation]) -> Sequence[Panel]:
-        from pt_pointcloud.panels import cloud_panels
+        from pt_pointcloud.drawing.panels import cloud_panels
 
         return cloud_panels(method, data, finals)
 

@@ -5,31 +5,27 @@ The built-in backbone was made by `pt-pointcloud pretrain --out point_mae_shapes
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import time
 from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from pt_core.data import generator
 from pt_core.errors import DataError, NonFiniteError, UserError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from pt_pointcloud.augment import scale_translate
-from pt_pointcloud.mae import PointMAE
+from pt_pointcloud.data.augment import scale_translate
+from pt_pointcloud.networks.mae import PointMAE
+from pt_pointcloud.networks.saved import FORMAT_VERSION, save_backbone
+from pt_pointcloud.networks.transformer import PointConfig
 from pt_pointcloud.options import PretrainOptions
 from pt_pointcloud.shapes import pretraining_shape
-from pt_pointcloud.transformer import PointConfig, PointTransformer
 
-FORMAT_VERSION = 1
 HELD_OUT = 10**9
 """Numbers from here on are generated shapes that training never draws."""
 
@@ -146,57 +142,6 @@ def held_out_loss(model: PointMAE, options: PretrainOptions, source: Source, dev
     return float(np.mean(found))
 
 
-def save_backbone(net: PointTransformer, card: dict[str, Any], out: Path) -> None:
-    """fp16 weights with the card as metadata, and the card as JSON beside them; both complete under their names or absent."""
-    half = {
-        n: (t.half() if t.is_floating_point() else t).detach().cpu().contiguous() for n, t in net.state_dict().items()
-    }
-    tensors = {name: tensor for name, tensor in half.items() if not name.startswith("cls_")}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_suffix(".json")
-    parts = [path.with_name(f".{path.name}.part") for path in (out, beside)]
-    save_file(tensors, parts[0], metadata={"format": "pt", "pt_pointcloud": json.dumps(card, sort_keys=True)})
-    parts[1].write_text(json.dumps(card, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    for part, path in zip(parts, (out, beside), strict=True):
-        os.replace(part, path)
-
-
-def load_backbone(path: Path) -> tuple[PointTransformer, dict[str, Any]]:
-    """A file written by `pretrain`: the network in float32, and its card.
-
-    Raises:
-        UserError: missing, damaged, not one of ours, or of a newer format.
-    """
-    from pt_core.run.declare.options import build_all
-
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; make it with: pt-pointcloud pretrain --data DIR --out {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            card = json.loads((file.metadata() or {}).get("pt_pointcloud", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, ValueError, OSError) as error:
-        raise UserError(f"{path} is not a readable safetensors file ({error}); make or fetch it again") from None
-    if not isinstance(card, dict) or not isinstance(card.get("model"), dict):
-        raise UserError(f"{path} has no pt_pointcloud metadata; use pointmae: --weights FILE for other weights")
-    if card.get("format_version") != FORMAT_VERSION:
-        raise UserError(
-            f"{path} has format {card.get('format_version')}, this version reads {FORMAT_VERSION}; update pt-pointcloud"
-        )
-    config = build_all({"model": PointConfig}, card["model"], context=f"option of {path}")["model"]
-    try:
-        with torch.device("meta"):  # the card is untrusted: an absurd size must fail by name, not by memory
-            net = PointTransformer(config)
-        tokens = {name: torch.zeros(1, 1, config.dim) for name in ("cls_token", "cls_pos")}
-        values = {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
-        net.load_state_dict({**tokens, **values}, strict=True, assign=True)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"{path}: weights and metadata do not fit ({str(error).splitlines()[0]}); make it again"
-        ) from None
-    return net, card
-
-
 def pretrain(
     options: PretrainOptions,
     out: Path,
@@ -243,8 +188,8 @@ def pretrain(
 
 def user_clouds(spec: str) -> list[Tensor]:
     """Normalised clouds of all training data behind a path; labels are not read."""
-    from pt_pointcloud.data import load_clouds
-    from pt_pointcloud.normalise import normalise
+    from pt_pointcloud.data.load import load_clouds
+    from pt_pointcloud.data.normalise import normalise
 
     train = next(iter(load_clouds(spec).values()))
     return [torch.from_numpy(normalise(cloud, "unit_sphere")) for cloud in train.clouds]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from pt_core import Backbone, Batch, Task
 from torch import Tensor, nn
 
-from pt_pointcloud.backbone import CLASS_TENSORS
-from pt_pointcloud.heads import build_head
-from pt_pointcloud.method import PointMethod
+from pt_pointcloud.method import RECIPE, PointMethod
+from pt_pointcloud.networks.head import build_head
+from pt_pointcloud.networks.transformer import CLASS_TENSORS
 
 ID = "full"
 TITLE = "Full fine-tuning (baseline)"
@@ -34,15 +33,7 @@ class FullFineTuning(PointMethod):
 
     Config = FullConfig
     coupled = True  # BatchNorm
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "optimizer": "adamw",
-        "lr": 5e-4,
-        "weight_decay": 0.05,
-        "epochs": 300,
-        "warmup_epochs": 10,
-        "batch_size": 32,
-        "clip_norm": 10.0,
-    }
+    recipe = RECIPE
     config: FullConfig
 
     def __init__(self, config: FullConfig, backbones: Mapping[str, Backbone], task: Task) -> None:

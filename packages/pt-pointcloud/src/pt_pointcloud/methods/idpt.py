@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge
@@ -19,10 +19,11 @@ from pt_core.backbone import Features
 from pt_core.errors import ConfigError
 from torch import Tensor, nn
 
-from pt_pointcloud.backbone import Resume
-from pt_pointcloud.heads import build_head
-from pt_pointcloud.method import PublishedTraining
-from pt_pointcloud.prompts import build_prompt_module
+from pt_pointcloud.method import RECIPE
+from pt_pointcloud.networks.backbone import Resume
+from pt_pointcloud.networks.head import build_head
+from pt_pointcloud.networks.prompts import build_prompt_module
+from pt_pointcloud.published import PublishedTraining
 
 ID = "idpt"
 TITLE = "Instance-aware Dynamic Prompt Tuning for Pre-trained Point Cloud Models"
@@ -61,15 +62,7 @@ class IDPT(PublishedTraining):
 
     Config = IDPTConfig
     coupled = True  # BatchNorm over the batch, in the prompt module and the head
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "optimizer": "adamw",
-        "lr": 5e-4,
-        "weight_decay": 0.05,
-        "epochs": 300,
-        "warmup_epochs": 10,
-        "batch_size": 32,
-        "clip_norm": 10.0,
-    }
+    recipe = RECIPE
     config: IDPTConfig
 
     def __init__(self, config: IDPTConfig, backbones: Mapping[str, Backbone], task: Task) -> None:
@@ -139,7 +132,7 @@ class IDPT(PublishedTraining):
 
         edits: dict[str, Any] = {f"tokens[{self.layer}]": Insert(insert, keep_output=True)}
         edits |= {f"tokens[{layer}]": Add(place) for layer in range(self.layer + 1, self.backbone.depth)}
-        return self.backbone(inputs, edits, weights=self.weights, read=read, class_token=True)
+        return self.backbone(inputs, edits, weights=self.own, read=read, class_token=True)
 
     def forward(self, batch: Batch) -> Tensor:
         """(batch, class) logits."""

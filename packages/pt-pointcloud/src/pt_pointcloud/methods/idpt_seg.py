@@ -21,11 +21,11 @@ from pt_core.errors import ConfigError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pt_pointcloud.edgeconv import SLOPE
-from pt_pointcloud.heads import Norm
-from pt_pointcloud.method import PointMethod
-from pt_pointcloud.prompts import MaxToken
-from pt_pointcloud.propagation import default_layers, propagate
+from pt_pointcloud.method import RECIPE, PointMethod
+from pt_pointcloud.networks.edgeconv import SLOPE
+from pt_pointcloud.networks.head import Norm
+from pt_pointcloud.networks.prompts import MaxToken
+from pt_pointcloud.networks.propagation import default_layers, propagate
 
 ID = "idpt_seg"
 TITLE = "Instance-aware Dynamic Prompt Tuning for Pre-trained Point Cloud Models, part segmentation"
@@ -51,15 +51,7 @@ class IDPTSeg(PointMethod):
     Config = IDPTSegConfig
     coupled = True  # BatchNorm
     predicts = "point"
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "optimizer": "adamw",
-        "lr": 2e-4,
-        "weight_decay": 0.05,
-        "epochs": 300,
-        "warmup_epochs": 10,
-        "batch_size": 16,
-        "clip_norm": 10.0,
-    }
+    recipe: ClassVar[Mapping[str, Any]] = {**RECIPE, "lr": 2e-4, "batch_size": 16}
     config: IDPTSegConfig
 
     def __init__(self, config: IDPTSegConfig, backbones: Mapping[str, Backbone], task: Task) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pt_pointcloud.method import PointMethod
-from pt_pointcloud.propagation import default_layers, propagate
+from pt_pointcloud.networks.propagation import default_layers, propagate
 
 ID = "linear_seg"
 TITLE = "Linear probe of part segmentation on frozen features (baseline)"

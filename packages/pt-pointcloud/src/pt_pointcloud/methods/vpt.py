@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge
 from pt_core import Backbone, Batch, Edits, Insert, LoweredEdits, Task
 from torch import Tensor, nn
 
-from pt_pointcloud.heads import build_head
-from pt_pointcloud.method import PublishedTraining
+from pt_pointcloud.method import RECIPE
+from pt_pointcloud.networks.head import build_head
+from pt_pointcloud.published import PublishedTraining
 
 ID = "vpt"
 TITLE = "Visual Prompt Tuning, deep, as the static baseline of IDPT"
@@ -46,15 +47,7 @@ class VPT(PublishedTraining):
 
     Config = VPTConfig
     coupled = True  # BatchNorm of the head
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "optimizer": "adamw",
-        "lr": 5e-4,
-        "weight_decay": 0.05,
-        "epochs": 300,
-        "warmup_epochs": 10,
-        "batch_size": 32,
-        "clip_norm": 10.0,
-    }
+    recipe = RECIPE
     config: VPTConfig
 
     def __init__(self, config: VPTConfig, backbones: Mapping[str, Backbone], task: Task) -> None:
@@ -91,7 +84,7 @@ class VPT(PublishedTraining):
             edits = self.edits()
         else:
             edits = self._lowered.get(self.backbone, [self.prompts, self.positions], self.edits)
-        features = self.backbone(self.read(batch), edits, weights=self.weights, class_token=True)
+        features = self.backbone(self.read(batch), edits, weights=self.own, class_token=True)
         pooled = torch.cat([features.part("class")[:, 0], features.part("token").max(1).values], -1)
         logits: Tensor = self.head(pooled.float())
         return logits

@@ -13,6 +13,7 @@ from pt_core.errors import DataError
 from pt_core.kernels import fast_paths_enabled
 from torch import Tensor, nn
 
+from pt_pointcloud.ops._kernels import operator
 from pt_pointcloud.ops.points import Convention, ball_query, check_convention, check_points, nearest
 
 
@@ -94,41 +95,13 @@ def interpolation_weights(dist: Tensor) -> Tensor:
     return inverse / inverse.sum(2, keepdim=True)
 
 
-@torch.library.custom_op("pt_pointcloud::interpolate", mutates_args=(), device_types="cpu")
+@operator
 def _interpolate(features: Tensor, idx: Tensor, weight: Tensor) -> Tensor:
-    from pt_pointcloud.ops import _cpu
-
-    return torch.from_numpy(_cpu.interpolate(features.numpy(), idx.numpy(), weight.numpy()))
-
-
-@_interpolate.register_kernel("cuda")
-def _(features: Tensor, idx: Tensor, weight: Tensor) -> Tensor:
-    from pt_pointcloud.ops import _cuda
-
-    return _cuda.interpolate(features, idx, weight)
-
-
-@_interpolate.register_fake
-def _(features: Tensor, idx: Tensor, weight: Tensor) -> Tensor:
     return features.new_empty((features.shape[0], features.shape[1], idx.shape[1]))
 
 
-@torch.library.custom_op("pt_pointcloud::interpolate_backward", mutates_args=(), device_types="cpu")
+@operator
 def _interpolate_backward(grad: Tensor, idx: Tensor, weight: Tensor, m: int) -> Tensor:
-    from pt_pointcloud.ops import _cpu
-
-    return torch.from_numpy(_cpu.interpolate_backward(grad.numpy(), idx.numpy(), weight.numpy(), m))
-
-
-@_interpolate_backward.register_kernel("cuda")
-def _(grad: Tensor, idx: Tensor, weight: Tensor, m: int) -> Tensor:
-    from pt_pointcloud.ops import _cuda
-
-    return _cuda.interpolate_backward(grad, idx, weight, m)
-
-
-@_interpolate_backward.register_fake
-def _(grad: Tensor, idx: Tensor, weight: Tensor, m: int) -> Tensor:
     return grad.new_empty((grad.shape[0], grad.shape[1], m))
 
 
@@ -160,23 +133,8 @@ def three_interpolate(features: Tensor, idx: Tensor, weight: Tensor) -> Tensor:
 # ---- the extreme over neighbours --------------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("pt_pointcloud::extreme", mutates_args=(), device_types="cpu")
+@operator
 def _extreme(values: Tensor, idx: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
-    from pt_pointcloud.ops import _cpu
-
-    best, chosen = _cpu.extreme(values.numpy(), idx.numpy(), largest.numpy())
-    return torch.from_numpy(best), torch.from_numpy(chosen)
-
-
-@_extreme.register_kernel("cuda")
-def _(values: Tensor, idx: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
-    from pt_pointcloud.ops import _cuda
-
-    return _cuda.extreme(values, idx, largest)
-
-
-@_extreme.register_fake
-def _(values: Tensor, idx: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(values), torch.empty_like(values, dtype=torch.int32)
 
 

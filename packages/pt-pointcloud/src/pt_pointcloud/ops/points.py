@@ -9,6 +9,8 @@ import torch
 from pt_core.errors import DataError
 from torch import Tensor, nn
 
+from pt_pointcloud.ops._kernels import operator
+
 Convention = Literal["pointnet2", "pytorch"]
 CONVENTIONS = ("pointnet2", "pytorch")
 
@@ -34,22 +36,8 @@ def check_convention(convention: str) -> None:
 # ---- furthest point sampling ------------------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("pt_pointcloud::fps", mutates_args=(), device_types="cpu")
+@operator
 def _fps(xyz: Tensor, m: int, start: Tensor, skip_origin: bool, tree: bool) -> Tensor:
-    from pt_pointcloud.ops import _cpu
-
-    return torch.from_numpy(_cpu.fps(xyz.numpy(), m, start.numpy(), skip_origin, tree))
-
-
-@_fps.register_kernel("cuda")
-def _(xyz: Tensor, m: int, start: Tensor, skip_origin: bool, tree: bool) -> Tensor:
-    from pt_pointcloud.ops import _cuda
-
-    return _cuda.fps(xyz, m, start, skip_origin, tree)
-
-
-@_fps.register_fake
-def _(xyz: Tensor, m: int, start: Tensor, skip_origin: bool, tree: bool) -> Tensor:
     return xyz.new_empty((xyz.shape[0], m), dtype=torch.int32)
 
 
@@ -108,24 +96,9 @@ def furthest_point_sample(
 # ---- nearest neighbours -----------------------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("pt_pointcloud::nearest", mutates_args=(), device_types="cpu")
+@operator
 def nearest(ref: Tensor, query: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Squared distances (batch, query, k) ascending and int32 indices; (inf, 0) where there are fewer than k points."""
-    from pt_pointcloud.ops import _cpu
-
-    dist, idx = _cpu.nearest(ref.numpy(), query.numpy(), k)
-    return torch.from_numpy(dist), torch.from_numpy(idx)
-
-
-@nearest.register_kernel("cuda")
-def _(ref: Tensor, query: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    from pt_pointcloud.ops import _cuda
-
-    return _cuda.nearest(ref, query, k)
-
-
-@nearest.register_fake
-def _(ref: Tensor, query: Tensor, k: int) -> tuple[Tensor, Tensor]:
     shape = (query.shape[0], query.shape[1], k)
     return query.new_empty(shape), query.new_empty(shape, dtype=torch.int32)
 
@@ -172,22 +145,8 @@ class KNN(nn.Module):
 # ---- ball query -------------------------------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("pt_pointcloud::ball", mutates_args=(), device_types="cpu")
+@operator
 def _ball(xyz: Tensor, new_xyz: Tensor, radius: float, nsample: int, inclusive: bool) -> Tensor:
-    from pt_pointcloud.ops import _cpu
-
-    return torch.from_numpy(_cpu.ball(xyz.numpy(), new_xyz.numpy(), radius, nsample, inclusive))
-
-
-@_ball.register_kernel("cuda")
-def _(xyz: Tensor, new_xyz: Tensor, radius: float, nsample: int, inclusive: bool) -> Tensor:
-    from pt_pointcloud.ops import _cuda
-
-    return _cuda.ball(xyz, new_xyz, radius, nsample, inclusive)
-
-
-@_ball.register_fake
-def _(xyz: Tensor, new_xyz: Tensor, radius: float, nsample: int, inclusive: bool) -> Tensor:
     return xyz.new_empty((new_xyz.shape[0], new_xyz.shape[1], nsample), dtype=torch.int32)
 
 

@@ -9,8 +9,8 @@ import torch
 from pt_core.data import generator
 from pt_core.kernels import reference_kernels
 from pt_core.kernels.flops import flop_counter
-from pt_pointcloud.edgeconv import EdgeConv, feature_neighbours
-from pt_pointcloud.prompts import DGCNN, build_prompt_module
+from pt_pointcloud.networks.edgeconv import EdgeConv, feature_neighbours
+from pt_pointcloud.networks.prompts import DGCNN, build_prompt_module
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
@@ -118,7 +118,7 @@ def test_statistics_are_over_all_edges_and_match_batchnorm():
 
 
 def test_layers_find_their_own_neighbours(monkeypatch):
-    from pt_pointcloud import edgeconv
+    from pt_pointcloud.networks import edgeconv
 
     found = []
 

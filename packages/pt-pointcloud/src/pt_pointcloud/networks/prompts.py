@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pt_pointcloud.edgeconv import SLOPE, EdgeConv
-from pt_pointcloud.heads import Norm
-from pt_pointcloud.transformer import Block
+from pt_pointcloud.networks.edgeconv import SLOPE, EdgeConv
+from pt_pointcloud.networks.head import Norm
+from pt_pointcloud.networks.transformer import Block
 
 
 class MaxToken(nn.Module):

@@ -1,4 +1,4 @@
-"""What the readers share."""
+"""What a reader hands over: clouds by role, with the names of classes and parts."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ ROLES = {
     "test": ("test", "testing"),
 }
 """Role -> the names it goes by; capitals do not matter."""
+ARRAY_FILES = (".npz", ".h5", ".hdf5")
 
 
 def role_of(name: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,10 @@ import numpy as np
 from pt_core.errors import DataError, nearest
 from pt_core.method import Method
 
-from pt_pointcloud.data import PointDataset
-from pt_pointcloud.normalise import check_cloud
+from pt_pointcloud.data.dataset import PointDataset
+from pt_pointcloud.data.files import is_cloud, read_cloud
+from pt_pointcloud.data.normalise import check_cloud
 from pt_pointcloud.options import PredictOptions
-from pt_pointcloud.sources import input_files
-from pt_pointcloud.sources.files import read_cloud
 
 
 def input_clouds(items: Sequence[Any], method: Method, options: PredictOptions) -> PointDataset:
@@ -56,3 +56,19 @@ def input_clouds(items: Sequence[Any], method: Method, options: PredictOptions) 
         labels = [categories.index(name) for name in names]
     dataset = PointDataset(clouds, ids, labels, categories)
     return dataset.bind(method.backbone.preprocessing, votes=options.votes, parts=bool(categories))
+
+
+def input_files(item: str | Path) -> list[Path]:
+    """Cloud and mesh files for prediction: a file, a folder (searched to any depth), or a pattern such as `scans/*.ply`."""
+    path = Path(item)
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file() and is_cloud(p))
+        if not files:
+            raise DataError(f"folder {path} holds no cloud or mesh")
+        return files
+    if not path.exists() and glob.has_magic(str(path)):
+        files = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
+        if not files:
+            raise DataError(f"no file matches {str(path)!r}")
+        return files
+    return [path]

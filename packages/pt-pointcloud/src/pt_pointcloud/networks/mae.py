@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pt_pointcloud.grouping import group
-from pt_pointcloud.transformer import Blocks, PointConfig, PointTransformer, init_weights, position_mlp
+from pt_pointcloud.networks.grouping import group
+from pt_pointcloud.networks.transformer import Blocks, PointConfig, PointTransformer, init_weights, position_mlp
 
 
 def chamfer_l2(a: Tensor, b: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ from pt_core.backbone import KeyValue
 from pt_core.data import generator
 from pt_core.errors import DataError, UserError
 from pt_core.kernels import reference_kernels
-from pt_pointcloud.backbone import Resume
-from pt_pointcloud.grouping import group, group_indices
-from pt_pointcloud.transformer import PatchEncoder, PointConfig, PointTransformer
+from pt_pointcloud.networks.backbone import Resume
+from pt_pointcloud.networks.grouping import group, group_indices
+from pt_pointcloud.networks.transformer import PatchEncoder, PointConfig, PointTransformer
 from torch import Tensor, nn
 
 from tests.pointcloud.common import batch_of, close, tiny
@@ -249,7 +249,7 @@ def test_bad_input_is_refused(run, error, message):
 
 
 def test_drop_path_drops_whole_branches_and_keeps_their_mean():
-    from pt_pointcloud.transformer import DropPath
+    from pt_pointcloud.networks.transformer import DropPath
 
     drop, x = DropPath(0.4).train(), torch.ones(4000, 2, 3)
     torch.manual_seed(0)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from pt_core.errors import ConfigError, UserError
 from pt_pointcloud.backbones import list_backbones, load_backbone
-from pt_pointcloud.transformer import PointConfig, PointTransformer
-from pt_pointcloud.weights import encoder_state, load_published, read_tensors
+from pt_pointcloud.networks.published import encoder_state, load_published
+from pt_pointcloud.networks.state import read_tensors
+from pt_pointcloud.networks.transformer import PointConfig, PointTransformer
 from safetensors.torch import save_file
 
 from tests.pointcloud.common import SIZES, network
@@ -129,7 +130,7 @@ def test_incomplete_checkpoints_are_refused(tmp_path, change, message):
 
 
 def test_values_that_are_not_finite_are_refused(tmp_path):
-    from pt_pointcloud.weights import check_finite
+    from pt_pointcloud.networks.state import check_finite
 
     net = network()
     with torch.no_grad():

@@ -7,22 +7,20 @@ inserted as their sum, and one that stays for later blocks gets its position the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pt_core.backbone import Add, Backbone, Claim, Edit, Edits as AnyEdits, Features, Insert, KeyValue, Layout
+from pt_core.backbone import Add, Backbone, Claim, Edit, Edits as AnyEdits, Features, Insert, KeyValue, Layout, Weights
 from pt_core.errors import DataError, UserError
 from pt_core.kernels import fast_paths_enabled, prompt_attention
 from torch import Tensor
 from torch.nn import functional as F
 
-from pt_pointcloud.grouping import group_indices, patches, take
-from pt_pointcloud.transformer import Block, PointTransformer
-
-Edits = Mapping[str, tuple[Edit, ...]]
-CLASS_TENSORS = ("cls_token", "cls_pos")
+from pt_pointcloud.networks.edits import Edits, Prompt, apply, changed, keep, key_value, merge
+from pt_pointcloud.networks.grouping import group_indices, patches, take
+from pt_pointcloud.networks.transformer import CLASS_TENSORS, PointTransformer
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ class PointBackbone(Backbone):
         inputs: Any,
         edits: AnyEdits | None = None,
         *,
-        weights: Claim | None = None,
+        weights: Weights | None = None,
         read: Sequence[str] | None = None,
         class_token: bool | None = None,
     ) -> Features:
@@ -91,10 +89,10 @@ class PointBackbone(Backbone):
             _Request(inputs, self._takes_class(weights, class_token)), edits, weights=weights, read=read
         )
 
-    def _takes_class(self, weights: Claim | None, asked: bool | None) -> bool:
+    def _takes_class(self, weights: Weights | None, asked: bool | None) -> bool:
         if asked is not None:
             return asked
-        return self.module.class_token_trained or (weights is not None and CLASS_TENSORS[0] in weights.tensors())
+        return self.module.class_token_trained or CLASS_TENSORS[0] in _named(weights)
 
     # -- the forward pass ----------------------------------------------------------------------------------------------------
 
@@ -102,7 +100,7 @@ class PointBackbone(Backbone):
         request = inputs if isinstance(inputs, _Request) else _Request(inputs, self._takes_class(None, None))
         hidden, centres, layout, first = self._start(request, edits)
         hidden, layout, extra = self._blocks(hidden, centres, layout, edits, read or frozenset(), first, self.depth)
-        hidden = _apply("features", self.module.norm(hidden), layout, edits)
+        hidden = apply("features", self.module.norm(hidden), layout, edits)
         if read is not None:
             kinds = [kind for kind in read if "[" not in kind]
             unknown = [
@@ -119,7 +117,7 @@ class PointBackbone(Backbone):
             layout = Layout(tuple(kept))
         return Features(hidden, layout, {"centres": centres, **extra})
 
-    def pack(self, inputs: Any, layer: int, weights: Claim | None = None) -> Tensor:
+    def pack(self, inputs: Any, layer: int, weights: Weights | None = None) -> Tensor:
         """(batch, token, dim + 3): what enters block `layer`, without edits, for `Resume`. Layer 0 is without the class token."""
 
         def run() -> Features:
@@ -129,10 +127,9 @@ class PointBackbone(Backbone):
             at = F.pad(centres, (0, 0, hidden.shape[1] - centres.shape[1], 0)).to(hidden.dtype)
             return Features(torch.cat([hidden, at], -1), layout)
 
-        if weights is None:
-            return run().tokens
-        swapped = {f"module.{name}": tensor for name, tensor in weights.tensors().items()}
-        packed: Features = torch.func.functional_call(self._call, swapped, (run,), strict=False)
+        if self._bound is not None:
+            weights = {**_named(self._bound), **_named(weights)}
+        packed: Features = self.with_weights(weights, run)
         return packed.tokens
 
     def prepare(self, inputs: Any) -> Any:
@@ -159,8 +156,9 @@ class PointBackbone(Backbone):
         """Tokens, centres, layout, and the block they enter."""
         given = request.inputs
         if isinstance(given, Resume):
-            hidden, centres = given.packed[..., :-3].to(self.dtype), given.packed[..., -3:]
-            centres = centres[:, centres.shape[1] - self.groups :]
+            # Contiguous: strided rows may take another product kernel, which rounds differently from the whole pass.
+            hidden = given.packed[..., :-3].to(self.dtype).contiguous()
+            centres = given.packed[:, given.packed.shape[1] - self.groups :, -3:].contiguous()
             if given.layer:
                 kept = hidden.shape[1] - self.groups
                 return (
@@ -173,7 +171,7 @@ class PointBackbone(Backbone):
             centres, grouped = self._patches(given)
             hidden = self.module.embed(grouped.to(self.dtype))
         own = Layout((("token", hidden.shape[1]),))
-        hidden = _apply("input", hidden, own, edits)
+        hidden = apply("input", hidden, own, edits)
         if not request.class_token:
             return hidden, centres, own, 0
         token = self.module.cls_token.to(hidden.dtype).expand(len(hidden), -1, -1)
@@ -208,11 +206,11 @@ class PointBackbone(Backbone):
                     )
                     prompt = prompt.checked(self.width(layer), layer, len(hidden), hidden)
                     if edit.keep_output:
-                        hidden, layout = _keep(hidden, layout, prompt.rows(len(hidden)), edit.at)
+                        hidden, layout = keep(hidden, layout, prompt.rows(len(hidden)), edit.at)
                     else:
                         dropped.append(prompt)
                 else:
-                    hidden = _value(edit, hidden, layout)
+                    hidden = changed(edit, hidden, layout)
             hidden = hidden + self._positions(centres, layout, hidden)
             hidden = self._block(layer, hidden, layout, dropped, edits, read, extra)
         return hidden, layout, extra
@@ -248,14 +246,14 @@ class PointBackbone(Backbone):
         q, k, v = block.attn.split(normed)
         if f"attention[{layer}]" in read:
             extra[f"attention[{layer}]"] = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
-        outside = [_key_value(block, prompt) for prompt in dropped]
+        outside = [key_value(block, prompt) for prompt in dropped]
         outside += [edit for edit in edits.get(f"kv[{layer}]", ()) if isinstance(edit, KeyValue)]
         if outside:
-            merged = _merge(outside, len(hidden))
+            merged = merge(outside, len(hidden))
             attended = prompt_attention(q, k, v, merged.k.to(k), merged.v.to(v), index=merged.index)
         else:
             attended = F.scaled_dot_product_attention(q, k, v)
-        branch = _apply(f"attn_out[{layer}]", block.attn.join(attended), layout, edits, added)
+        branch = apply(f"attn_out[{layer}]", block.attn.join(attended), layout, edits, added)
         hidden = hidden + block.drop_path(branch)
         out: Tensor = hidden + block.drop_path(block.mlp(block.norm2(hidden)))
         for edit in edits.get(f"mlp_in[{layer}]", ()):
@@ -278,80 +276,11 @@ class PointBackbone(Backbone):
                         self.dim, layer, None, edit.tokens
                     )
                     block: Any = self.module.blocks.blocks[layer]
-                    lowered.setdefault(f"kv[{layer}]", []).append(_key_value(block, prompt))
+                    lowered.setdefault(f"kv[{layer}]", []).append(key_value(block, prompt))
                 else:
                     lowered.setdefault(site, []).append(edit)
         return lowered
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """Inserted tokens: (1 | batch | tenants, prompt, dim), with the tenant of every row where there are tenants."""
-
-    tokens: Tensor
-    index: Tensor | None = None
-
-    def checked(self, dim: int, layer: int, batch: int | None, like: Tensor) -> Prompt:
-        tokens = self.tokens[None] if self.tokens.ndim == 2 else self.tokens
-        fits = tokens.ndim == 3 and tokens.shape[-1] == dim
-        rows = batch is None or self.index is not None or tokens.shape[0] in (1, batch)
-        if not fits or not rows:
-            raise UserError(
-                f"prompt tokens {tuple(self.tokens.shape)} do not fit tokens[{layer}], width {dim}, batch {batch}"
-            )
-        return Prompt(tokens.to(like.device, like.dtype), self.index)
-
-    def rows(self, batch: int) -> Tensor:
-        """(batch, prompt, dim)."""
-        tokens = self.tokens if self.index is None else self.tokens[self.index]
-        return tokens.expand(batch, -1, -1)
-
-
-def _key_value(block: Block, prompt: Prompt) -> KeyValue:
-    _, k, v = block.attn.split(block.norm1(prompt.tokens))
-    return KeyValue(k, v, prompt.index)
-
-
-def _merge(items: Sequence[KeyValue], batch: int) -> KeyValue:
-    """One pair of keys and values; a single one keeps its index, several are spread over the batch where they differ in rows."""
-    if len(items) == 1:
-        return items[0]
-    if all(item.index is None and item.k.shape[0] == items[0].k.shape[0] for item in items):
-        return KeyValue(torch.cat([item.k for item in items], 2), torch.cat([item.v for item in items], 2))
-
-    def spread(tensor: Tensor, index: Tensor | None) -> Tensor:
-        return tensor[index] if index is not None else tensor.expand(batch, -1, -1, -1)
-
-    return KeyValue(*(torch.cat([spread(getattr(item, name), item.index) for item in items], 2) for name in ("k", "v")))
-
-
-def _keep(hidden: Tensor, layout: Layout, rows: Tensor, at: str) -> tuple[Tensor, Layout]:
-    """Insert rows that stay: behind the class token, or in front of everything; behind prompts that are there already."""
-    segments = list(layout.segments)
-    known = layout.slice("prompt")
-    if layout.count("prompt"):
-        place = known.stop
-        segments = [(kind, n + rows.shape[1]) if kind == "prompt" else (kind, n) for kind, n in segments]
-    else:
-        number = 1 if at == "after_prefix" and layout.count("class") else 0
-        place = 1 if number else 0
-        segments.insert(number, ("prompt", rows.shape[1]))
-    return torch.cat([hidden[:, :place], rows, hidden[:, place:]], 1), Layout(tuple(segments), layout.grid)
-
-
-def _value(edit: Edit, hidden: Tensor, layout: Layout) -> Tensor:
-    changed = _function(edit)(hidden, layout).to(hidden.dtype)
-    return hidden + changed if isinstance(edit, Add) else changed
-
-
-def _function(edit: Any) -> Callable[[Tensor, Layout], Tensor]:
-    function: Callable[[Tensor, Layout], Tensor] = edit.fn
-    return function
-
-
-def _apply(site: str, hidden: Tensor, layout: Layout, edits: Edits, added: int = 0) -> Tensor:
-    """Value edits on the tokens of the layout; `added` dropped prompts in front of them are left alone."""
-    for edit in edits.get(site, ()):
-        own = _value(edit, hidden[:, added:], layout)
-        hidden = torch.cat([hidden[:, :added], own], 1) if added else own
-    return hidden
+def _named(weights: Weights | None) -> Mapping[str, Tensor]:
+    return weights.tensors() if isinstance(weights, Claim) else weights or {}

@@ -7,9 +7,9 @@ from pathlib import Path
 from pt_core.errors import DataError
 from tqdm import tqdm
 
+from pt_pointcloud.data.files import is_cloud, read_cloud
+from pt_pointcloud.data.found import Found, Part, listed, role_of
 from pt_pointcloud.options import DataOptions
-from pt_pointcloud.sources._common import Found, Part, listed, role_of
-from pt_pointcloud.sources.files import is_cloud, read_cloud
 
 
 def read_folder(path: Path, options: DataOptions) -> Found:

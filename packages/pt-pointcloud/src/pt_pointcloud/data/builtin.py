@@ -6,9 +6,9 @@ from functools import cache
 
 import numpy as np
 
+from pt_pointcloud.data.found import Found, Part
 from pt_pointcloud.shapes import shape
 from pt_pointcloud.shapes.families import TARGETS
-from pt_pointcloud.sources._common import Found, Part
 
 COUNTS = {"train": 30, "val": 10, "test": 20}
 """Shapes per class."""

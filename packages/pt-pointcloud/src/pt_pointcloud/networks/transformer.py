@@ -10,6 +10,9 @@ from annotated_types import Ge, Gt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+CLASS_TENSORS = ("cls_token", "cls_pos")
+"""Names of the class token and its position."""
+
 
 @dataclass(frozen=True)
 class PointConfig:
@@ -170,7 +173,7 @@ class PointTransformer(nn.Module):
     """Patch encoder, position MLP, blocks and final norm; and a class token with its position.
 
     Point-MAE is pretrained without a class token: it is zero here then and `class_token_trained` is False. What runs these parts is
-    `pt_pointcloud.adapters.PointBackbone`.
+    `pt_pointcloud.networks.backbone.PointBackbone`.
 
     Parameters: with C = 384, L = 12: 21,825,024, and 2C = 768 of the class token and its position.
     """

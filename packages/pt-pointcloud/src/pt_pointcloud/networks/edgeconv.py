@@ -25,7 +25,7 @@ from pt_core.kernels import fast_paths_enabled
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pt_pointcloud.heads import Norm
+from pt_pointcloud.networks.head import Norm
 from pt_pointcloud.ops import neighbour_extreme
 
 SLOPE = 0.2

@@ -9,11 +9,12 @@ import pytest
 import torch
 from pt_core.data import generator
 from pt_core.errors import DataError, UserError
-from pt_pointcloud.augment import rotate_y, scale_translate
-from pt_pointcloud.mae import PointMAE, chamfer_l2
+from pt_pointcloud.data.augment import rotate_y, scale_translate
+from pt_pointcloud.networks.mae import PointMAE, chamfer_l2
+from pt_pointcloud.networks.saved import load_backbone
+from pt_pointcloud.networks.transformer import PointConfig
 from pt_pointcloud.options import PretrainOptions
-from pt_pointcloud.pretrain import load_backbone, pretrain, rate
-from pt_pointcloud.transformer import PointConfig
+from pt_pointcloud.pretrain import pretrain, rate
 
 from tests.pointcloud.common import SIZES
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from pt_core.errors import DataError, nearest
 from tqdm import tqdm
 
+from pt_pointcloud.data.files import read_cloud
+from pt_pointcloud.data.found import Found, Part, listed, role_of
 from pt_pointcloud.options import DataOptions
-from pt_pointcloud.sources._common import Found, Part, listed, role_of
-from pt_pointcloud.sources.files import read_cloud
 
 PATHS = ("path", "file", "filename", "cloud", "mesh")
 LABELS = ("label", "class", "target", "category")

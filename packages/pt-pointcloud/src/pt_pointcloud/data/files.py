@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pt_core.data import stable_seed
 from pt_core.errors import DataError
 
-from pt_pointcloud.normalise import Cloud, check_cloud
+from pt_pointcloud.data.normalise import Cloud, check_cloud
 
 MESHES = (".off", ".obj", ".stl", ".ply")
 """A .ply (or .obj) without faces is read as a cloud."""

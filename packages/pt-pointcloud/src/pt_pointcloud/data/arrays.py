@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pt_core.errors import DataError, nearest, require
 
-from pt_pointcloud.normalise import check_cloud
+from pt_pointcloud.data.found import ARRAY_FILES, ROLES, Found, Part, listed, role_of
+from pt_pointcloud.data.normalise import check_cloud
 from pt_pointcloud.options import DataOptions
-from pt_pointcloud.sources._common import ROLES, Found, Part, listed, role_of
 
 POINTS = ("points", "data", "xyz", "pos")
 LABELS = ("y", "label", "labels", "class")
 PARTS = ("parts", "seg", "pid", "part")
-SUFFIXES = (".npz", ".h5", ".hdf5")
 LARGEST = 4 * 10**9
 """Bytes of one array; a header that says more is not read."""
 
@@ -26,7 +25,7 @@ def array_parts(folder: Path) -> dict[str, Path]:
     """role -> file, for a folder with train.npz, test.npz ... (or .h5)."""
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        role = role_of(path.stem) if path.suffix in SUFFIXES else None
+        role = role_of(path.stem) if path.suffix in ARRAY_FILES else None
         if role is not None:
             if role in found:
                 raise DataError(f"{folder} has {found[role].name} and {path.name} for the {role} part; keep one")

@@ -12,8 +12,8 @@ from pt_core.method import Method
 from pt_core.run.declare.panel import Panel
 from pt_core.task import Evaluation
 
+from pt_pointcloud.drawing.pictures import by_part, by_value, draw
 from pt_pointcloud.ops import interpolation_weights, three_interpolate, three_nn
-from pt_pointcloud.pictures import by_part, by_value, draw
 
 SHOWN = 8
 

@@ -1,0 +1,1 @@
+"""Point-MAE and Point-BERT: the frozen network, its weight files, and the modules that compute prompts and predictions."""

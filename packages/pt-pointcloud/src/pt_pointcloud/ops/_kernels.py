@@ -1,0 +1,32 @@
+"""Operators of torch over the compiled kernels, which are imported when one of them first runs: numba on the CPU, Triton on CUDA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def operator(shapes: Callable[..., Any]) -> torch.library.CustomOpDef:
+    """The operator `pt_pointcloud::NAME` for a function `_NAME` that makes empty results of the right shapes; its kernels are the functions
+    NAME of `_cpu` (on arrays) and `_cuda`."""
+    name = shapes.__name__.strip("_")
+
+    def on_cpu(*arguments: Any) -> Any:
+        from pt_pointcloud.ops import _cpu
+
+        found = getattr(_cpu, name)(*(value.numpy() if isinstance(value, Tensor) else value for value in arguments))
+        return tuple(map(torch.from_numpy, found)) if isinstance(found, tuple) else torch.from_numpy(found)
+
+    def on_cuda(*arguments: Any) -> Any:
+        from pt_pointcloud.ops import _cuda
+
+        return getattr(_cuda, name)(*arguments)
+
+    schema = torch.library.infer_schema(shapes, mutates_args=())
+    made = torch.library.custom_op(f"pt_pointcloud::{name}", on_cpu, mutates_args=(), device_types="cpu", schema=schema)
+    made.register_kernel("cuda", on_cuda)
+    made.register_fake(shapes)
+    return made
