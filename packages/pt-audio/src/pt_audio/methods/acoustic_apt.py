@@ -36,7 +36,6 @@ TITLE = "Acoustic Prompt Tuning: Empowering Large Language Models with Audition 
 TUNES = "a Q-former that turns a clip and an instruction into 32 soft prompts"
 NEEDS = {"train": "clips with questions and answers"}
 BACKBONES = {"encoder": "fit, predict", "text": "fit, predict", "lm": "fit, predict"}
-EXTRA = None
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,10 @@ TITLE = "Linear projection of audio vectors (baseline)"
 TUNES = "one linear map from the encoder to the language model"
 NEEDS = {"train": "clips with questions and answers"}
 BACKBONES = {"encoder": "fit, predict", "text": "fit, predict", "lm": "fit, predict"}
-EXTRA = None
 
 
 @dataclass(frozen=True)
 class ProjectorConfig:
-    """Of the baseline."""
-
     positions: Annotated[int, Ge(1)] = 32
     """m, positions per segment of audio."""
 
