@@ -246,7 +246,7 @@ def test_method_budget_asks_the_modality_for_an_example_of_one_micro_batch():
             return backbones, ToyTask(classes), batch(size, device="meta")
 
     train = SimpleNamespace(batch_size=10, accumulate=2, precision="fp32")
-    spec = SimpleNamespace(method="tiny", config=None, train=train, run=None, data=None)
+    spec = SimpleNamespace(method="tiny", config=None, train=train, run=None, data=None, hosts={})
     state = torch.get_rng_state()
     result = method_budget(Modality(), spec, CLASSES)
     assert torch.equal(torch.get_rng_state(), state)

@@ -1,0 +1,151 @@
+"""A method on one's own network as a plain module: in a bare loop, in HF Trainer, in Lightning Fabric."""
+
+import copy
+
+import pytest
+import torch
+from pt_core.errors import ConfigError, UserError
+from pt_core.run.command.api import Api
+from pt_core.testing.tiny import TinyNet
+from torch import nn
+from torch.nn import functional as F
+
+from tests.core.run.toy import Toy, vectors
+
+API = Api(Toy)
+DATA = vectors(48)
+X, Y = DATA.values, torch.tensor(DATA.labels)
+
+
+def network():
+    torch.manual_seed(3)
+    return TinyNet()
+
+
+def wrapped(**options):
+    return API.wrap(network(), "prompt", classes=3, **options)
+
+
+def accuracy(module):
+    with torch.no_grad():
+        return float((module.eval()(X).argmax(-1) == Y).float().mean())
+
+
+def frozen(module):
+    return {name: tensor.clone() for name, tensor in module.method.backbone.module.named_parameters()}
+
+
+def test_a_bare_loop_trains_what_is_tuned_and_nothing_else(tmp_path):
+    module = wrapped(length=3)
+    before, start = frozen(module), accuracy(module)
+    assert sum(p.numel() for p in module.parameters()) == 2 * 3 * 8 + 3 * 8 + 3
+    assert set(module.state_dict()) == {"method.prompt", "method.head.weight", "method.head.bias"}
+    optimiser = torch.optim.Adam(module.parameters(), lr=0.02)
+    module.train()
+    assert not module.method.backbone.module.training
+    for _ in range(80):
+        optimiser.zero_grad()
+        F.cross_entropy(module(X), Y).backward()
+        optimiser.step()
+    assert accuracy(module) > max(0.8, start)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.method.backbone.module.named_parameters())
+    module.save(tmp_path / "tuned", {"accuracy": accuracy(module)})
+    again = API.load(tmp_path / "tuned", backbone=network(), device="cpu").module()
+    with torch.no_grad():
+        assert torch.equal(again(X), module.eval()(X))
+    with pytest.raises(UserError, match="tuned on a TinyNet of your own: pass that network as backbone="):
+        API.load(tmp_path / "tuned")
+
+
+def test_hf_trainer_trains_it(tmp_path):
+    transformers = pytest.importorskip("transformers")
+
+    class Samples(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(X)
+
+        def __getitem__(self, row):
+            return {"inputs": X[row], "labels": Y[row]}
+
+    class Named(nn.Module):
+        """HF Trainer calls by keyword; the toy's network takes one tensor."""
+
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+        def forward(self, inputs, labels=None):
+            return self.module(inputs, labels=labels)
+
+    module = wrapped()
+    before, start = frozen(module), accuracy(module)
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path), max_steps=60, per_device_train_batch_size=16, learning_rate=0.03, report_to=[],
+        save_strategy="no", logging_strategy="no", use_cpu=True, seed=0, disable_tqdm=True,
+    )  # fmt: skip
+    transformers.Trainer(Named(module), arguments, train_dataset=Samples()).train()
+    assert accuracy(module) > max(0.8, start)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.method.backbone.module.named_parameters())
+
+
+def test_lightning_fabric_trains_it():
+    fabric_of = pytest.importorskip("lightning_fabric").Fabric
+    fabric = fabric_of(accelerator="cpu", devices=1)
+    module = wrapped()
+    start = accuracy(module)
+    module, optimiser = fabric.setup(module, torch.optim.Adam(module.parameters(), lr=0.02))
+    module.train()
+    for _ in range(80):
+        optimiser.zero_grad()
+        fabric.backward(F.cross_entropy(module(X), Y))
+        optimiser.step()
+    assert accuracy(module) > max(0.8, start)
+
+
+def test_it_moves_as_one_and_copies_share_the_frozen_network():
+    module = wrapped()
+    other = copy.deepcopy(module)
+    assert other.method.backbone is module.method.backbone
+    assert other.method.prompt is not module.method.prompt
+    with torch.no_grad():
+        assert torch.equal(other.eval()(X), module.eval()(X))
+        other.method.prompt.add_(1)
+        assert not torch.equal(other(X), module(X))
+    double = wrapped().double()
+    assert {p.dtype for p in [*double.parameters(), *double.method.backbone.module.parameters()]} == {torch.float64}
+    assert double(X.double()).dtype == torch.float64
+    meta = wrapped().to("meta")
+    assert {p.device.type for p in [*meta.parameters(), *meta.method.backbone.module.parameters()]} == {"meta"}
+    half = wrapped().bfloat16()
+    assert half(X.bfloat16()).dtype == torch.bfloat16
+
+
+def test_initial_values_depend_on_the_seed_only():
+    torch.manual_seed(1)
+    one = wrapped(seed=4)
+    torch.manual_seed(2)
+    assert torch.equal(one.method.prompt, wrapped(seed=4).method.prompt)
+    assert not torch.equal(one.method.prompt, wrapped(seed=5).method.prompt)
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("rounds", "'rounds' is built from several networks or methods \\(teacher, student\\); train it with `fit`"),
+        ("pair", "'pair' is built from several networks or methods \\(fine, coarse\\)"),
+        ("gates", "'gates' has stages, jobs or steps of its own \\(train\\); train it with `fit`"),
+        ("online", "'online' has stages, jobs or steps of its own \\(stream\\)"),
+    ],
+)
+def test_what_a_plain_loop_would_leave_out_is_refused(method, said):
+    with pytest.raises(UserError, match=said):
+        API.wrap(network(), method, classes=3)
+
+
+def test_mistakes_are_named():
+    with pytest.raises(ConfigError, match="unknown option 'lenght' \\(did you mean 'length'\\?\\)"):
+        wrapped(lenght=3)
+    with pytest.raises(UserError, match="pt-toy has no adapter for a Linear"):
+        API.wrap(nn.Linear(4, 4), "prompt", classes=3)
+    with pytest.raises(TypeError, match="take one tensor of inputs"):
+        wrapped()(X, X)
