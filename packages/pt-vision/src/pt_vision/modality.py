@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_core.run.declare.panel import Panel
     from pt_core.run.declare.spec import RunSpec
     from pt_core.task import Evaluation, Task
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from pt_vision.adapters.base import VisionBackbone
 
@@ -45,6 +45,11 @@ class Vision(Modality):
         from pt_vision.backbones import problem
 
         return problem(spec)
+
+    def backbone_of(self, module: nn.Module) -> Backbone:
+        from pt_vision.adapters import adapt
+
+        return adapt(module, f"module:{type(module).__name__}")
 
     def data_problem(self, spec: str) -> str | None:
         from pt_vision.data.names import problem

@@ -1,10 +1,23 @@
-"""The classification head of VPT's released code, shared by methods."""
+"""The classification head of VPT's released code and how it is trained, shared by methods."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+RECIPE: Mapping[str, Any] = {
+    "optimizer": "sgd",
+    "lr": 5.0,
+    "lr_per_256": True,
+    "momentum": 0.9,
+    "weight_decay": 1e-4,
+    "epochs": 100,
+    "warmup_epochs": 10,
+}
+"""Training options of VPT and its pixel placements. The learning rate is ours: the paper searches it per task."""
 BIAS = -4.59512
 """-log(99): a prior of 0.01 left over from a sigmoid loss. A constant shift under softmax; kept for parity."""
 
@@ -32,3 +45,9 @@ def build_head(dim: int, classes: int, hidden_layers: int = 0) -> nn.Module:
             nn.init.kaiming_normal_(module.weight, a=0, mode="fan_out")
     nn.init.constant_(last.bias, BIAS)
     return nn.Sequential(*layers, last) if layers else last
+
+
+def decay_groups(module: nn.Module, head: nn.Module) -> list[dict[str, Any]]:
+    """Parameter groups of a module with a head: everything decays but the head's last bias (official behaviour)."""
+    bias = list(head.parameters())[-1]
+    return [{"params": [p for p in module.parameters() if p is not bias]}, {"params": [bias], "weight_decay": 0.0}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,8 +48,22 @@ class Found:
     notes: list[str] = field(default_factory=list)
 
 
-class Rows(Sequence[Source]):
-    """Some items of a sequence, fetched when they are used."""
+class Items(Sequence[Source]):
+    """A sequence whose items are fetched when they are used; slices are `Rows` of it."""
+
+    @abstractmethod
+    def item(self, index: int) -> Source: ...
+
+    @overload
+    def __getitem__(self, index: int) -> Source: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Source]: ...
+    def __getitem__(self, index: int | slice) -> Source | Sequence[Source]:
+        return Rows(self, range(len(self))[index]) if isinstance(index, slice) else self.item(index)
+
+
+class Rows(Items):
+    """Some items of a sequence."""
 
     def __init__(self, base: Sequence[Source], rows: Sequence[int]) -> None:
         chosen = list(rows)
@@ -60,12 +75,8 @@ class Rows(Sequence[Source]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    @overload
-    def __getitem__(self, index: int) -> Source: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Source]: ...
-    def __getitem__(self, index: int | slice) -> Source | Sequence[Source]:
-        return Rows(self.base, self.rows[index]) if isinstance(index, slice) else self.base[self.rows[index]]
+    def item(self, index: int) -> Source:
+        return self.base[self.rows[index]]
 
 
 def cell(value: Any, folder: Path) -> Source:

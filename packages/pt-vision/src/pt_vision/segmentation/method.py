@@ -1,8 +1,9 @@
-"""The bases of the segmentation methods: supervised training on crops, and the self-training loop of DAFormer, HRDA and MIC."""
+"""The bases of the segmentation methods, and what they share: random crops, the published training options, statistics of norms."""
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,12 +16,23 @@ from pt_core.task import Predictions
 from torch import Tensor
 
 from pt_vision.segmentation.data.crops import TrainingView
+from pt_vision.segmentation.sliding import slide
 
 if TYPE_CHECKING:
     from pt_vision.adapters.mit import MitBackbone
 
 STATISTICS = ("*running_mean", "*running_var", "*num_batches_tracked")
-DECAY, HEAD_RATE = 0.01, 10.0
+HEAD_RATE = 10.0
+RECIPE: Mapping[str, Any] = {
+    "optimizer": "adamw",
+    "lr": 6e-5,
+    "weight_decay": 0.01,
+    "batch_size": 2,
+    "schedule": "linear",
+    "warmup_epochs": 1,
+    "augment": "flip",
+}
+"""Training options of whole segmenters; how many steps they take is the method's."""
 
 
 class SegmentationMethod(Method):
@@ -57,6 +69,27 @@ class SegmentationMethod(Method):
             room = (0, batch.inputs.shape[3] - columns, 0, batch.inputs.shape[2] - rows)
             logits.append(torch.nn.functional.pad(found, room))
         return self.task.predict(torch.cat(logits))
+
+
+class WindowMethod(SegmentationMethod):
+    """A method that is trained on random crops and predicts by windows of their size.
+
+    Attributes:
+        crop: side of both, in pixels.
+    """
+
+    crop: int
+
+    @abstractmethod
+    def logits(self, images: Tensor) -> Tensor:
+        """(batch, class, row, column) of one window."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(batch, class, row, column) logits; images larger than a crop are covered by windows."""
+        return slide(self.logits, batch.inputs, self.crop)
+
+    def stages(self, ctx: Any) -> Iterator[Stage]:
+        yield Stage("train", streams={"train": Stream("train", view=crops(self.crop))})
 
 
 def crops(size: int, **options: Any) -> Callable[[Dataset], Dataset]:

@@ -17,7 +17,7 @@ from torch._subclasses import FakeTensor
 
 from pt_vision.segmentation.data.crops import RareClasses
 from pt_vision.segmentation.hrda import Box, draw_box
-from pt_vision.segmentation.method import STATISTICS, SegmentationMethod, crops, parameter_groups, steps_of
+from pt_vision.segmentation.method import RECIPE, STATISTICS, SegmentationMethod, crops, parameter_groups, steps_of
 from pt_vision.segmentation.mixing import (
     block_mask,
     class_masks,
@@ -87,16 +87,7 @@ class SelfTraining(SegmentationMethod):
 
     Config: ClassVar[type] = SelfTrainingConfig
     training_only: ClassVar[tuple[str, ...]] = ("teacher.*",)
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "optimizer": "adamw",
-        "lr": 6e-5,
-        "weight_decay": 0.01,
-        "steps": 60_000,
-        "batch_size": 2,
-        "schedule": "linear",
-        "warmup_epochs": 1,
-        "augment": "flip",
-    }
+    recipe: ClassVar[Mapping[str, Any]] = {**RECIPE, "steps": 60_000}
     config: SelfTrainingConfig
 
     def __init__(self, config: SelfTrainingConfig, backbones: Mapping[str, Backbone], task: Task) -> None:

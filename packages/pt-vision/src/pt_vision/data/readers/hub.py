@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from pt_core.errors import DataError, UserError, require
 
@@ -14,8 +14,8 @@ from pt_vision.data.parts import (
     LABEL_COLUMNS,
     ROLES,
     Found,
+    Items,
     Part,
-    Rows,
     cell,
     column,
     listed,
@@ -25,7 +25,7 @@ from pt_vision.data.parts import (
 from pt_vision.options import DataOptions
 
 
-class _HubImages(Sequence[Source]):
+class _HubImages(Items):
     """Encoded images of a data set of the datasets library, read from its memory-mapped table when used."""
 
     def __init__(self, table: Any, column: str, folder: Path) -> None:
@@ -34,13 +34,7 @@ class _HubImages(Sequence[Source]):
     def __len__(self) -> int:
         return len(self.table)
 
-    @overload
-    def __getitem__(self, index: int) -> Source: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Source]: ...
-    def __getitem__(self, index: int | slice) -> Source | Sequence[Source]:
-        if isinstance(index, slice):
-            return Rows(self, range(len(self))[index])
+    def item(self, index: int) -> Source:
         return cell(self.table[index][self.column], self.folder)
 
 

@@ -19,7 +19,7 @@ from pt_core.prompts import uniform, vpt_bound
 from pt_core.task import Predictions
 from torch import Tensor, nn
 
-from pt_vision.classification.heads import build_head
+from pt_vision.classification.heads import RECIPE, build_head, decay_groups
 from pt_vision.classification.method import VisionMethod
 
 ID = "vpt"
@@ -77,15 +77,7 @@ class VPT(VisionMethod):
     """
 
     Config = VPTConfig
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "optimizer": "sgd",
-        "lr": 5.0,
-        "lr_per_256": True,
-        "momentum": 0.9,
-        "weight_decay": 1e-4,
-        "epochs": 100,
-        "warmup_epochs": 10,
-    }
+    recipe: ClassVar[Mapping[str, Any]] = RECIPE
     config: VPTConfig
 
     def __init__(self, config: VPTConfig, backbones: Mapping[str, Backbone], task: Task) -> None:
@@ -174,9 +166,7 @@ class VPT(VisionMethod):
             tokens.tokens.copy_(means[rows].expand_as(tokens.tokens))
 
     def param_groups(self, stage: Stage) -> list[dict[str, Any]]:
-        """Everything decays but the head's last bias (official behaviour)."""
-        bias = list(self.head.parameters())[-1]
-        return [{"params": [p for p in self.parameters() if p is not bias]}, {"params": [bias], "weight_decay": 0.0}]
+        return decay_groups(self, self.head)
 
     @classmethod
     def mixed(cls, methods: Sequence[Method]) -> Callable[[Batch, Tensor], Sequence[Predictions]] | None:

@@ -19,7 +19,7 @@ from pt_core.prompts import uniform, vpt_bound
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pt_vision.classification.heads import build_head
+from pt_vision.classification.heads import RECIPE, build_head, decay_groups
 from pt_vision.classification.method import VisionMethod
 
 ID = "vpt_pixel"
@@ -54,15 +54,7 @@ class VPTPixel(VisionMethod):
     """
 
     Config = VPTPixelConfig
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "optimizer": "sgd",
-        "lr": 5.0,
-        "lr_per_256": True,
-        "momentum": 0.9,
-        "weight_decay": 1e-4,
-        "epochs": 100,
-        "warmup_epochs": 10,
-    }
+    recipe: ClassVar[Mapping[str, Any]] = RECIPE
     config: VPTPixelConfig
     mean: Tensor
     std: Tensor
@@ -156,9 +148,7 @@ class VPTPixel(VisionMethod):
         return self.head(self.backbone.pool(features).float())
 
     def param_groups(self, stage: Stage) -> list[dict[str, Any]]:
-        """Everything decays but the head's bias (official behaviour)."""
-        bias = list(self.head.parameters())[-1]
-        return [{"params": [p for p in self.parameters() if p is not bias]}, {"params": [bias], "weight_decay": 0.0}]
+        return decay_groups(self, self.head)
 
 
 def _flat(grid: Tensor) -> Tensor:

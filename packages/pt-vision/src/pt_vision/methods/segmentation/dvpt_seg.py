@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Le
-from pt_core import Add, Backbone, Batch, Edits, Layout, Stage, StepOutput, Task
+from pt_core import Add, Backbone, Batch, Edits, Layout, StepOutput, Task
 from pt_core.errors import ConfigError
 from pt_core.prompts import normal
-from pt_core.stage import Stream
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pt_vision.bottleneck import Bottleneck, group_blocks
 from pt_vision.networks.segformer import resize
-from pt_vision.segmentation.method import SegmentationMethod, crops
+from pt_vision.segmentation.method import WindowMethod
 from pt_vision.segmentation.mixing import dice_loss
 from pt_vision.segmentation.network import CROP
-from pt_vision.segmentation.sliding import slide
 
 ID = "dvpt_seg"
 TITLE = (
@@ -51,7 +49,7 @@ class DVPTSegConfig:
     """Side of training crops and inference windows (default: 512 as published, or the backbone's own where it is smaller)."""
 
 
-class DVPTSeg(SegmentationMethod):
+class DVPTSeg(WindowMethod):
     """Block l of a frozen MiT, with prompts P_l (p, d) of its own and a bottleneck B shared by s blocks of a stage, x (batch, N, d)::
 
         x = x + Attn(LN x)
@@ -136,15 +134,8 @@ class DVPTSeg(SegmentationMethod):
     def fused(self) -> bool:
         return self.config.classifier_input == "fused"
 
-    def forward(self, batch: Batch) -> Tensor:
-        """(batch, class, row, column) logits; images larger than a crop are covered by windows."""
-        return slide(self.logits, batch.inputs, self.crop)
-
     def training_step(self, batch: Batch) -> StepOutput:
         """Cross-entropy and soft Dice of the batch; the published code applies softmax twice in the latter."""
         output, share = self(batch), self.config.dice_weight
         entropy, _ = self.task.loss(output, batch)
         return StepOutput((1 - share) * entropy + share * dice_loss(output, batch.target), len(batch))
-
-    def stages(self, ctx: Any) -> Iterator[Stage]:
-        yield Stage("train", streams={"train": Stream("train", view=crops(self.crop))})

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge
-from pt_core import Backbone, Batch, Stage, Task
-from pt_core.stage import Stream
+from pt_core import Backbone, Task
 from torch import Tensor, nn
 
 from pt_vision.networks.segformer import resize
-from pt_vision.segmentation.method import SegmentationMethod, crops
+from pt_vision.segmentation.method import WindowMethod
 from pt_vision.segmentation.network import CROP
-from pt_vision.segmentation.sliding import slide
 
 ID = "linear_seg"
 TITLE = "Linear probe of segmentation on frozen features (baseline)"
@@ -32,7 +30,7 @@ class LinearSegConfig:
     """Side of training crops and inference windows (default: what the backbone was made for, else 1024)."""
 
 
-class LinearSegProbe(SegmentationMethod):
+class LinearSegProbe(WindowMethod):
     """logits = W [F_1, up F_2, up F_3, up F_4] + b per position at 1/4, enlarged to the image.
 
     Parameters: K e + K with e = sum of the stage widths, or 4 E with the decoder of width E.
@@ -65,10 +63,3 @@ class LinearSegProbe(SegmentationMethod):
                 maps = self.backbone(images).extra["maps"]
                 features = torch.cat([resize(found, maps[0].shape[2:]) for found in maps], 1)
         return resize(self.classifier(features.to(self.classifier.weight.dtype)), images.shape[2:])
-
-    def forward(self, batch: Batch) -> Tensor:
-        """(batch, class, row, column) logits."""
-        return slide(self.logits, batch.inputs, self.crop)
-
-    def stages(self, ctx: Any) -> Iterator[Stage]:
-        yield Stage("train", streams={"train": Stream("train", view=crops(self.crop))})

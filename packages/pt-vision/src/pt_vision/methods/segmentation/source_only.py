@@ -12,7 +12,7 @@ from pt_core import Backbone, Batch, Stage, StepOutput, Task
 from torch import Tensor
 
 from pt_vision.segmentation.hrda import STEP
-from pt_vision.segmentation.method import SegmentationMethod, parameter_groups, supervised
+from pt_vision.segmentation.method import RECIPE, SegmentationMethod, parameter_groups, supervised
 from pt_vision.segmentation.network import Network, NetworkConfig, scale_loss
 
 ID = "source_only"
@@ -35,16 +35,7 @@ class SourceOnly(SegmentationMethod):
     """
 
     Config = SourceOnlyConfig
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "optimizer": "adamw",
-        "lr": 6e-5,
-        "weight_decay": 0.01,
-        "steps": 40_000,
-        "batch_size": 2,
-        "schedule": "linear",
-        "warmup_epochs": 1,
-        "augment": "flip",
-    }
+    recipe: ClassVar[Mapping[str, Any]] = {**RECIPE, "steps": 40_000}
     config: SourceOnlyConfig
 
     def __init__(self, config: SourceOnlyConfig, backbones: Mapping[str, Backbone], task: Task) -> None:
