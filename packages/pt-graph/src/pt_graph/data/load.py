@@ -17,7 +17,7 @@ def load_graphs(spec: str, options: DataOptions | None = None, seed: int = 0) ->
     """The parts train, val and test (where there are such) behind a path or a `builtin:` name.
 
     Args:
-        spec: SMILES table (.csv, .tsv), .npz or .mat, a saved PyG data set (.pt), or builtin:molecules, builtin:communities.
+        spec: SMILES table (.csv, .tsv), arrays (.npz, .mat), pyg:FAMILY/NAME, or builtin:molecules.
         options: how to read.
         seed: sampling seed of random divisions and of `total_shots`.
 
