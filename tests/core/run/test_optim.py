@@ -67,7 +67,7 @@ def test_groups_scale_the_learning_rate():
     assert built.names == ["prompt", "head.weight", "head.bias"]
 
 
-@pytest.mark.parametrize("kind", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize("kind", ["adamw", "adam", "sgd", "adafactor"])
 def test_stored_state_continues_byte_for_byte(kind):
     options = TrainOptions(optimizer=kind, lr=0.1)
 
@@ -117,3 +117,40 @@ def test_optimisers_take_only_what_the_stage_trains():
     built = build_optimisers(METHOD(), stage, TrainOptions(lr=0.1))["a"]
     assert built.names == ["head.weight", "head.bias"]
     assert built.lr == 0.7
+
+
+def test_exponential_falls_to_its_share_at_the_end():
+    values = factors(10, schedule="exponential", decay=0.01)
+    assert values == pytest.approx([0.01 ** (step / 10) for step in range(10)])
+
+
+def test_one_cycle_is_torchs():
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimiser = torch.optim.SGD([parameter], lr=0.4)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=0.4, total_steps=37)
+    seen = []
+    for _ in range(37):
+        seen.append(optimiser.param_groups[0]["lr"] / 0.4)
+        optimiser.step()
+        if len(seen) < 37:
+            theirs.step()
+    assert factors(37, schedule="one-cycle", lr=0.4) == pytest.approx(seen, rel=1e-6)
+
+
+def test_a_constant_warm_up_replaces_the_line():
+    values = factors(8, per_epoch=2, schedule="constant", lr=0.01, warmup_epochs=2, warmup_lr=1e-5)
+    assert values == pytest.approx([1e-3] * 4 + [1.0] * 4)
+
+
+def test_adafactor_is_torchs():
+    ours, theirs = METHOD(), METHOD()
+    theirs.load_state_dict(ours.state_dict())
+    built = build_optimisers(ours, Stage("s"), TrainOptions(optimizer="adafactor", lr=0.3, weight_decay=0.0))["main"]
+    other = torch.optim.Adafactor(theirs.parameters(), lr=0.3, weight_decay=0.0)
+    for number in range(3):
+        for method in (ours, theirs):
+            for parameter in method.parameters():
+                parameter.grad = torch.full_like(parameter, 0.1 * (number + 1))
+        built.inner.step()
+        other.step()
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))

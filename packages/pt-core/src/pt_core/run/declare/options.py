@@ -35,8 +35,8 @@ class TrainOptions:
     """Samples per optimiser step, over all processes and micro-batches together."""
     accumulate: Annotated[int, Ge(1)] = 1
     """Micro-batches per process that one step's samples are split into; saves memory, the result stays the same."""
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    """Optimiser."""
+    optimizer: Literal["adamw", "adam", "sgd", "adafactor"] = "adamw"
+    """Optimiser; adafactor is torch's, with its own defaults but for lr and weight decay."""
     lr: Annotated[float, Gt(0)] = 1e-3
     """Learning rate (peak of the schedule)."""
     lr_per_256: bool = False
@@ -47,10 +47,15 @@ class TrainOptions:
     """Term added to the denominator of Adam and AdamW."""
     momentum: Annotated[float, Ge(0), Le(1)] = 0.9
     """Momentum of SGD."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Learning rate after the warm-up: half a cosine to 0, a line to 0, or constant."""
+    schedule: Literal["cosine", "linear", "constant", "exponential", "one-cycle"] = "cosine"
+    """Learning rate after the warm-up: half a cosine to 0, a line to 0, constant, or a power that falls to `decay`. one-cycle warms up by
+    itself: cosines from 1/25 up to the peak at 30 % of the steps, then down to 1/250000 (torch's OneCycleLR)."""
+    decay: Annotated[float, Gt(0), Le(1)] = 0.01
+    """Where the exponential schedule ends, as a share of the peak."""
     warmup_epochs: Annotated[float, Ge(0)] = 0
     """Length of the linear warm-up, in epochs (for runs given in steps: epochs of the first stream)."""
+    warmup_lr: Annotated[float, Gt(0)] | None = None
+    """Constant learning rate during the warm-up, in place of a line up to the peak."""
     official_warmup: bool = False
     """Step the schedule once per epoch and start it at 0, so that the first epoch trains with lr 0 (VPT's released code)."""
     clip_norm: Annotated[float, Gt(0)] | None = None

@@ -27,6 +27,7 @@ KINDS = {
     "adamw": _uncompiled(torch.optim.AdamW),
     "adam": _uncompiled(torch.optim.Adam),
     "sgd": _uncompiled(torch.optim.SGD),
+    "adafactor": _uncompiled(torch.optim.Adafactor),
 }
 
 
@@ -40,9 +41,8 @@ class NamedOptimiser:
         base = options.lr * (options.batch_size / 256 if options.lr_per_256 else 1)
         self.scales = [group.pop("lr_scale", 1.0) for group in groups]
         self.lr = base
-        extra: dict[str, Any] = (
-            {"momentum": options.momentum} if options.optimizer == "sgd" else {"eps": options.adam_eps}
-        )
+        own: dict[str, dict[str, Any]] = {"sgd": {"momentum": options.momentum}, "adafactor": {}}
+        extra = own.get(options.optimizer, {"eps": options.adam_eps})
         self.inner = KINDS[options.optimizer](groups, lr=base, weight_decay=options.weight_decay, **extra)  # type: ignore[call-arg]
         self.parameters: list[nn.Parameter] = [p for group in self.inner.param_groups for p in group["params"]]
         self.names = [names[id(parameter)] for parameter in self.parameters]
@@ -121,18 +121,21 @@ def build_optimisers(method: Method, stage: Stage, options: TrainOptions) -> dic
 def lr_factor(step: int, steps: int, per_epoch: int, options: TrainOptions) -> float:
     """Multiplier of the learning rate at step `step` (0-based) of `steps`.
 
-    Linear warm-up reaches 1 at the last warm-up step, then the schedule falls to 0 behind the last step. With `official_warmup` the
-    schedule moves once per epoch and starts at exactly 0.
+    Linear warm-up reaches 1 at the last warm-up step, then the schedule falls to 0 (or `decay`) behind the last step. With
+    `official_warmup` the schedule moves once per epoch and starts at exactly 0. `warmup_lr` is constant during the warm-up. one-cycle warms
+    up by itself.
     """
+    if options.schedule == "one-cycle":
+        return _one_cycle(step, steps)
     warmup = options.warmup_epochs
     if options.official_warmup:
         position, total = float(step // per_epoch), steps / per_epoch
         if position < warmup:
-            return position / warmup
+            return position / warmup if options.warmup_lr is None else options.warmup_lr / options.lr
     else:
         position, total, warmup = float(step), float(steps), round(warmup * per_epoch)
         if position < warmup:
-            return (position + 1) / warmup
+            return (position + 1) / warmup if options.warmup_lr is None else options.warmup_lr / options.lr
     progress = min(1.0, (position - warmup) / max(1.0, total - warmup))
     match options.schedule:
         case "cosine":
@@ -141,3 +144,15 @@ def lr_factor(step: int, steps: int, per_epoch: int, options: TrainOptions) -> f
             return 1 - progress
         case "constant":
             return 1.0
+        case "exponential":
+            return float(options.decay**progress)
+
+
+def _one_cycle(step: int, steps: int) -> float:
+    """Smith's one cycle as torch.optim.lr_scheduler.OneCycleLR has it by default (cosines, peak at 30 %)."""
+    peak, last = 0.3 * steps - 1, steps - 1
+    if step <= peak:
+        start, end, share = 1 / 25, 1.0, step / peak if peak > 0 else 1.0
+    else:
+        start, end, share = 1.0, 1 / 25 / 1e4, (step - peak) / max(last - peak, 1e-12)
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
