@@ -40,13 +40,22 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def strategy(toy: Path) -> Path:
+    """The page's strategy beside its method, and pictures without labels (in one folder: their labels are hidden)."""
+    (toy / "methods" / "self_label.py").write_text(FILES["self_label.py"], encoding="utf-8")
+    make_folder(toy / "more", {"": {"any": 5, "other": 4}})
+    return toy
+
+
 def tuned(run: Path) -> bytes:
     return (run / "tuned" / "weights.safetensors").read_bytes()
 
 
 def test_the_page_prints_one_source_file_and_one_test_file() -> None:
-    assert list(FILES) == ["cosine_prompt.py", "test_cosine_prompt.py"]
-    assert 40 <= len(FILES["cosine_prompt.py"].splitlines()) <= 80
+    assert list(FILES) == ["cosine_prompt.py", "test_cosine_prompt.py", "self_label.py"]
+    for name in ("cosine_prompt.py", "self_label.py"):
+        assert 40 <= len(FILES[name].splitlines()) <= 80
     for name, code in FILES.items():
         assert ast.get_docstring(ast.parse(code)), name
 
@@ -155,3 +164,54 @@ def test_the_page_names_things_that_exist() -> None:
         if "cosine_prompt" not in path and "NAME" not in path:
             assert (REPOSITORY / path).exists(), path
     assert "cosine_prompt" not in Vision.registry.infos()
+
+
+STRATEGY = ("--data", "photos", "--data", "unlabeled=more", "--steps", "3", "--batch-size", "4", "--test-fraction", "0")
+
+
+def test_the_strategy_tunes_whichever_host_is_named(strategy: Path) -> None:
+    hosted = ("--host", "cosine_prompt", "--host.prompt-length", "2", "--rounds", "1", "--threshold", "0.4")
+    said = good("fit", "self_label", *STRATEGY, *hosted, "--out", "run")
+    assert "self_label tunes" in said.err
+    predictor = load("run")
+    assert predictor.card["method"] == "pt-vision/cosine_prompt"
+    assert predictor.card["made_by"]["method"] == "pt-vision/self_label"
+    assert predictor.method.config.prompt_length == 2
+    assert {path.name[3:] for path in (strategy / "run" / "stages").iterdir()} == {
+        "start",
+        "labelled",
+        "label-0",
+        "tune-0",
+    }
+    assert "threshold" in good("fit", "self_label", "--help").out
+    refused(
+        "host: prompt_length='0'",
+        "fit",
+        "self_label",
+        *STRATEGY,
+        *hosted[:2],
+        "--host.prompt-length",
+        "0",
+        "--out",
+        "no",
+    )
+    refused("needs data role 'unlabeled'", "fit", "self_label", "--data", "photos", *STRATEGY[4:], "--out", "no")
+    assert not (strategy / "no").exists()
+
+
+def test_the_strategy_labels_what_its_host_is_sure_of(strategy: Path) -> None:
+    """Hidden labels play no part: the loss of a batch without target is the one that the equation of the page gives."""
+    good(
+        "fit", "self_label", *STRATEGY, "--host", "cosine_prompt", "--rounds", "1", "--threshold", "0.5", "--out", "run"
+    )
+    stage = load_file(strategy / "run" / "stages" / "02-label-0" / "tensors.safetensors")
+    method = load("run").method
+    state = {name.removeprefix("hosts.host."): t for name, t in stage.items() if name.startswith("hosts.host.")}
+    method.load_state_dict(state)
+    data = Vision().load_data("more", Vision().data_options(), 0)["train"].bind(method.backbone.preprocessing, "none")
+    rows = list(range(len(data)))
+    batch = data.collate(rows, [data.sample(row, epoch=None, seed=0) for row in rows])
+    with torch.no_grad():
+        best, classes = method(batch).softmax(-1).max(-1)
+    assert stage["labels"].tolist() == torch.where(best >= 0.5, classes, -1).tolist()
+    assert len(stage["labels"]) == 9

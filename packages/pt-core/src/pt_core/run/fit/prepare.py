@@ -16,6 +16,7 @@ from pt_core.errors import ConfigError, DataError, UserError, require
 from pt_core.method import Method
 from pt_core.randomness import seeded
 from pt_core.run.data.nothing import ClassesOnly
+from pt_core.run.data.unlabelled import Unlabelled
 from pt_core.run.declare.class_names import read_class_names
 from pt_core.run.declare.modality import Modality
 from pt_core.run.declare.registry import MethodInfo
@@ -76,6 +77,8 @@ def prepare(modality: Modality, spec: RunSpec, say: Say, backbones: Mapping[str,
         role: modality.bind(dataset, backbones, task, spec.data, training=role not in ("val", "test"))
         for role, dataset in raw.items()
     }
+    hidden = {role for role in data if role in info.roles and info.roles[role].labels == "none"}
+    data |= {role: Unlabelled(data[role]) for role in hidden if data[role].labels is not None}
     with seeded(spec.train.seed_of("init"), "init"):
         method = build_method(modality.registry, spec.method, spec.config, spec.hosts, backbones, task)
         method.adopted = data
