@@ -155,6 +155,17 @@ def test_auroc_with_one_class_is_nan():
     assert auroc(torch.tensor([2.0, 2.0]), torch.tensor([2.0])) == 0.5
 
 
+@pytest.mark.parametrize("spread", [0.1, 3.0])
+def test_auroc_is_the_area_of_scikit_learn_with_and_without_ties(spread):
+    rng = torch.Generator().manual_seed(0)
+    for size in (1, 7, 300):
+        negative, positive = torch.randn(size, generator=rng), torch.randn(2 * size, generator=rng) + 0.5
+        negative, positive = (torch.round(part * spread) for part in (negative, positive))
+        truth = [0] * len(negative) + [1] * len(positive)
+        expected = sklearn.metrics.roc_auc_score(truth, torch.cat([negative, positive]).numpy())
+        assert auroc(negative, positive) == pytest.approx(expected, abs=1e-6)
+
+
 def test_kappa_of_one_true_and_predicted_class_is_nan_with_a_warning():
     logits = torch.tensor([[5.0, 0.0, 0.0]] * 4)
     with pytest.warns(RuntimeWarning, match="0/0"):

@@ -7,7 +7,7 @@ import torch
 from pt_core import Optimiser, Stage
 from pt_core.errors import ArtifactError, ConfigError
 from pt_core.run.declare.options import TrainOptions
-from pt_core.run.train.optim import build_optimisers, lr_factor
+from pt_core.run.train.optim import NamedOptimiser, build_optimisers, lr_factor
 from pt_core.testing.tiny import TinyBackbone, TinyMethod, ToyTask
 
 METHOD = lambda: TinyMethod(None, {"backbone": TinyBackbone()}, ToyTask())  # noqa: E731
@@ -154,3 +154,24 @@ def test_adafactor_is_torchs():
         built.inner.step()
         other.step()
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adam", "sgd"])
+def test_steps_are_those_of_torchs_own_optimiser(kind):
+    options = TrainOptions(optimizer=kind, lr=0.1, weight_decay=0.01)
+    torch.manual_seed(0)
+    ours, theirs = (torch.nn.Parameter(torch.arange(6.0)) for _ in range(2))
+    named = NamedOptimiser("main", [{"params": [ours]}], {id(ours): "x"}, options)
+    extra = {"momentum": options.momentum} if kind == "sgd" else {"eps": options.adam_eps}
+    plain = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}[kind](
+        [theirs], lr=0.1, weight_decay=0.01, **extra
+    )
+    for _ in range(3):
+        gradient = torch.randn(6)
+        for parameter, optimiser in ((ours, named.inner), (theirs, plain)):
+            parameter.grad = gradient.clone()
+            optimiser.step()
+            optimiser.zero_grad()
+        assert torch.equal(ours, theirs)
+        assert ours.grad is None
+    assert isinstance(named.inner, type(plain))

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pt_core.data import Batch, Dataset
+from pt_core.data import Batch, Dataset, stable_seed
 from pt_core.errors import DataError
 from pt_core.run.data.sampling import SubsetDataset, class_weights, few_shot, hold_out, stratified_split, with_classes
+from sklearn.model_selection import StratifiedShuffleSplit
 
 LABELS = [0] * 40 + [1] * 25 + [2] * 10
 
@@ -96,6 +97,16 @@ def test_split_is_stratified_complete_and_seeded(fraction: float) -> None:
         assert abs(counts[label] - fraction * total) <= 1
     assert (kept, held) == stratified_split(LABELS, fraction, seed=1)
     assert held != stratified_split(LABELS, fraction, seed=2)[1]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_split_draws_the_samples_that_scikit_learn_draws(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    target = rng.permutation(np.repeat(np.arange(5) * 3, rng.integers(2, 40, 5)))
+    size = int(rng.integers(5, len(target) - 5))
+    kept, held = stratified_split(target.tolist(), size / len(target), seed)
+    splitter = StratifiedShuffleSplit(1, test_size=size, random_state=stable_seed(seed, "split") % 2**32)
+    assert [kept, held] == [sorted(part.tolist()) for part in next(splitter.split(target[:, None], target))]
 
 
 def test_split_of_tiny_classes_keeps_every_class_for_training() -> None:

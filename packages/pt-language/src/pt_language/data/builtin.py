@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from pt_language.data.corpus import HELD_OUT, module_sentences, window
 from pt_language.data.places import check_builtin
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NOUNS = {"address": "function", "message": "character", "thread": "time", "turtle": "state"}
 MODULES = {"asyncio": "function", "decimal": "character", "email": "time", "turtle": "state"}
@@ -15,6 +18,8 @@ MODULES = {"asyncio": "function", "decimal": "character", "email": "time", "turt
 def builtin(name: str) -> dict[str, pd.DataFrame]:
     """Built-in text by name: 60 test, 40 validation and up to 100 training rows per class."""
     check_builtin(name)
+    import pandas as pd
+
     if name == "modules":
         texts = {label: module_sentences(tuple(MODULES))[module] for module, label in MODULES.items()}
     else:

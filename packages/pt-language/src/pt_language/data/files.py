@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from pt_core.errors import DataError
 
 from pt_language.data.places import check_file
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def read_file(path: Path) -> pd.DataFrame:
@@ -19,6 +21,8 @@ def read_file(path: Path) -> pd.DataFrame:
         DataError: missing, of another kind, or not readable.
     """
     check_file(path)
+    import pandas as pd  # a second, which a text that is typed need not wait for
+
     suffix = path.suffix.lower()
     try:
         if suffix in (".csv", ".tsv"):

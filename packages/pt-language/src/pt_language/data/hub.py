@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from typing import TYPE_CHECKING
+
 from pt_core.errors import DataError, require
 
 from pt_language.data.places import ROLES
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def hub(name: str) -> dict[str, pd.DataFrame]:

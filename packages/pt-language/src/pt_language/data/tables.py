@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from pt_core.errors import DataError, nearest
 
 from pt_language.data.builtin import builtin
 from pt_language.data.files import read_file
 from pt_language.data.hub import hub
 from pt_language.data.places import ROLES, part_files
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass

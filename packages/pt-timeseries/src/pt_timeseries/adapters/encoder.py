@@ -113,7 +113,10 @@ class PatchEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.embed = nn.Linear(config.channels * config.patch, config.dim)
-        self.position = nn.Parameter(0.02 * torch.randn(config.tokens(config.length), config.dim))
+        self.position = nn.Parameter(torch.empty(config.tokens(config.length), config.dim))
+        if not self.position.is_meta:  # drawing there imports torch's compiler
+            with torch.no_grad():
+                self.position.normal_().mul_(0.02)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.dim)
 

@@ -53,13 +53,12 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     check_table(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
-        import pyarrow as pa
         from pyarrow import parquet
 
-        columns = {
-            name: [_cell(row.get(name)) for row in rows] for name in dict.fromkeys(k for row in rows for k in row)
-        }
-        parquet.write_table(pa.table(columns), path)
+        from pt_core.run.data.columns import arrow_table
+
+        plain = [{k: json.dumps(v) if isinstance(v, (dict, list)) else v for k, v in row.items()} for row in rows]
+        parquet.write_table(arrow_table(plain), path)
     elif path.suffix == ".jsonl":
         write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     else:
@@ -69,7 +68,3 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer.writeheader()
         writer.writerows(rows)
         write_text(path, buffer.getvalue())
-
-
-def _cell(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, (dict, list)) else value

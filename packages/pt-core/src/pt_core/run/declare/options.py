@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from annotated_types import Ge, Gt, Le, Lt
 
 from pt_core.errors import ConfigError, nearest
+from pt_core.run.declare.plain import plainly
 
 T = TypeVar("T")
 SEEDS = ("seed", "init_seed", "data_seed", "sampling_seed")
@@ -166,8 +167,6 @@ def build_all(classes: Mapping[str, type], values: Mapping[str, Any], context: s
     Raises:
         ConfigError: lists every unknown name (with the nearest valid one), wrong type and value out of range.
     """
-    from pydantic import TypeAdapter, ValidationError
-
     owner = {field.name: name for name, cls in classes.items() for field in dataclasses.fields(cls)}
     problems = [f"unknown {context} {key!r}{nearest(key, owner)}" for key in values if key not in owner]
     built: dict[str, Any] = {}
@@ -182,6 +181,12 @@ def build_all(classes: Mapping[str, type], values: Mapping[str, Any], context: s
             if value in ("none", "None", "null") and type(None) in typing.get_args(types_of[key]):
                 value = None
             own[key] = value
+        plain = plainly(cls, types_of, own)
+        if plain is not None:
+            built[name] = plain
+            continue
+        from pydantic import TypeAdapter, ValidationError
+
         try:
             built[name] = TypeAdapter(cls).validate_python(own)
         except ValidationError as error:

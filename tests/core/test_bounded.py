@@ -1,0 +1,52 @@
+"""What an untrusted file describes is built as long as it is small, and never so much as begun beyond that."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pt_core.bounded import built_within
+from torch import nn
+
+
+def test_what_is_small_is_built_as_without_a_bound() -> None:
+    def build() -> nn.Module:
+        torch.manual_seed(3)
+        return nn.Sequential(nn.Linear(4, 8), nn.LSTM(8, 8), nn.MultiheadAttention(8, 2), nn.Embedding(5, 8))
+
+    bounded, free = built_within(build), build()
+    assert bounded is not None
+    for have, want in zip(bounded.state_dict().values(), free.state_dict().values(), strict=True):
+        assert torch.equal(have, want)
+
+
+ABSURD = {
+    "one axis": lambda: torch.empty(10**12),
+    "two axes": lambda: nn.Linear(10**5, 10**5),
+    "no such number": lambda: torch.zeros(10**400),
+    "a shape": lambda: torch.ones((10**4, 10**4, 10**4)),
+    "by keyword": lambda: torch.full(size=(10**10,), fill_value=1.0),
+    "a copy": lambda: torch.ones(1000).repeat(10**9),
+    "a range": lambda: torch.arange(10**11),
+    "bit by bit": lambda: [torch.zeros(1000, 1000) for _ in range(10**9)],
+}
+
+
+@pytest.mark.parametrize("name", ABSURD)
+def test_what_is_absurd_is_not_built(name: str) -> None:
+    assert built_within(ABSURD[name]) is None
+
+
+def test_errors_of_building_are_its_own() -> None:
+    with pytest.raises(ValueError, match="no"):
+        built_within(lambda: (_ for _ in ()).throw(ValueError("no")))
+
+
+def test_code_that_catches_everything_does_not_hide_that_it_was_stopped() -> None:
+    def build() -> str:
+        try:
+            torch.empty(10**12)
+        except Exception:
+            return "went on"
+        return "built"
+
+    assert built_within(build) is None
