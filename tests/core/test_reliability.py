@@ -116,8 +116,8 @@ ROWS: dict[str, list[str]] = {
     ],
     "27 upstream change": [
         "core/bridges/test_transformers.py::test_steps_with_a_cache_equal_full_forward_passes",
-        "vision/test_adapter_swin.py::test_without_edits_it_is_timm",
-        "vision/test_adapter_vit.py::test_without_edits_it_is_timm",
+        "vision/adapters/test_swin.py::test_without_edits_it_is_timm",
+        "vision/adapters/test_vit.py::test_without_edits_it_is_timm",
     ],
     "28 fp16 overflow, bf16 prompt": [
         RUN + "test_trainer.py::test_overflowing_steps_are_skipped_counted_and_finally_an_error",
