@@ -310,8 +310,8 @@ def warm_start(method: Method, artifact: Artifact) -> None:
     wanted, given = method.own_tensors(), {**artifact.tensors, **(artifact.training or {})}
     if method.export("train") and not artifact.training:
         raise UserError(f"{artifact.folder} was exported with --inference-only: it cannot be tuned further")
-    labels = artifact.card["task"].get("labels")
-    if labels is not None and list(labels) != list(method.task.class_names()):
+    before, now = artifact.card["task"], method.task.to_json()
+    if any(key in before and before[key] != now.get(key) for key in method.task.label_keys):
         kept = {name for name in wanted if matches(name, method.class_tensors or ())}
         wanted = {name: tensor for name, tensor in wanted.items() if name not in kept}
         given = {name: tensor for name, tensor in given.items() if name not in kept}

@@ -52,6 +52,24 @@ def from_vectors(vectors: Tensor) -> Initialiser:
     return init
 
 
+def overlaid(earlier: Tensor, fresh: Tensor, axis: int = 0) -> Tensor | None:
+    """`fresh` with the values of an earlier run's prompts where both have a place along `axis`: a longer prompt keeps its new vectors, a
+    shorter one takes the first. None where another axis differs. For `Method.resized`.
+
+    >>> overlaid(torch.ones(2, 3), torch.zeros(3, 3)).tolist()
+    [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]
+    """
+    shapes = [list(tensor.shape) for tensor in (earlier, fresh)]
+    if len(shapes[0]) != len(shapes[1]):
+        return None
+    shared = min(shape.pop(axis) for shape in shapes)
+    if shapes[0] != shapes[1]:
+        return None
+    result = fresh.detach().clone()
+    result.narrow(axis, 0, shared).copy_(earlier.narrow(axis, 0, shared))
+    return result
+
+
 class PromptTokens(nn.Module):
     """`layers` sets of `length` learned tokens, with optional projection and per-sample dropout.
 

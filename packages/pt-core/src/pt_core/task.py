@@ -54,6 +54,8 @@ class Task(ABC):
     """Samples that `eval` predicts at once."""
     outputs: int
     select: tuple[str, Literal["max", "min"]] | None
+    label_keys: ClassVar[tuple[str, ...]] = ("labels",)
+    """Entries of `to_json` that tuned tensors of classes belong to: where they differ, a warm start leaves those fresh."""
     generates: ClassVar[bool] = False
     """Whether an answer is searched token by token, so that its cost depends on what comes out."""
 
