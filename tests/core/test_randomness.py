@@ -9,6 +9,7 @@ from pt_core.data import Batch, stable_seed, take
 from pt_core.prompts import PromptTokens, normal as gaussian
 from pt_core.randomness import (
     Dropout,
+    apart,
     bernoulli,
     dropout,
     keyed,
@@ -18,6 +19,7 @@ from pt_core.randomness import (
     rekeyed,
     row_keys,
     sampled_by,
+    shared_rng,
     uniform,
 )
 from pt_core.recompute import recomputed
@@ -106,6 +108,36 @@ def test_a_part_of_a_batch_has_the_keys_of_the_whole():
     assert torch.equal(rekeyed(whole, "second").keys[2:], rekeyed(part, "second").keys)
     assert not torch.equal(rekeyed(whole, "second").keys, whole.keys)
     assert rekeyed(batch([1]), "x").keys is None
+
+
+def test_what_all_samples_of_a_step_share_is_drawn_alike_in_every_part():
+    whole, part = keyed(batch([5, 2, 9, 4]), 0, "step", 3), keyed(batch([9, 4]), 0, "step", 3)
+
+    def drawn(one, *purpose):
+        return int(torch.randint(10**9, (1,), generator=shared_rng(one, *purpose)))
+
+    assert drawn(whole, "box") == drawn(part, "box") == drawn(take(whole, [2]), "box") == drawn(part.to("cpu"), "box")
+    others = [keyed(batch([9, 4]), 0, "step", 4), rekeyed(part, "second")]
+    assert drawn(part, "box") not in [drawn(part, "other"), *(drawn(other, "box") for other in others)]
+    assert drawn(rekeyed(whole, "second"), "box") == drawn(others[1], "box")
+    assert shared_rng(batch([1]), "box") is None
+
+
+def test_a_layer_that_runs_twice_in_a_step_has_masks_of_its_own():
+    x, keys = torch.ones(3, 64), row_keys(torch.tensor([5, 2, 9]), 0)
+    with sampled_by(keys):
+        first = dropout(x, 0.5, True, "d")
+        with apart("again"):
+            second = dropout(x, 0.5, True, "d")
+        assert torch.equal(dropout(x, 0.5, True, "d"), first)
+    assert not torch.equal(first, second)
+    with sampled_by(keys[1:]), apart("again"):
+        assert torch.equal(dropout(x[1:], 0.5, True, "d"), second[1:])
+    with apart("again"):
+        torch.manual_seed(0)
+        got = dropout(x, 0.4, True, "d")
+    torch.manual_seed(0)
+    assert torch.equal(got, F.dropout(x, 0.4, True))
 
 
 @pytest.mark.parametrize(("shape", "axis", "shared"), [((4, 6), 0, ()), ((3, 4, 5), 1, ()), ((4, 6, 3, 3), 0, (2, 3))])

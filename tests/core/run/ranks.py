@@ -1,4 +1,4 @@
-"""What every process of tests/core/run/test_distributed.py runs: trains all toys and writes down what it ended with."""
+"""What every process of tests/core/run/train/test_distributed.py runs: trains all toys and writes down what it ended with."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from pt_core.run.train.world import World
 from pt_core.testing.tiny import Vectors
 from safetensors.torch import save_file
 
-from tests.core.run.test_trainer import Killed, build, tensors
+from tests.core.run.train.test_trainer import Killed, build, tensors
 from tests.core.toys import TOYS
 
 # 11 samples in draws of 5, 5 and 1: uneven parts, and a draw in which the second process has no sample at all.

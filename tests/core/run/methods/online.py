@@ -54,8 +54,7 @@ class Online(TinyMethod):
         old = ctx.batch("train", self.memory.tolist()) if len(self.memory) else None
         if old is not None:
             self.learn(ctx, old)
-        for batch in arrived:
-            self.learn(ctx, batch)
+        ctx.each_part(lambda part: self.learn(ctx, part["train"]))
         ctx.update()
         fresh = [row for row in dict.fromkeys(rows) if row not in self.memory.tolist()]
         self.memory = torch.tensor([*self.memory.tolist(), *fresh][-self.config.slots :])

@@ -10,7 +10,7 @@ import pandas
 import pytest
 from pt_core.run.train.rundir import RunDir
 
-from tests.core.run.test_commands import pt, refused, status_of, weights
+from tests.core.run.command.test_commands import pt, refused, status_of, weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 BIN = Path(sys.executable).parent

@@ -14,7 +14,7 @@ from pt_core.run.train.trainer import Trainer
 from pt_core.run.train.world import World
 
 from tests.core.run.forked import Child
-from tests.core.run.test_trainer import Killed, build, data, same_bytes, tensors, train
+from tests.core.run.train.test_trainer import Killed, build, data, same_bytes, tensors, train
 from tests.core.toys import TOYS
 
 LONG = TrainOptions(steps=40, batch_size=7, lr=0.05, eval_every=5, checkpoint_every=10, device="cpu")

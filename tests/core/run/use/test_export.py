@@ -10,7 +10,7 @@ from pt_core.run.use.export import export_program, trace
 from pt_core.run.use.predict import Predictor
 from pt_core.testing.tiny import TinyBackbone, ToyTask
 
-from tests.core.run.test_trainer import build
+from tests.core.run.train.test_trainer import build
 from tests.core.toys import TOYS
 
 

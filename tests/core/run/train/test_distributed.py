@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from tests.core.run import ranks
 from tests.core.run.forked import ranks as forked
-from tests.core.run.test_trainer import tensors
+from tests.core.run.train.test_trainer import tensors
 from tests.core.toys import TOYS
 
 PROMISED = [kind for kind, toy in TOYS.items() if not toy.coupled]
@@ -141,7 +141,7 @@ def test_death_of_one_process_ends_the_other_and_the_run_resumes_exactly(two, tm
     (tmp_path / "again.py").write_text(
         f"import sys; sys.path.insert(0, {os.getcwd()!r})\n"
         "import os; from pathlib import Path; from safetensors.torch import save_file\n"
-        "from tests.core.run import ranks; from tests.core.run.test_trainer import tensors\n"
+        "from tests.core.run import ranks; from tests.core.run.train.test_trainer import tensors\n"
         "method, _, _ = ranks.train('supervised', Path(sys.argv[1]), resume=True)\n"
         "if os.environ['RANK'] == '0': save_file(tensors(method), sys.argv[1] + '/end.safetensors')\n"
     )
