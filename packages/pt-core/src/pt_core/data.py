@@ -47,6 +47,7 @@ class Batch:
         ids: the samples' names, for messages and prediction files.
         extra: further per-sample values (weights, domain, severity ...).
         keys: (batch,) int64 keys of the draws that belong to each sample in this training step (`pt_core.randomness`); None outside of one.
+        seed: of the draws that all samples of the step share, the same in every part that its batch is cut into; None outside of one.
     """
 
     inputs: Any
@@ -55,6 +56,7 @@ class Batch:
     ids: Sequence[str]
     extra: Mapping[str, Any] = field(default_factory=dict)
     keys: Tensor | None = None
+    seed: int | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -90,6 +92,7 @@ def take(batch: Batch, rows: Sequence[int]) -> Batch:
         [batch.ids[row] for row in rows],
         map_tensors(batch.extra, pick),
         None if batch.keys is None else pick(batch.keys),
+        batch.seed,
     )
 
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pt_core.data import Batch, stable_seed
+from pt_core.data import Batch, generator, stable_seed
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15, as int64
 _ROUNDS = ((30, -4658895280553007687), (27, -7723592293110705685))  # 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -58,17 +58,27 @@ def part_keys(keys: Tensor, position: Tensor) -> Tensor:
 
 
 def keyed(batch: Batch, *key: int | str) -> Batch:
-    """The batch with one key per row. `keyed(batch, *key)` of a part is the part of `keyed` of the whole."""
+    """The batch with one key per row, and the seed that its rows share. `keyed(batch, *key)` of a part is the part of `keyed` of the
+    whole."""
     from dataclasses import replace
 
-    return replace(batch, keys=row_keys(batch.index, *key))
+    return replace(batch, keys=row_keys(batch.index, *key), seed=stable_seed(*key))
 
 
 def rekeyed(batch: Batch, purpose: int | str) -> Batch:
     """The batch with other keys derived from its own, for a second pass in the same step that must not repeat the first one's draws."""
     from dataclasses import replace
 
-    return batch if batch.keys is None else replace(batch, keys=mixed(batch.keys ^ stable_seed("purpose", purpose)))
+    if batch.keys is None:
+        return batch
+    seed = None if batch.seed is None else stable_seed(batch.seed, "purpose", purpose)
+    return replace(batch, keys=mixed(batch.keys ^ stable_seed("purpose", purpose)), seed=seed)
+
+
+def shared_rng(batch: Batch, *key: int | str) -> torch.Generator | None:
+    """A CPU generator for a draw that holds for all samples of a step (a window, say), however its batch is cut; None, which is torch's
+    own, outside of a training step."""
+    return None if batch.seed is None else generator(batch.seed, *key)
 
 
 @contextmanager
@@ -82,6 +92,14 @@ def sampled_by(keys: Tensor | None) -> Iterator[None]:
         yield
     finally:
         _rows.reset(token)
+
+
+@contextmanager
+def apart(purpose: int | str) -> Iterator[None]:
+    """Inside, the rows draw anew under keys derived from their own: for a layer that runs twice in a step with masks of its own each time."""
+    keys = _rows.get()
+    with sampled_by(None if keys is None else mixed(keys ^ stable_seed("purpose", purpose))):
+        yield
 
 
 def current_rows() -> Tensor | None:

@@ -79,6 +79,11 @@ class StepContext(Protocol):
     @property
     def data(self) -> Mapping[str, Dataset]: ...
 
+    def each_part(self, fn: Callable[[Mapping[str, Batch]], Any]) -> list[Any]:
+        """fn(part) of every micro-batch that holds samples, one after the other, in the run's precision; fn may call `backward` itself,
+        several times."""
+        ...
+
     def gradients(
         self, loss: Callable[[Mapping[str, Batch]], tuple[Tensor, int]], optimiser: str = "main"
     ) -> dict[str, Tensor]:

@@ -83,6 +83,17 @@ class Steps:
         """What a sample draws is keyed by the sample; the global generators serve networks that draw for a whole micro-batch."""
         reseed(self.options.seed, "micro", self.stage.name, self.step, self.world.rank * self.options.accumulate + part)
 
+    def each_part(self, fn: Callable[[Mapping[str, Batch]], Any]) -> list[Any]:
+        """fn(part) of the micro-batches with samples; each has its ids in messages and its own state of the global generators."""
+        results = []
+        for number, part in enumerate(self.parts):
+            if part:
+                self.ids = [sample for batch in part.values() for sample in batch.ids]
+                self.reseed(number)
+                with self.world.autocast():
+                    results.append(fn(part))
+        return results
+
     def backward(self, loss: Tensor, count: int, retain_graph: bool = False) -> None:
         """Accumulate the gradient of loss * count. A non-finite loss is remembered; `update` stops all processes together."""
         self.began = True
