@@ -96,7 +96,7 @@ def sampled_by(keys: Tensor | None) -> Iterator[None]:
 
 @contextmanager
 def apart(purpose: int | str) -> Iterator[None]:
-    """Inside, the rows draw anew under keys derived from their own: for a layer that runs twice in a step with masks of its own each time."""
+    """Inside, the rows draw anew under keys derived from their own: for a layer that runs twice in a step, with other masks each time."""
     keys = _rows.get()
     with sampled_by(None if keys is None else mixed(keys ^ stable_seed("purpose", purpose))):
         yield
