@@ -23,8 +23,8 @@ from pt_audio.adapters.logmel import LogMel
 from pt_audio.adapters.vit import AudioViT, ViTSizes
 from pt_audio.backbones import load_backbone
 from pt_audio.data.load import load_audio
-from pt_audio.data.options import DataOptions
 from pt_audio.methods.acoustic_apt import AcousticAPT, AcousticAPTConfig
+from pt_audio.options import DataOptions
 from pt_audio.tasks.answers import Answers
 from pt_core import Stream
 from pt_core.kernels import reference_kernels

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 from pt_core.errors import ArtifactError, DataError
+from pt_graph.modality import Graph
 from pt_graph.tasks.binary import BinaryTasks
-from pt_graph.tasks.build import task_from_json
 from pt_graph.tasks.classification import GraphClassification
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional as F
@@ -93,7 +93,7 @@ def test_records():
 
 def test_cards_come_back():
     for task in (BinaryTasks(["a", "b"], 30), GraphClassification(["x", "y"])):
-        again = task_from_json({"name": task.name, **task.to_json()})
+        again = Graph().task_from_json({"name": task.name, **task.to_json()})
         assert (again.labels, again.largest) == (task.labels, task.largest)
 
 
@@ -112,7 +112,7 @@ def test_cards_come_back():
 )
 def test_cards_are_checked(spec):
     with pytest.raises(ArtifactError):
-        task_from_json(spec)
+        Graph().task_from_json(spec)
 
 
 def test_data_of_another_task():

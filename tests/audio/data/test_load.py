@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from pt_audio.data.lines import parse_line
 from pt_audio.data.load import load_audio
-from pt_audio.data.options import DataOptions
+from pt_audio.options import DataOptions
 from pt_core.errors import ConfigError, DataError
 
 from tests.audio import tiny

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from pt_audio.data.load import load_audio
-from pt_audio.data.options import DataOptions
 from pt_audio.modality import Audio
+from pt_audio.options import DataOptions
 from pt_core.errors import DataError
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pt_core.errors import DataError
 from pt_language.data.load import load_text
-from pt_language.data.options import DataOptions
+from pt_language.options import DataOptions
 
 from tests.language.common import TEMPLATE
 

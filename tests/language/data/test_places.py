@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from pt_core.errors import DataError
 from pt_language.data.load import load_text
-from pt_language.data.options import DataOptions
 from pt_language.modality import Language
+from pt_language.options import DataOptions
 
 
 def test_what_can_be_read_has_no_problem(tmp_path: Path) -> None:

@@ -10,10 +10,9 @@ from pt_core import Batch
 from pt_core.bridges.answers import IGNORED, word_f1
 from pt_core.errors import ArtifactError, ConfigError, DataError
 from pt_language.data.load import load_text
-from pt_language.data.options import DataOptions
 from pt_language.modality import Language
-from pt_language.options import TaskOptions
-from pt_language.tasks.choose import label_words, task_from_json
+from pt_language.options import DataOptions, TaskOptions
+from pt_language.tasks.choose import label_words
 from pt_language.tasks.classification import TextClassification
 from pt_language.tasks.generation import Generation, LanguageModelling
 
@@ -58,7 +57,7 @@ def test_tasks_survive_the_card():
         LanguageModelling("{text}"),
     ):
         spec = {"name": what.name, **what.to_json()}
-        again = task_from_json(json.loads(json.dumps(spec)))
+        again = Language().task_from_json(json.loads(json.dumps(spec)))
         assert type(again) is type(what)
         assert again.to_json() == what.to_json()
 
@@ -76,7 +75,7 @@ def test_tasks_survive_the_card():
 )
 def test_tasks_of_a_foreign_card_are_checked(spec):
     with pytest.raises(ArtifactError):
-        task_from_json(spec)
+        Language().task_from_json(spec)
 
 
 def test_word_f1():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pt_core.run.declare.modality import Modality
+from pt_core.run.declare.modality import Demo, Modality
 
 COMMON: dict[str, Any] = {
     "data": "builtin:sounds",
@@ -29,8 +29,6 @@ def sounds(modality: Modality, out: Path, seeds: int, fast: bool) -> None:
     for name, changes in CONTENDERS.items():
         short = {"steps": 4, "eval_every": 4, "limit": 24} if fast else {}
         contenders[name] = {**COMMON, **changes, **short}
-    roles = ("encoder", "text", "lm")
-    backbones = {role: modality.load_backbone(modality.default_backbone(role), None, None, role) for role in roles}
     compare_methods(
         modality,
         out,
@@ -40,7 +38,7 @@ def sounds(modality: Modality, out: Path, seeds: int, fast: bool) -> None:
         next_="pt-audio fit acoustic_apt --data CLIPS/ --backbone lm=hf:Qwen/Qwen2.5-0.5B",
         seeds=seeds,
         metric="exact_match",
-        backbones=backbones,
+        roles=("encoder", "text", "lm"),
         finish=lambda: say_answers(out / "acoustic_apt" / "seed-0" / "predictions" / "test.parquet"),
     )
 
@@ -56,3 +54,6 @@ def say_answers(table: Path, count: int = 4) -> None:
         click.echo(
             f"{row['id'].partition('#')[0]}  {wording.TAGGING}  {row['predicted']!r}  (it holds: {row['label']})"
         )
+
+
+DEMOS = (Demo("sounds", "questions about generated sounds that the aligner has not heard", sounds),)

@@ -18,7 +18,9 @@ TEXT, ANSWER = 12, 6
 """Tokens of the instruction and of the answer."""
 
 
-def example(modality: Modality, spec: RunSpec, batch_size: int) -> tuple[Mapping[str, Backbone], Task, Batch]:
+def example(
+    modality: Modality, spec: RunSpec, classes: int, batch_size: int
+) -> tuple[Mapping[str, Backbone], Task, Batch]:
     """The run's backbones on the meta device, its task without tags, and clips with 12 tokens of instruction, 6 of answer."""
     roles = list(modality.registry.info(spec.method).backbones)
     sources, weights = by_role("--backbone", spec.run.backbone, roles), by_role("--weights", spec.run.weights, roles)

@@ -7,18 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pt_core.errors import UserError, problem_of
-from pt_core.run.declare.modality import Demo, Modality
-from pt_core.run.declare.registry import Registry
+from pt_core.run.declare.package import Package
 
-from pt_audio.data.options import DataOptions
 from pt_audio.options import PredictOptions, PretrainOptions, TaskOptions
 
 if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_core.backbone import Backbone
-    from pt_core.data import Batch, Dataset
+    from pt_core.data import Dataset
     from pt_core.method import Method
     from pt_core.run.declare.panel import Panel
-    from pt_core.run.declare.spec import RunSpec
     from pt_core.task import Evaluation, Task
     from torch import Tensor
 
@@ -27,14 +24,10 @@ if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_audio.tasks.answers import Answers
 
 
-class Audio(Modality):
+class Audio(Package):
     """Audio: questions about clips, answered by a frozen language model."""
 
-    registry = Registry("pt_audio", Path(__file__).parent / "methods")
     input_name = "AUDIO"
-    data_options = DataOptions
-    task_options = TaskOptions
-    predict_options = PredictOptions
 
     def default_backbone(self, role: str) -> str:
         from pt_audio.backbones import BUILTIN
@@ -83,10 +76,10 @@ class Audio(Modality):
 
         return Answers.of(options, cast("AudioRecords", data["train"]).tags)
 
-    def task_from_json(self, spec: Mapping[str, Any]) -> Task:
+    def task_kinds(self) -> Sequence[type[Task]]:
         from pt_audio.tasks.answers import Answers
 
-        return Answers.from_json(spec)
+        return (Answers,)
 
     def inputs(self, items: Sequence[Any], method: Method, options: Any | None) -> Dataset:
         from pt_core.run.command.runs import say
@@ -100,11 +93,6 @@ class Audio(Modality):
         own = cast("AudioMethod", method)
         return records.bind(own.encoder, own.text, own.lm, own.answers.tags, own.answers.limits)  # type: ignore[return-value]
 
-    def example(self, spec: RunSpec, classes: int, batch_size: int) -> tuple[Mapping[str, Backbone], Task, Batch]:
-        from pt_audio.example import example
-
-        return example(self, spec, batch_size)
-
     def blank_inputs(self, backbone: Backbone, batch_size: int) -> Tensor:
         raise UserError("answers are generated token by token, so pt-audio exports no programs; use --format artifact")
 
@@ -117,14 +105,6 @@ class Audio(Modality):
         from pt_audio.panels import attention_panels
 
         return attention_panels(method, data)
-
-    def demos(self) -> Sequence[Demo]:
-        from pt_audio.demo import sounds
-
-        return (Demo("sounds", "questions about generated sounds that the aligner has not heard", sounds),)
-
-    def pretrain_options(self) -> type:
-        return PretrainOptions
 
     def pretrain(self, options: PretrainOptions, out: Path) -> str:
         changes: dict[str, Any] = {"seed": options.seed}

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from pt_core.run.declare.modality import Modality
+from pt_core.run.declare.modality import Demo, Modality
 
 METHODS: dict[str, dict[str, Any]] = {
     "linear": {"method": "linear", "head_layers": 2, "epochs": 100},
@@ -35,8 +34,6 @@ def molecules(modality: Modality, out: Path, seeds: int, fast: bool) -> None:
     """50 shots of generated molecules. Writes one run per method and seed below `out`, and a comparison page."""
     from pt_core.run.command.contenders import compare_methods
 
-    from pt_graph.backbones import load_backbone
-
     contenders = {}
     for name, changes in METHODS.items():
         short = {"epochs": FAST.get(name, 8), "eval_every": None, "max_val": 60, "max_test": 100} if fast else {}
@@ -50,5 +47,13 @@ def molecules(modality: Modality, out: Path, seeds: int, fast: bool) -> None:
         next_="pt-graph fit relief --data molecules.csv --total-shots 50 --backbone chem:gcn --weights chem_gcn.safetensors",
         seeds=seeds,
         metric="roc_auc",
-        backbones={"backbone": load_backbone(modality.default_backbone("backbone"))},
     )
+
+
+DEMOS = (
+    Demo(
+        "molecules",
+        "generated molecules, 50 shots: feature prompts against a linear probe and full fine-tuning",
+        molecules,
+    ),
+)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 from pt_core.data import Batch
+from pt_core.run.declare.modality import Modality
 from pt_core.run.declare.roles import by_role
 from pt_core.run.declare.spec import RunSpec
 from pt_core.task import Task
 
-from pt_graph.backbones import DEFAULT, load_backbone
+from pt_graph.backbones import load_backbone
 from pt_graph.graphs.batch import collate, single
 from pt_graph.networks.backbone import GraphBackbone
 from pt_graph.tasks.binary import BinaryTasks
@@ -18,9 +19,13 @@ NODES = 24
 """Size of an example graph, about that of a drug-like molecule."""
 
 
-def example(spec: RunSpec, classes: int, batch_size: int) -> tuple[dict[str, GraphBackbone], Task, Batch]:
+def example(
+    modality: Modality, spec: RunSpec, classes: int, batch_size: int
+) -> tuple[dict[str, GraphBackbone], Task, Batch]:
     """Rings of nodes; see `Modality.example`."""
-    source = by_role("--backbone", spec.run.backbone, ["backbone"]).get("backbone", DEFAULT)
+    source = by_role("--backbone", spec.run.backbone, ["backbone"]).get(
+        "backbone", modality.default_backbone("backbone")
+    )
     weights = by_role("--weights", spec.run.weights, ["backbone"]).get("backbone")
     backbone = load_backbone(source, weights, device="meta")
     here = torch.arange(NODES)

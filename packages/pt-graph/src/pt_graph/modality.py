@@ -1,4 +1,4 @@
-"""pt-graph's side of the shared commands: what there is, imported where it is used."""
+"""pt-graph's side of the shared commands."""
 
 from __future__ import annotations
 
@@ -8,49 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pt_core.errors import UserError
-from pt_core.run.declare.modality import Demo, Modality
-from pt_core.run.declare.registry import Registry
+from pt_core.run.declare.package import Package
 
-from pt_graph.options import DataOptions, PredictOptions, PretrainOptions, TaskOptions
+from pt_graph.options import DataOptions, PretrainOptions, TaskOptions
 
 if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_core.backbone import Backbone
-    from pt_core.data import Batch, Dataset
+    from pt_core.data import Dataset
     from pt_core.method import Method
     from pt_core.run.declare.panel import Panel
-    from pt_core.run.declare.spec import RunSpec
     from pt_core.task import Evaluation, Task
     from torch import Tensor
 
 
-class Graph(Modality):
+class Graph(Package):
     """Graphs: molecules with yes/no properties, graph and node classification."""
 
-    registry = Registry("pt_graph", Path(__file__).parent / "methods")
     input_name = "INPUT"
-    data_options = DataOptions
-    task_options = TaskOptions
-    predict_options = PredictOptions
-
-    def default_backbone(self, role: str) -> str:
-        from pt_graph.backbones import DEFAULT
-
-        return DEFAULT
-
-    def backbone_problem(self, spec: str, role: str) -> str | None:
-        from pt_graph.backbones import problem
-
-        return problem(spec)
-
-    def load_backbone(self, spec: str, weights: str | None, options: Any | None, role: str) -> Backbone:
-        from pt_graph.backbones import load_backbone
-
-        return load_backbone(spec, weights)
-
-    def data_problem(self, spec: str) -> str | None:
-        from pt_graph.data.sources import problem
-
-        return problem(spec)
 
     def load_data(self, spec: str, options: DataOptions, seed: int) -> Mapping[str, Dataset]:
         from pt_graph.data.load import load_graphs
@@ -71,21 +45,17 @@ class Graph(Modality):
 
         return task_of(options, data)
 
-    def task_from_json(self, spec: Mapping[str, Any]) -> Task:
-        from pt_graph.tasks.build import task_from_json
+    def task_kinds(self) -> Sequence[type[Task]]:
+        from pt_graph.tasks.binary import BinaryTasks
+        from pt_graph.tasks.classification import GraphClassification
 
-        return task_from_json(spec)
+        return BinaryTasks, GraphClassification
 
     def inputs(self, items: Sequence[Any], method: Method, options: Any | None) -> Dataset:
         from pt_graph.data.inputs import input_graphs
 
         found = input_graphs(items, options)
         return self.bind(found, method.backbones, method.task, None, training=False)
-
-    def example(self, spec: RunSpec, classes: int, batch_size: int) -> tuple[Mapping[str, Backbone], Task, Batch]:
-        from pt_graph.example import example
-
-        return example(spec, classes, batch_size)
 
     def blank_inputs(self, backbone: Backbone, batch_size: int) -> Tensor:
         raise UserError("graphs vary in size, so pt-graph exports no programs; use --format artifact")
@@ -99,20 +69,6 @@ class Graph(Modality):
         from pt_graph.drawing.panels import prompted_nodes
 
         return prompted_nodes(method, data)
-
-    def demos(self) -> Sequence[Demo]:
-        from pt_graph.demo import molecules
-
-        return (
-            Demo(
-                "molecules",
-                "generated molecules, 50 shots: feature prompts against a linear probe and full fine-tuning",
-                molecules,
-            ),
-        )
-
-    def pretrain_options(self) -> type:
-        return PretrainOptions
 
     def pretrain(self, options: PretrainOptions, out: Path) -> str:
         from pt_graph.pretrain import PretrainConfig, pretrain, pretraining_graphs

@@ -1,7 +1,6 @@
 from .api import Run as Run, fit as fit, load as load, load_many as load_many, wrap as wrap
 from .backbones import list_backbones as list_backbones, load_backbone as load_backbone
 from .data.load import load_text as load_text
-from .data.options import DataOptions as DataOptions
 from .data.templates import Template as Template
 from .interop.incoming import import_peft as import_peft
 from .interop.outgoing import export_peft as export_peft
@@ -13,6 +12,7 @@ from .methods.lora import LoRA as LoRA, LoRAConfig as LoRAConfig
 from .methods.p_tuning import PTuning as PTuning, PTuningConfig as PTuningConfig
 from .methods.prefix import Prefix as Prefix, PrefixConfig as PrefixConfig
 from .methods.prompt_tuning import PromptTuning as PromptTuning, PromptTuningConfig as PromptTuningConfig
+from .options import DataOptions as DataOptions
 from .server.prompts import PromptServer as PromptServer
 
 __version__: str

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pt_core.errors import UserError, nearest
+from pt_core.errors import UserError, nearest, problem_of
 
 if TYPE_CHECKING:
     from pt_language.adapters.base import LanguageBackbone
 
 ASSETS = Path(__file__).parent / "assets"
+DEFAULT = "builtin:lm_docs"
 
 
 def builtin_names() -> list[str]:
@@ -32,6 +33,11 @@ def list_backbones() -> list[tuple[str, str]]:
         ("hf:ID@REVISION", "the same at a fixed revision"),
         ("local:FOLDER", "a folder in the hub's layout: config.json, model.safetensors, tokenizer.json"),
     ]
+
+
+def problem(spec: str) -> str | None:
+    """What is wrong with a backbone spec, as far as its name and the file system tell; no weights are read."""
+    return problem_of(locate, spec)
 
 
 def load_backbone(spec: str, weights: str | None = None, device: str = "cpu") -> LanguageBackbone:

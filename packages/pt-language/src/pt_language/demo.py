@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pt_core.run.declare.modality import Modality
+from pt_core.run.declare.modality import Demo, Modality
 
 COMMON: dict[str, Any] = {"data": "builtin:words", "shots": 8, "batch_size": 16, "eval_every": 20}
 WORDS: dict[str, dict[str, Any]] = {
@@ -43,5 +43,13 @@ def words(modality: Modality, out: Path, seeds: int, fast: bool) -> None:
         intro=intro + (" (--fast: 4 steps each, which shows that all run, not what they reach)" if fast else ""),
         next_="pt-language fit prompt_tuning --data reviews.csv --backbone hf:Qwen/Qwen2.5-0.5B",
         seeds=seeds,
-        backbones={"backbone": modality.load_backbone(modality.default_backbone("backbone"), None, None, "backbone")},
     )
+
+
+DEMOS = (
+    Demo(
+        "words",
+        "pieces of Python's documentation by noun: prompts against in-context learning, LoRA and full tuning",
+        words,
+    ),
+)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from pt_core import Backbone, Batch, Task
 from pt_core.errors import ConfigError
+from pt_core.run.declare.modality import Modality
 from pt_core.run.declare.roles import by_role
 from pt_core.run.declare.spec import RunSpec
 
@@ -20,16 +21,17 @@ TEXT = 128
 """Own tokens of the counted texts."""
 
 
-def example(default: str, spec: RunSpec, classes: int, batch_size: int) -> tuple[Mapping[str, Backbone], Task, Batch]:
-    """The backbone without weights (`default` where the run names none), a task with one-token words, and texts of 128 tokens."""
+def example(
+    modality: Modality, spec: RunSpec, classes: int, batch_size: int
+) -> tuple[Mapping[str, Backbone], Task, Batch]:
+    """The backbone without weights, a task with one-token words, and texts of 128 tokens."""
     if spec.method in ("icl", "cpt"):
         raise ConfigError(
             f"the cost of {spec.method!r} depends on the examples it puts in context; budget has no data to look at"
         )
-    source = by_role("--backbone", spec.run.backbone, ["backbone"]).get("backbone", default)
-    backbone = load_backbone(
-        source, by_role("--weights", spec.run.weights, ["backbone"]).get("backbone"), device="meta"
-    )
+    sources = by_role("--backbone", spec.run.backbone, ["backbone"])
+    weights = by_role("--weights", spec.run.weights, ["backbone"]).get("backbone")
+    backbone = load_backbone(sources.get("backbone", modality.default_backbone("backbone")), weights, device="meta")
     options: Any = spec.task
     template = Template(spec.data.template or "input: {text} output: {label}")
     task: Task

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pt_core.run.declare.modality import Demo
-
 from pt_language.options import PretrainOptions
 from pt_language.text import Text
 
@@ -22,15 +20,6 @@ class Language(Text):
         from pt_language.commands import commands
 
         return commands(self)
-
-    def demos(self) -> Sequence[Demo]:
-        from pt_language.demo import words
-
-        summary = "pieces of Python's documentation by noun: prompts against in-context learning, LoRA and full tuning"
-        return (Demo("words", summary, words),)
-
-    def pretrain_options(self) -> type:
-        return PretrainOptions
 
     def pretrain(self, options: PretrainOptions, out: Path) -> str:
         from pt_language.pretrain.config import PretrainConfig

@@ -10,18 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pt_core.errors import problem_of
-from pt_core.run.declare.modality import Modality
-from pt_core.run.declare.registry import Registry
+from pt_core.run.declare.package import Package
 
-from pt_language.data.options import DataOptions
-from pt_language.options import PredictOptions, TaskOptions
+from pt_language.options import TaskOptions
 
 if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_core.backbone import Backbone
-    from pt_core.data import Batch, Dataset
+    from pt_core.data import Dataset
     from pt_core.method import Method
     from pt_core.run.declare.panel import Panel
-    from pt_core.run.declare.spec import RunSpec
     from pt_core.task import Evaluation, Task
 
     from pt_language.adapters.base import LanguageBackbone
@@ -29,22 +26,10 @@ if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_language.method import LanguageMethod
 
 
-class Text(Modality):
+class Text(Package):
     """Text: classification, generation and language modelling with language models of transformers."""
 
-    registry = Registry("pt_language", Path(__file__).parent / "methods")
     input_name = "TEXT"
-    data_options = DataOptions
-    task_options = TaskOptions
-    predict_options = PredictOptions
-
-    def default_backbone(self, role: str) -> str:
-        return "builtin:lm_docs"
-
-    def backbone_problem(self, spec: str, role: str) -> str | None:
-        from pt_language.backbones import locate
-
-        return problem_of(locate, spec)
 
     def data_problem(self, spec: str) -> str | None:
         from pt_language.data.places import check_place
@@ -76,10 +61,11 @@ class Text(Modality):
 
         return make_task(options, cast("TextDataset", data["train"]))
 
-    def task_from_json(self, spec: Mapping[str, Any]) -> Task:
-        from pt_language.tasks.choose import task_from_json
+    def task_kinds(self) -> Sequence[type[Task]]:
+        from pt_language.tasks.classification import TextClassification
+        from pt_language.tasks.generation import Generation, LanguageModelling
 
-        return task_from_json(spec)
+        return TextClassification, Generation, LanguageModelling
 
     def inputs(self, items: Sequence[Any], method: Method, options: Any | None) -> Dataset:
         from pt_language.data.inputs import input_texts
@@ -100,11 +86,6 @@ class Text(Modality):
             return export_embeddings(cast("LanguageMethod", method), out)
 
         return {"peft": peft, "embeddings": embeddings}
-
-    def example(self, spec: RunSpec, classes: int, batch_size: int) -> tuple[Mapping[str, Backbone], Task, Batch]:
-        from pt_language.example import example
-
-        return example(self.default_backbone("backbone"), spec, classes, batch_size)
 
     def panels(self, method: Method, data: Mapping[str, Dataset], finals: Mapping[str, Evaluation]) -> Sequence[Panel]:
         from pt_language.inspection import report_panels

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from pt_core.run.declare.modality import Modality
+from pt_core.run.declare.modality import Demo, Modality
 
 METHODS: dict[str, dict[str, Any]] = {
     "linear": {"method": "linear", "epochs": 60, "lr": 0.01, "warmup_epochs": 0},
@@ -35,8 +34,6 @@ def shapes(modality: Modality, out: Path, seeds: int, fast: bool) -> None:
     """8 shots of 12 generated classes, clean and with half of every shape missing. Writes a run per method, data and seed below `out`."""
     from pt_core.run.command.contenders import compare_methods
 
-    from pt_pointcloud.backbones import load_backbone
-
     contenders = {
         f"{name}/{kind}": {**COMMON, **changes, **corruption, **(FAST if fast else {})}
         for kind, corruption in list(DATA.items())[: 1 if fast else None]
@@ -51,15 +48,12 @@ def shapes(modality: Modality, out: Path, seeds: int, fast: bool) -> None:
         "class; missing: the half of every shape around a random point is gone, in training and test",
         next_="pt-pointcloud fit idpt --data DIR --backbone pointmae:scanobjectnn --weights FILE",
         seeds=seeds,
-        backbones={"backbone": load_backbone(modality.default_backbone("backbone"))},
     )
 
 
 def parts(modality: Modality, out: Path, seeds: int, fast: bool) -> None:
     """Part segmentation of generated shapes: a linear head on frozen features against IDPT's prompts."""
     from pt_core.run.command.contenders import compare_methods
-
-    from pt_pointcloud.backbones import load_backbone
 
     common = {
         "data": "builtin:shapes",
@@ -77,5 +71,10 @@ def parts(modality: Modality, out: Path, seeds: int, fast: bool) -> None:
         next_="pt-pointcloud fit idpt_seg --task parts --data DIR --backbone pointmae:shapenetpart --weights FILE",
         seeds=seeds,
         metric="instance_miou",
-        backbones={"backbone": load_backbone(modality.default_backbone("backbone"))},
     )
+
+
+DEMOS = (
+    Demo("shapes", "generated shapes with and without missing parts: linear, VPT, IDPT and full fine-tuning", shapes),
+    Demo("parts", "part segmentation of generated shapes", parts),
+)

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import torch
 from pt_core.data import Batch
+from pt_core.run.declare.modality import Modality
 from pt_core.run.declare.roles import by_role
 from pt_core.run.declare.spec import RunSpec
 from pt_core.run.tasks.classification import Classification
 from pt_core.task import Task
 
-from pt_pointcloud.backbones import DEFAULT, load_backbone
+from pt_pointcloud.backbones import load_backbone
 from pt_pointcloud.networks.backbone import PointBackbone
 from pt_pointcloud.tasks.parts import PartSegmentation
 
 
-def example(spec: RunSpec, classes: int, batch_size: int) -> tuple[dict[str, PointBackbone], Task, Batch]:
+def example(
+    modality: Modality, spec: RunSpec, classes: int, batch_size: int
+) -> tuple[dict[str, PointBackbone], Task, Batch]:
     """See `Modality.example`; every category has one part of its own."""
-    chosen = by_role("--backbone", spec.run.backbone, ["backbone"]).get("backbone", DEFAULT)
-    backbone = load_backbone(chosen, None, spec.data.normalise, device="meta")
+    named = by_role("--backbone", spec.run.backbone, ["backbone"])
+    source = named.get("backbone", modality.default_backbone("backbone"))
+    backbone = load_backbone(source, None, spec.data.normalise, device="meta")
     config, rows = backbone.config, torch.arange(batch_size)
     inputs = {
         "points": torch.zeros(batch_size, config.points, 3, device="meta"),

@@ -1,4 +1,4 @@
-"""pt-pointcloud's side of the shared commands: what there is, imported where it is used."""
+"""pt-pointcloud's side of the shared commands."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from pt_core.errors import ArtifactError, ConfigError
-from pt_core.run.declare.modality import Demo, Modality
-from pt_core.run.declare.registry import Registry
+from pt_core.errors import ConfigError
+from pt_core.run.declare.package import Package
 
 from pt_pointcloud.options import DataOptions, PredictOptions, PretrainOptions, TaskOptions
 
 if TYPE_CHECKING:  # the command line's help must not wait for torch
     import click
     from pt_core.backbone import Backbone
-    from pt_core.data import Batch, Dataset
+    from pt_core.data import Dataset
     from pt_core.method import Method
     from pt_core.run.declare.panel import Panel
-    from pt_core.run.declare.spec import RunSpec
     from pt_core.task import Evaluation, Task
     from torch import Tensor
 
@@ -26,34 +24,15 @@ if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_pointcloud.networks.backbone import PointBackbone
 
 
-class PointClouds(Modality):
+class PointClouds(Package):
     """Point clouds: classification and part segmentation on Point-MAE and Point-BERT backbones."""
 
-    registry = Registry("pt_pointcloud", Path(__file__).parent / "methods")
     input_name = "CLOUD"
-    data_options = DataOptions
-    task_options = TaskOptions
-    predict_options = PredictOptions
-
-    def default_backbone(self, role: str) -> str:
-        from pt_pointcloud.backbones import DEFAULT
-
-        return DEFAULT
-
-    def backbone_problem(self, spec: str, role: str) -> str | None:
-        from pt_pointcloud.backbones import problem
-
-        return problem(spec)
 
     def load_backbone(self, spec: str, weights: str | None, options: Any | None, role: str) -> Backbone:
         from pt_pointcloud.backbones import load_backbone
 
         return load_backbone(spec, weights, getattr(options, "normalise", None))
-
-    def data_problem(self, spec: str) -> str | None:
-        from pt_pointcloud.data.sources import problem
-
-        return problem(spec)
 
     def load_data(self, spec: str, options: DataOptions, seed: int) -> Mapping[str, Dataset]:
         from pt_pointcloud.data.load import load_clouds
@@ -93,29 +72,17 @@ class PointClouds(Modality):
 
         return Classification.from_options(options, data["train"])
 
-    def task_from_json(self, spec: Mapping[str, Any]) -> Task:
+    def task_kinds(self) -> Sequence[type[Task]]:
         from pt_core.run.tasks.classification import Classification
 
         from pt_pointcloud.tasks.parts import PartSegmentation
 
-        known: dict[str, Any] = {kind.name: kind for kind in (Classification, PartSegmentation)}
-        kind = known.get(str(spec.get("name")))
-        if kind is None:
-            raise ArtifactError(
-                f"the artifact's task {spec.get('name')!r} is unknown to this pt-pointcloud; known: {', '.join(known)}"
-            )
-        task: Task = kind.from_json(spec)
-        return task
+        return Classification, PartSegmentation
 
     def inputs(self, items: Sequence[Any], method: Method, options: Any | None) -> Dataset:
         from pt_pointcloud.data.inputs import input_clouds
 
         return input_clouds(list(items), method, options or PredictOptions())
-
-    def example(self, spec: RunSpec, classes: int, batch_size: int) -> tuple[Mapping[str, Backbone], Task, Batch]:
-        from pt_pointcloud.example import example
-
-        return example(spec, classes, batch_size)
 
     def blank_inputs(self, backbone: Backbone, batch_size: int) -> Tensor:
         import torch
@@ -138,21 +105,6 @@ class PointClouds(Modality):
         from pt_pointcloud.episodes import episodes_command
 
         return (episodes_command(self),)
-
-    def demos(self) -> Sequence[Demo]:
-        from pt_pointcloud.demo import parts, shapes
-
-        return (
-            Demo(
-                "shapes",
-                "generated shapes with and without missing parts: linear, VPT, IDPT and full fine-tuning",
-                shapes,
-            ),
-            Demo("parts", "part segmentation of generated shapes", parts),
-        )
-
-    def pretrain_options(self) -> type:
-        return PretrainOptions
 
     def pretrain(self, options: PretrainOptions, out: Path) -> str:
         from pt_pointcloud.pretrain import pretrain, user_clouds

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from pt_core.run.declare.modality import Modality
+from pt_core.run.declare.modality import Demo, Modality
 
 CONTENDERS: dict[str, dict[str, Any]] = {
     "source-only": {"method": "source_only", "epochs": 3},
@@ -25,8 +24,6 @@ def motion(modality: Modality, out: Path, seeds: int, fast: bool) -> None:
     """Subject t, whose body resembles subject s3's. Writes one run per method and seed below `out`, and a comparison page."""
     from pt_core.run.command.contenders import compare_methods
 
-    from pt_timeseries.backbones import load_backbone
-
     short = {"steps": 6, "eval_every": None} if fast else {}
     chosen = {name: options for name, options in CONTENDERS.items() if not fast or name in FAST}
     compare_methods(
@@ -38,5 +35,11 @@ def motion(modality: Modality, out: Path, seeds: int, fast: bool) -> None:
         next_="pt-timeseries pretrain --data DATA --target NAME --out encoder.safetensors",
         seeds=seeds,
         metric="macro_f1",
-        backbones={"backbone": load_backbone(modality.default_backbone("backbone"))},
     )
+
+
+DEMOS = (
+    Demo(
+        "motion", "activities of new subjects: POND against common prompt, source only, CORAL, CoDATS and full", motion
+    ),
+)

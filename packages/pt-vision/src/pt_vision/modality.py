@@ -7,31 +7,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from pt_core.errors import ArtifactError, ConfigError
-from pt_core.run.declare.modality import Demo, Modality
-from pt_core.run.declare.registry import Registry
+from pt_core.errors import ConfigError
+from pt_core.run.declare.modality import Demo
+from pt_core.run.declare.package import Package
 
 from pt_vision.options import DataOptions, PretrainOptions, TaskOptions
 
 if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_core.backbone import Backbone
-    from pt_core.data import Batch, Dataset
+    from pt_core.data import Dataset
     from pt_core.method import Method
     from pt_core.run.declare.panel import Panel
-    from pt_core.run.declare.spec import RunSpec
     from pt_core.task import Evaluation, Task
     from torch import Tensor, nn
 
     from pt_vision.adapters.base import VisionBackbone
 
 
-class Vision(Modality):
+class Vision(Package):
     """Images: classification on ViT and Swin backbones, segmentation on MiT."""
 
-    registry = Registry("pt_vision", Path(__file__).parent / "methods")
     input_name = "IMAGE"
-    data_options = DataOptions
-    task_options = TaskOptions
 
     def default_backbone(self, role: str) -> str:
         return "builtin:mit_shapes" if role == "encoder" else "builtin:vit_glyphs"
@@ -40,11 +36,6 @@ class Vision(Modality):
         from pt_vision.backbones import load_backbone
 
         return load_backbone(spec, weights, getattr(options, "image_size", None))
-
-    def backbone_problem(self, spec: str, role: str) -> str | None:
-        from pt_vision.backbones import problem
-
-        return problem(spec)
 
     def backbone_of(self, module: nn.Module) -> Backbone:
         from pt_vision.adapters import adapt
@@ -95,19 +86,12 @@ class Vision(Modality):
             )
         return Classification.from_options(options, data["train"])
 
-    def task_from_json(self, spec: Mapping[str, Any]) -> Task:
+    def task_kinds(self) -> Sequence[type[Task]]:
         from pt_core.run.tasks.classification import Classification
 
         from pt_vision.segmentation.task import Segmentation
 
-        known: dict[str, Any] = {kind.name: kind for kind in (Classification, Segmentation)}
-        kind = known.get(str(spec.get("name")))
-        if kind is None:
-            raise ArtifactError(
-                f"the artifact's task {spec.get('name')!r} is unknown to this pt-vision; known: {', '.join(known)}"
-            )
-        task: Task = kind.from_json(spec)
-        return task
+        return Classification, Segmentation
 
     def inputs(self, items: Sequence[Any], method: Method, options: Any | None) -> Dataset:
         from pt_vision.data.inputs import input_images
@@ -121,33 +105,6 @@ class Vision(Modality):
                 backbone.preprocessing
             )
         return found.bind(backbone.preprocessing)
-
-    def example(self, spec: RunSpec, classes: int, batch_size: int) -> tuple[Mapping[str, Backbone], Task, Batch]:
-        import torch
-        from pt_core.data import Batch
-        from pt_core.run.declare.roles import by_role
-        from pt_core.run.tasks.classification import Classification
-
-        from pt_vision.backbones import load_backbone
-        from pt_vision.segmentation.task import Segmentation
-
-        (role,) = self.registry.info(spec.method).backbones
-        source = by_role("--backbone", spec.run.backbone, [role]).get(role, self.default_backbone(role))
-        weights = by_role("--weights", spec.run.weights, [role]).get(role)
-        backbone = load_backbone(source, weights, spec.data.image_size, device="meta")
-        rows, names = torch.arange(batch_size), [f"class {i}" for i in range(classes)]
-        ids = [str(row) for row in range(batch_size)]
-        if spec.task.task == "segmentation":
-            side = getattr(spec.config, "crop_size", None) or int(backbone.preprocessing.get("crop", 1024))
-            target = torch.zeros(batch_size, side, side, dtype=torch.long)
-            images = torch.zeros(batch_size, 3, side, side, device="meta")
-            return {role: backbone}, Segmentation(names), Batch(images, target, rows, ids)
-        images = torch.zeros(batch_size, 3, *backbone.image_size, device="meta")
-        return (
-            {role: backbone},
-            Classification(names),
-            Batch(images, torch.zeros(batch_size, dtype=torch.long), rows, ids),
-        )
 
     def blank_inputs(self, backbone: Backbone, batch_size: int) -> Tensor:
         import torch
@@ -176,21 +133,10 @@ class Vision(Modality):
         return condition_panels(method, metrics)
 
     def demos(self) -> Sequence[Demo]:
-        from pt_vision.classification.demo import digits
-        from pt_vision.segmentation.demo import coda, masks
+        from pt_vision.classification import demo as classification
+        from pt_vision.segmentation import demo as segmentation
 
-        return (
-            Demo(
-                "digits",
-                "scanned digits, 16 shots per class: prompts against linear probing and full fine-tuning",
-                digits,
-            ),
-            Demo("coda", "drawn streets by day -> fog, rain, snow, night: source only, self-training, CoDA", coda),
-            Demo("masks", "few labelled street scenes: DVPT's segmentation variant against a linear probe", masks),
-        )
-
-    def pretrain_options(self) -> type:
-        return PretrainOptions
+        return *classification.DEMOS, *segmentation.DEMOS
 
     def pretrain(self, options: PretrainOptions, out: Path) -> str:
         from pt_vision.classification.pretrain.config import PretrainConfig

@@ -7,10 +7,10 @@ from pathlib import Path
 from pt_core.errors import DataError
 
 from pt_audio.data.clips import Clips
-from pt_audio.data.options import Stereo
 from pt_audio.data.places import PARTS
 from pt_audio.data.sound import SUFFIXES, open_file
 from pt_audio.data.synth import Event
+from pt_audio.options import Stereo
 
 
 def folder_clips(folder: Path, stereo: Stereo) -> dict[str, Clips]:

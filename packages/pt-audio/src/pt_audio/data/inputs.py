@@ -11,9 +11,9 @@ from pt_core.errors import DataError, UserError
 from pt_audio.data import wording as say
 from pt_audio.data.dataset import AudioRecords
 from pt_audio.data.lines import from_lines
-from pt_audio.data.options import Stereo
 from pt_audio.data.records import Record
 from pt_audio.data.sound import SUFFIXES, Source, from_array, open_file, rate_notes
+from pt_audio.options import Stereo
 
 
 def input_records(items: Sequence[Any], ask: Sequence[str], stereo: Stereo) -> AudioRecords:

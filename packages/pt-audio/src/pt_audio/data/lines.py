@@ -10,9 +10,9 @@ from typing import Any
 from pt_core.errors import DataError, nearest
 
 from pt_audio.data.dataset import AudioRecords
-from pt_audio.data.options import Stereo
 from pt_audio.data.records import TASKS, Record
 from pt_audio.data.sound import Source, open_file, rate_notes
+from pt_audio.options import Stereo
 
 KEYS = ("audio", "text_input", "text_output", "task", "label", "id")
 

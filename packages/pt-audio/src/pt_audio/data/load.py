@@ -15,11 +15,11 @@ from pt_audio.data.dataset import AudioRecords, only
 from pt_audio.data.folders import folder_clips
 from pt_audio.data.generated import COUNTS, generated
 from pt_audio.data.lines import from_lines
-from pt_audio.data.options import DataOptions
 from pt_audio.data.places import kind_of, part_lines
 from pt_audio.data.records import parse_tasks
 from pt_audio.data.sound import rate_notes
 from pt_audio.data.strong import strong_labels
+from pt_audio.options import DataOptions
 
 
 def load_audio(spec: str, options: DataOptions, seed: int) -> dict[str, AudioRecords]:

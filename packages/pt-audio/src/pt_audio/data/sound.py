@@ -13,7 +13,7 @@ import torch
 from pt_core.errors import DataError
 from torch import Tensor
 
-from pt_audio.data.options import Stereo
+from pt_audio.options import Stereo
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".au", ".opus")
 USUAL_RATE = 16_000

@@ -7,9 +7,9 @@ from pathlib import Path
 from pt_core.errors import DataError
 
 from pt_audio.data.clips import Clips
-from pt_audio.data.options import Stereo
 from pt_audio.data.sound import Source, open_file
 from pt_audio.data.synth import Event
+from pt_audio.options import Stereo
 
 
 def strong_labels(table: Path, stereo: Stereo) -> Clips:

@@ -1,4 +1,4 @@
-"""The task of a run: as its data and options say, or as a card stores it."""
+"""The task of a run, as its data and options say."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pt_core.data import Dataset
-from pt_core.errors import ArtifactError, ConfigError
+from pt_core.errors import ConfigError
 
 from pt_graph.options import TaskOptions
 from pt_graph.tasks.binary import BinaryTasks
@@ -41,19 +41,4 @@ def task_of(options: TaskOptions, data: Mapping[str, Dataset]) -> BinaryTasks | 
         task.select = (options.select_by, "min" if options.select_by == "nll" else "max")
     sizes = (graph.nodes for part in data.values() for graph in getattr(part, "graphs", ()))
     task.largest = max(sizes, default=None)
-    return task
-
-
-def task_from_json(spec: Mapping[str, Any]) -> BinaryTasks | GraphClassification:
-    """The task stored in a card.
-
-    Raises:
-        ArtifactError: unknown or malformed.
-    """
-    kinds: dict[str, Any] = {BinaryTasks.name: BinaryTasks, GraphClassification.name: GraphClassification}
-    if spec.get("name") not in kinds:
-        raise ArtifactError(
-            f"the artifact's task {spec.get('name')!r} is unknown to this pt-graph; known: {', '.join(kinds)}"
-        )
-    task: BinaryTasks | GraphClassification = kinds[spec["name"]].from_json(spec)
     return task

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from pt_core.errors import DataError
 
-from pt_language.data.options import DataOptions
 from pt_language.data.tables import Table, read_tables
 from pt_language.data.templates import Template
 from pt_language.data.texts import TextDataset
+from pt_language.options import DataOptions
 
 TEXT_COLUMNS = ("text", "sentence", "question", "instruction", "input", "prompt", "document", "utt")
 ANSWER_COLUMNS = ("label", "answer", "output", "response", "target", "completion", "intent", "class", "category")

@@ -1,12 +1,11 @@
-"""The task of a run from its options and data, and from the card of an artifact."""
+"""The task of a run from its options and data."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from pt_core import Task
-from pt_core.errors import ArtifactError, ConfigError, DataError, nearest
+from pt_core.errors import ConfigError, DataError, nearest
 from pt_core.run.data.sampling import class_weights
 
 from pt_language.data.texts import TextDataset
@@ -80,19 +79,3 @@ def label_words(given: Sequence[str], classes: Sequence[str]) -> list[str]:
     if problems:
         raise ConfigError(problems)
     return list(words.values())
-
-
-def task_from_json(spec: Mapping[str, Any]) -> Task:
-    """The task stored in a card.
-
-    Raises:
-        ArtifactError: unknown or malformed.
-    """
-    known: dict[str, Any] = {cls.name: cls for cls in (TextClassification, Generation, LanguageModelling)}
-    cls = known.get(str(spec.get("name")))
-    if cls is None:
-        raise ArtifactError(
-            f"the artifact's task {spec.get('name')!r} is unknown to this pt-language; known: {', '.join(known)}"
-        )
-    found: Task = cls.from_json(spec)
-    return found

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:  # the command line's help must not wait for torch
-    from pt_core.run.declare.modality import Modality
+from pt_core.run.declare.modality import Demo, Modality
 
 DIGITS: dict[str, dict[str, Any]] = {
     "linear": {"method": "linear", "epochs": 40},
@@ -33,8 +32,6 @@ def digits(modality: Modality, out: Path, seeds: int, fast: bool) -> None:
     """16 shots of scanned digits. Writes one run per method and seed below `out`, and a comparison page."""
     from pt_core.run.command.contenders import compare_methods
 
-    from pt_vision.backbones import load_backbone
-
     compare_methods(
         modality,
         out,
@@ -43,5 +40,9 @@ def digits(modality: Modality, out: Path, seeds: int, fast: bool) -> None:
         "test on 450 images",
         next_="pt-vision fit vpt --data DIR --backbone timm:vit_small_patch16_224.augreg_in21k --shots 16",
         seeds=seeds,
-        backbones={"backbone": load_backbone(modality.default_backbone("backbone"))},
     )
+
+
+DEMOS = (
+    Demo("digits", "scanned digits, 16 shots per class: prompts against linear probing and full fine-tuning", digits),
+)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:  # the command line's help must not wait for torch
-    from pt_core.run.declare.modality import Modality
+from pt_core.run.declare.modality import Demo, Modality
 
 COMMON: dict[str, Any] = {
     "data": "builtin:streets",
@@ -39,7 +38,6 @@ def coda(modality: Modality, out: Path, seeds: int, fast: bool) -> None:
     """Labelled drawn streets by day, unlabelled ones in fog, rain, snow and at night. Writes one run per method and seed below `out`."""
     from pt_core.run.command.contenders import compare_methods
 
-    from pt_vision.backbones import load_backbone
     from pt_vision.segmentation.data.streets import SIZES, SMALL
 
     sizes = SMALL if fast else SIZES
@@ -54,7 +52,7 @@ def coda(modality: Modality, out: Path, seeds: int, fast: bool) -> None:
         seeds=seeds,
         metric="miou",
         further=("miou/fog", "miou/night", "miou/rain", "miou/snow"),
-        backbones={"encoder": load_backbone(modality.default_backbone("encoder"))},
+        roles=("encoder",),
     )
 
 
@@ -81,8 +79,6 @@ def masks(modality: Modality, out: Path, seeds: int, fast: bool) -> None:
     """DVPT's segmentation variant on a frozen segmenter, against a linear probe and full fine-tuning; drawn streets without weather."""
     from pt_core.run.command.contenders import compare_methods
 
-    from pt_vision.backbones import load_backbone
-
     compare_methods(
         modality,
         out,
@@ -91,5 +87,11 @@ def masks(modality: Modality, out: Path, seeds: int, fast: bool) -> None:
         next_="pt-vision fit dvpt_seg --task segmentation --data DIR --backbone segformer:b4 --weights segformer_b4.pth",
         seeds=seeds,
         metric="miou",
-        backbones={"encoder": load_backbone(modality.default_backbone("encoder"))},
+        roles=("encoder",),
     )
+
+
+DEMOS = (
+    Demo("coda", "drawn streets by day -> fog, rain, snow, night: source only, self-training, CoDA", coda),
+    Demo("masks", "few labelled street scenes: DVPT's segmentation variant against a linear probe", masks),
+)

@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from pt_core.backbone import Backbone
 from pt_core.run.declare.modality import Modality
 
 
@@ -23,7 +22,7 @@ def compare_methods(
     seeds: int = 1,
     metric: str = "accuracy",
     further: Sequence[str] = (),
-    backbones: Mapping[str, Backbone] | None = None,
+    roles: Sequence[str] = ("backbone",),
     finish: Callable[[], None] | None = None,
 ) -> None:
     """Run every contender with every seed below `out`, print a row for each, and write a comparison page.
@@ -34,7 +33,7 @@ def compare_methods(
         next_: the command to try next, said last.
         metric: the test metric to show.
         further: more test metrics to show, a column each.
-        backbones: loaded backbones that all runs share (default: loaded per run).
+        roles: backbone roles whose default networks are loaded once, for all runs.
         finish: says more, before the last line.
     """
     from pt_core.run.command.runs import check_out, run_fit, say
@@ -43,6 +42,7 @@ def compare_methods(
 
     check_out(out)
     say(intro)
+    backbones = {role: modality.load_backbone(modality.default_backbone(role), None, None, role) for role in roles}
     head = f"test {metric}"
     width = max(12, *(len(name) for name in contenders))
     room = max(14, len(head))

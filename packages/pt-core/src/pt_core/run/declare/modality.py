@@ -1,8 +1,9 @@
-"""What a modality package plugs into the shared commands: its methods, backbones, data and tasks."""
+"""What a modality package plugs into the shared commands: its methods, backbones, data and tasks.
+
+Packages build on `package.Package`, which fills most of it by where things lie."""
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,23 +35,13 @@ class Demo:
     """Callable (modality, out: Path, seeds: int, fast: bool) -> None."""
 
 
-class Lazy:
-    """A class attribute `module:name` that is imported where it is read: the command line's help must not wait for torch."""
-
-    def __init__(self, path: str) -> None:
-        self.module, _, self.name = path.partition(":")
-
-    def __get__(self, instance: object, owner: type | None = None) -> Any:
-        return getattr(importlib.import_module(self.module), self.name)
-
-
 class Modality(ABC):
     """One package's side of the commands.
 
     Attributes:
         registry: its methods.
         input_name: what `predict` reads, for the help.
-        data_options: dataclass of the data flags; a `Lazy` where its module is heavy.
+        data_options: dataclass of the data flags.
         task_options: dataclass of the task flags; its field `task` is a Literal of the tasks there are.
         predict_options: dataclass of further flags of `predict`, or None. Read for the help: its module must not import torch.
     """
@@ -66,16 +57,12 @@ class Modality(ABC):
         """Distribution and command name, such as `pt-vision`."""
         return self.registry.distribution
 
-    def version(self) -> str:
-        found: str = importlib.import_module(self.registry.package).__version__
-        return found
+    @abstractmethod
+    def version(self) -> str: ...
 
+    @abstractmethod
     def backbones(self) -> Sequence[tuple[str, str]]:
-        """(spec, one-line description) of what --backbone accepts: `list_backbones()` of the package's module `backbones`."""
-        found: Sequence[tuple[str, str]] = importlib.import_module(
-            f"{self.registry.package}.backbones"
-        ).list_backbones()
-        return found
+        """(spec, one-line description) of what --backbone accepts."""
 
     def backbone_problem(self, spec: str, role: str) -> str | None:
         """What is wrong with a --backbone, as far as its name tells; nothing is loaded. Schemes and built-in names are those of
