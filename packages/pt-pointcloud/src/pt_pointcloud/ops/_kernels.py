@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 
-def operator(shapes: Callable[..., Any]) -> torch.library.CustomOpDef:
+def operator(shapes: Callable[..., Any]) -> Callable[..., Any]:
     """The operator `pt_pointcloud::NAME` for a function `_NAME` that makes empty results of the right shapes; its kernels are the functions
-    NAME of `_cpu` (on arrays) and `_cuda`."""
+    NAME of `_cpu` (on arrays) and `_cuda`.
+
+    Defined part by part: `torch.library.custom_op` does the same, but imports torch's compiler when the operator first runs.
+    """
     name = shapes.__name__.strip("_")
 
     def on_cpu(*arguments: Any) -> Any:
@@ -25,8 +28,10 @@ def operator(shapes: Callable[..., Any]) -> torch.library.CustomOpDef:
 
         return getattr(_cuda, name)(*arguments)
 
-    schema = torch.library.infer_schema(shapes, mutates_args=())
-    made = torch.library.custom_op(f"pt_pointcloud::{name}", on_cpu, mutates_args=(), device_types="cpu", schema=schema)
-    made.register_kernel("cuda", on_cuda)
-    made.register_fake(shapes)
-    return made
+    full = f"pt_pointcloud::{name}"
+    torch.library.define(full, torch.library.infer_schema(shapes, mutates_args=()), tags=torch.Tag.pt2_compliant_tag)
+    torch.library.impl(full, "cpu", on_cpu)
+    torch.library.impl(full, "cuda", on_cuda)
+    torch.library.register_fake(full, shapes)
+    defined: Callable[..., Any] = getattr(torch.ops.pt_pointcloud, name).default
+    return defined

@@ -116,7 +116,9 @@ def _interpolation_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]
     return _interpolate_backward(grad.contiguous(), idx, weight, ctx.known), None, None
 
 
-_interpolate.register_autograd(_interpolation_gradient, setup_context=_save_interpolation)
+torch.library.register_autograd(
+    "pt_pointcloud::interpolate", _interpolation_gradient, setup_context=_save_interpolation
+)
 
 
 def three_interpolate(features: Tensor, idx: Tensor, weight: Tensor) -> Tensor:
@@ -147,7 +149,7 @@ def _extreme_gradient(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None, Non
     return torch.zeros_like(grad).scatter_add(1, chosen.long(), grad), None, None
 
 
-_extreme.register_autograd(_extreme_gradient, setup_context=_save_extreme)
+torch.library.register_autograd("pt_pointcloud::extreme", _extreme_gradient, setup_context=_save_extreme)
 
 
 def neighbour_extreme(values: Tensor, idx: Tensor, largest: Tensor) -> Tensor:
