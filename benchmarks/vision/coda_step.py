@@ -12,14 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from pt_core import Batch, Method
 from pt_core.data import generator
-from pt_core.randomness import seeded
+from pt_core.randomness import keyed, seeded
 from pt_core.run.declare.options import build_all
 from pt_vision.adapters.mit import MitBackbone
 from pt_vision.modality import Vision
@@ -41,15 +41,25 @@ TARGET = 1.25
 
 
 class Context:
-    """A step context with one AdamW, as the trainer has it, without its logs and checks."""
+    """A step context with one AdamW and one micro-batch, as the trainer has it, without its logs and checks."""
 
-    def __init__(self, method: Method) -> None:
+    def __init__(self, method: Method, batches: Mapping[str, Batch]) -> None:
         self.method, self.step, self.device = method, 0, torch.device("cpu")
+        self.batches = batches
         self.optimiser = torch.optim.AdamW(method.parameters(), lr=1e-5)
         self.count = 0
 
     def rng(self, *key: int | str) -> torch.Generator:
         return generator("benchmark", self.step, *key)
+
+    def each_part(self, fn: Callable[[Mapping[str, Batch]], Any]) -> list[Any]:
+        return [fn({name: keyed(batch, self.step, name) for name, batch in self.batches.items()})]
+
+    def reduce(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+    def gather(self, values: Sequence[Any]) -> list[Any]:
+        return list(values)
 
     def backward(self, loss: torch.Tensor, count: int, retain_graph: bool = False) -> None:
         (loss * count).backward()
@@ -85,10 +95,10 @@ def batches() -> Mapping[str, Batch]:
 
 def memory(name: str) -> None:
     """Print the peak of one step, behind a first one that allocates optimiser state."""
-    method, data = build(name), batches()
-    context = Context(method)
-    method.step(context, data)
-    before, peak = peak_bytes(lambda: method.step(context, data))
+    method = build(name)
+    context = Context(method, batches())
+    method.step(context)
+    before, peak = peak_bytes(lambda: method.step(context))
     print(json.dumps({"before": before, "peak": peak}))
 
 
@@ -103,7 +113,7 @@ def agreement() -> float:
                     branch.up.zero_()
                     branch.up_bias.zero_()
         torch.manual_seed(0)
-        losses.append(method.step(Context(method), batches()))
+        losses.append(method.step(Context(method, batches())))
     first, second = losses
     return max(abs(float(first[key]) - float(second[key])) / max(1e-6, abs(float(first[key]))) for key in first)
 
@@ -119,10 +129,8 @@ def main() -> None:
         memory(args.memory)
         return
     data = batches()
-    contexts = {name: Context(build(name)) for name in ("self_training", "coda")}
-    times = alternate(
-        {name: lambda c=context: c.method.step(c, data) for name, context in contexts.items()}, args.rounds
-    )
+    contexts = {name: Context(build(name), data) for name in ("self_training", "coda")}
+    times = alternate({name: lambda c=context: c.method.step(c) for name, context in contexts.items()}, args.rounds)
     peaks = {name: in_own_process("benchmarks.vision.coda_step", ["--memory", name]) for name in CONTENDERS}
     own = {name: peak["peak"] - peak["before"] for name, peak in peaks.items()}
     parameters = {name: context.method.parameter_count() for name, context in contexts.items()}

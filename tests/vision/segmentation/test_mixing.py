@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from pt_core.data import generator
+from pt_core.randomness import row_keys
 from pt_vision.networks.mit import preprocessing
 from pt_vision.segmentation.mixing import (
     block_mask,
@@ -29,6 +30,10 @@ from tests.vision.segmentation.common import images, seeded_make
 SETTINGS = preprocessing(64)
 
 
+def keys(size: int, *key: int | str) -> torch.Tensor:
+    return row_keys(torch.arange(size), "test", *key)
+
+
 def random_labels(*shape: int, classes: int = 5, seed: int = 0) -> torch.Tensor:
     return torch.randint(classes, shape, generator=generator("labels", seed))
 
@@ -38,21 +43,21 @@ def test_classmix_takes_half_of_each_images_own_classes():
     labels[0][labels[0] > 2] = 0
     labels[1, :4] = 255
     for seed in range(5):
-        masks = class_masks(labels, generator("mix", seed))
+        masks = class_masks(labels, keys(3, seed))
         for own, mask, present in zip(labels, masks, (3, 5, 5), strict=True):
             chosen = own[mask].unique()
             assert len(chosen) == math.ceil(present / 2)
             assert 255 not in chosen
             assert torch.equal(mask, torch.isin(own, chosen))
     # As released: classes of the batch, the ignore label among them.
-    drawn = [class_masks(labels, generator("mix", seed), "batch") for seed in range(20)]
+    drawn = [class_masks(labels, keys(3, seed), labels.unique()) for seed in range(20)]
     assert any(bool(masks[1, 0, 0]) for masks in drawn)
 
 
 def test_mixed_pixels_come_from_one_source_with_its_label_and_weight():
     source, target = images(2, 16), images(2, 16, seed=9)
     ys, yt = random_labels(2, 16, 16), random_labels(2, 16, 16, seed=1)
-    masks = class_masks(ys, generator("mix"))
+    masks = class_masks(ys, keys(2))
     q = torch.tensor(0.3)
     mixed, labels = mix(source, target, masks), mix(ys, yt, masks)
     weights = mix(torch.ones(2, 16, 16), q.expand(2, 16, 16), masks)
@@ -66,13 +71,30 @@ def test_mixed_pixels_come_from_one_source_with_its_label_and_weight():
                 assert float(weights[n, row, column]) == pytest.approx(w)
 
 
+def test_every_class_is_pasted_as_often_as_the_others():
+    labels = torch.arange(4).repeat(16, 4)[None].expand(3000, -1, -1)
+    masks = class_masks(labels, keys(3000))
+    pairs = masks[:, 0, :4].float()
+    assert torch.equal(pairs.sum(1), torch.full((3000,), 2.0))
+    assert (pairs.mean(0) - 0.5).abs().max() < 5 * (0.25 / 3000) ** 0.5
+    both = torch.stack([(pairs[:, a] * pairs[:, b]).mean() for a, b in ((0, 1), (0, 3), (1, 2), (2, 3))])
+    assert (both - 1 / 6).abs().max() < 5 * (5 / 36 / 3000) ** 0.5
+
+
+def test_what_is_drawn_for_an_image_does_not_depend_on_its_batch():
+    labels, x, own = random_labels(4, 16, 16), images(4, 16), keys(4)
+    for rows in ([2], [3, 1]):
+        assert torch.equal(class_masks(labels[rows], own[rows]), class_masks(labels, own)[rows])
+        assert torch.equal(block_mask(x[rows], 4, 0.7, own[rows]), block_mask(x, 4, 0.7, own)[rows])
+
+
 def test_q_is_one_number_of_the_whole_batch():
     logits = torch.zeros(2, 3, 4, 4)
     logits[0, 1] = 10.0  # image 0 is sure everywhere
     logits[1, 2, :1] = 10.0  # image 1 in its first row
-    labels, q = pseudo_labels(logits, 0.968)
-    assert float(q) == pytest.approx((16 + 4) / 32)
-    assert q.ndim == 0
+    labels, sure = pseudo_labels(logits, 0.968)
+    assert sure.tolist() == [1.0, 0.25]
+    assert float(sure.mean()) == pytest.approx((16 + 4) / 32)
     assert labels[0].unique().tolist() == [1]
     _, nothing = pseudo_labels(torch.zeros(1, 3, 2, 2), 0.968)
     assert float(nothing) == 0
@@ -80,7 +102,7 @@ def test_q_is_one_number_of_the_whole_batch():
 
 def test_without_confident_pixels_only_source_pixels_count():
     logits, labels = torch.randn(1, 3, 8, 8), random_labels(1, 8, 8, classes=3)
-    masks = class_masks(labels, generator("mix"))
+    masks = class_masks(labels, keys(1))
     weights = mix(torch.ones(1, 8, 8), torch.zeros(1, 8, 8), masks)
     losses = nn.functional.cross_entropy(logits, labels, reduction="none")
     assert float(weighted_loss(logits, labels, weights)) == pytest.approx(float(losses[masks].sum()) / 64, rel=1e-5)
@@ -127,6 +149,8 @@ def test_feature_distance_is_the_mean_norm_and_zero_without_cells():
     mask = random_labels(2, 3, 3, classes=2).bool()
     want = torch.stack([(a[n, :, r, c] - b[n, :, r, c]).norm() for n, r, c in mask.nonzero().tolist()]).mean()
     assert float(feature_distance(a, b, mask).detach()) == pytest.approx(float(want.detach()), rel=1e-5)
+    parts = [feature_distance(a[n : n + 1], b[n : n + 1], mask[n : n + 1], mask.sum()) for n in range(2)]
+    assert float(sum(parts).detach()) == pytest.approx(float(want.detach()), rel=1e-5)
     empty = feature_distance(a, a.detach(), torch.zeros_like(mask))
     empty.backward()
     assert float(empty.detach()) == 0
@@ -134,7 +158,7 @@ def test_feature_distance_is_the_mean_norm_and_zero_without_cells():
 
 
 def test_blocks_are_masked_as_wholes_with_the_ratio():
-    mask = block_mask(torch.zeros(8, 3, 64, 72), 16, 0.7, generator("blocks"))
+    mask = block_mask(torch.zeros(8, 3, 64, 72), 16, 0.7, keys(8))
     assert mask.shape == (8, 1, 64, 72)
     cells = mask[:, :, ::16, ::16]
     assert torch.equal(cells.repeat_interleave(16, 2).repeat_interleave(16, 3)[..., :72], mask)

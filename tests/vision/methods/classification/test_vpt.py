@@ -80,7 +80,7 @@ CASES = {
     "deep": replace(case(VPT, "class", 3 * 5 * 32 + HEAD), bad_inputs=BAD),
     "shallow": case(VPT, "class", 5 * 32 + HEAD, mode="shallow"),
     "deep_swin": case(VPT, "swin_shifted", 5 * SWIN_WIDTHS + HEAD),
-    "shallow_swin": case(VPT, "swin_shifted", 5 * 16 + HEAD, mode="shallow", pool="all"),
+    "shallow_swin": case(VPT, "swin_shifted", 5 * 16 + HEAD, mode="shallow", pool="all", prompt_dropout=0.2),
     "class_means": case(VPT, "class", 3 * 5 * 32 + HEAD, init="class_means"),
     "projected": case(VPT, "registers", 3 * 5 * 8 + 8 * 32 + 32 + HEAD, projection=8, depth=3),
     "deep_head": case(VPT, "mae", 3 * 5 * 32 + 32 * 32 + 32 + 64 + HEAD, head_layers=1, pool="all_but_class"),
@@ -305,6 +305,10 @@ def test_drop_path_and_dropout_of_the_network_stay_off():
     with torch.no_grad():
         assert torch.equal(method.train()(batch), method.eval().train()(batch))
         torch.testing.assert_close(method.train()(batch), method.eval()(batch))
+
+
+def test_prompts_of_every_stage_draw_masks_of_their_own():
+    assert [tokens.name for tokens in make(VPT, "swin_shifted").sets] == ["prompt.0", "prompt.1"]
 
 
 def test_prompt_dropout_defaults_to_a_tenth_for_deep_and_none_for_shallow():

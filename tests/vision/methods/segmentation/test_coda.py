@@ -9,6 +9,7 @@ import torch
 from pt_core.artifact import read_artifact
 from pt_core.data import generator
 from pt_core.errors import ConfigError, DataError
+from pt_core.randomness import keyed
 from pt_core.run.train.rundir import RunDir
 from pt_core.run.train.trainer import Trainer
 from pt_core.run.train.world import World
@@ -98,16 +99,26 @@ def test_which_calls_get_prompts(options, prompted):
 
 
 class Recorder:
-    """A step context that keeps what a step does."""
+    """A step context that keeps what a step does with one micro-batch."""
 
-    def __init__(self, method, step: int = 0) -> None:
+    def __init__(self, method, drawn, step: int = 0) -> None:
         self.method, self.step, self.device = method, step, torch.device("cpu")
+        self.drawn = drawn
         self.calls: list[tuple[float, int]] = []
         self.updates = 0
         self.after: list[dict[str, bool]] = []
 
     def rng(self, *key):
         return generator("recorder", self.step, *key)
+
+    def each_part(self, fn):
+        return [fn({name: keyed(batch, self.step, name) for name, batch in self.drawn.items()})]
+
+    def reduce(self, values):
+        return values.detach().clone()
+
+    def gather(self, values):
+        return list(values)
 
     def backward(self, loss, count, retain_graph=False):
         self.calls.append((float(loss.detach()), count))
@@ -129,12 +140,12 @@ def batches(target: SegmentationDataset | None = None, slot: str = "hard", size:
 
 def test_a_step_adds_its_losses_and_updates_once():
     method = seeded_make("coda", thing_classes=("disc",)).train()
-    recorder = Recorder(method)
-    logs = method.step(recorder, batches())
+    recorder = Recorder(method, batches())
+    logs = method.step(recorder)
     assert recorder.updates == 1
     # The trainer divides the sum of loss * count by the sum of counts: each loss weighs 1.
     total = sum(loss * count for loss, count in recorder.calls) / sum(count for _, count in recorder.calls)
-    assert [count for _, count in recorder.calls] == [2, 2, 2]
+    assert [count for _, count in recorder.calls] == [1, 1, 1]
     assert total == pytest.approx(float(logs["loss"]), rel=1e-5)
     assert "feature_distance" in logs
     assert {"loss_source", "loss_mixed", "loss_masked", "confident"} <= set(logs)
@@ -142,8 +153,8 @@ def test_a_step_adds_its_losses_and_updates_once():
 
 def test_source_images_get_no_prompts_and_the_teacher_no_gradient():
     method = seeded_make("coda").train()
-    recorder = Recorder(method)
-    method.step(recorder, batches())
+    recorder = Recorder(method, batches())
+    method.step(recorder)
     prompts = [name for name in recorder.after[0] if ".prompts." in name]
     assert prompts
     assert not any(recorder.after[0][name] for name in prompts)  # after the source loss
@@ -164,7 +175,7 @@ def test_every_view_of_a_step_runs_in_few_encoder_calls():
         return encode(inputs, edits, read)
 
     method.backbone.encode = counted
-    method.step(Recorder(method), batches())
+    method.step(Recorder(method, batches()))
     assert sorted(seen) == [2, 4, 4, 4, 20]
 
 
@@ -173,7 +184,7 @@ def test_labels_of_target_images_are_never_read():
     for target in (DATA["target"], pictures(6, 2, dark=True, masks=True)):
         method = seeded_make("coda").train()
         torch.manual_seed(0)
-        logs = method.step(Recorder(method), batches(target))
+        logs = method.step(Recorder(method, batches(target)))
         results.append({name: float(value) for name, value in logs.items()})
         streams = method.slots(context({"train": DATA["train"], "target": target}))
         for stream in streams.values():
@@ -185,19 +196,20 @@ def test_labels_of_target_images_are_never_read():
 def test_batches_of_other_sizes_and_missing_ones():
     for size in (1, 3):
         method = seeded_make("coda").train()
-        logs = method.step(Recorder(method), batches(size=size))
+        logs = method.step(Recorder(method, batches(size=size)))
         assert all(torch.isfinite(torch.as_tensor(value)) for value in logs.values())
-    recorder = Recorder(method)
-    assert method.step(recorder, {"source": batches()["source"]}) == {}
-    assert recorder.updates == 1
+    recorder = Recorder(method, {"source": batches()["source"]})  # of a process without target images
+    assert float(method.step(recorder)["loss"]) == 0
+    assert (recorder.updates, recorder.calls) == (1, [])
 
 
 def test_pseudo_labels_weigh_one_number_and_nothing_on_margins():
     method = seeded_make("coda", margin_top=0.25, margin_bottom=0.0, margin_side=0.0, threshold=0.2).train()
     drawn = batches()["hard"]
-    labels, weights, q = method.pseudo(drawn.inputs, "hard", drawn.extra["box"])
-    assert labels.shape == weights.shape == (2, CROP, CROP)
-    assert float(q) == 1.0  # three classes: some probability is above 0.2 everywhere
+    (pairs,) = Recorder(method, {**batches(), "hard": drawn}).each_part(method.labelled)
+    weights = method.pixel_weights(pairs, pairs.sure.mean())
+    assert pairs.pseudo.shape == weights.shape == (2, CROP, CROP)
+    assert pairs.sure.tolist() == [1.0, 1.0]  # three classes: some probability is above 0.2 everywhere
     assert not weights[:, : CROP // 4].any()
     assert bool((weights[:, CROP // 4 :] == 1).all())
 

@@ -39,7 +39,6 @@ def case(name: str, parameters: int, **options) -> MethodCase:
         parameters=parameters,
         method_id=f"pt-vision/{name}",
         other_backbone=partial(tiny, 5),
-        accumulates=name not in ("coda", "self_training"),
         tolerance=3e-4 if name not in ("dvpt_seg", "linear_seg") else 1e-5,
     )
 
@@ -83,6 +82,7 @@ BRIEF = {
 """Checks that run by default; the others of these methods are slow ones. `coda` and `dvpt_seg` run all but `reload`."""
 CASES["coda"] = replace(
     CASES["coda"],
+    options=replace(OPTIONS, seed=1),  # with seed 0 a ReLU is within rounding of 0, where gradients jump
     bad_inputs=(
         BadInput("margins", partial(make, "coda", margin_top=0.5, margin_bottom=0.5), "leave nothing of the frame"),
         BadInput("things", partial(make, "coda", thing_classes=("unicorn",)), "'unicorn', which is no class"),

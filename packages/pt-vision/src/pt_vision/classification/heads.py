@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pt_core.randomness import Dropout
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -37,8 +38,8 @@ def build_head(dim: int, classes: int, hidden_layers: int = 0) -> nn.Module:
     Weights are Kaiming-normal (fan_out), the last bias is -log(99).
     """
     layers: list[nn.Module] = []
-    for _ in range(hidden_layers):
-        layers += [nn.Linear(dim, dim), nn.ReLU(), RowNorm(dim), nn.Dropout(0.1)]
+    for number in range(hidden_layers):
+        layers += [nn.Linear(dim, dim), nn.ReLU(), RowNorm(dim), Dropout(0.1, f"head.{number}")]
     last = nn.Linear(dim, classes)
     for module in [*layers, last]:
         if isinstance(module, nn.Linear):

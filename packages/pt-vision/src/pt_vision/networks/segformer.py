@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
+from pt_core.randomness import Dropout
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -62,7 +63,7 @@ class SegFormerHead(nn.Module):
         for number, dim in enumerate(dims, start=1):
             self.add_module(f"linear_c{number}", Embed(dim, width))
         self.linear_fuse = ConvNorm(4 * width, width)
-        self.dropout = nn.Dropout2d(dropout)
+        self.dropout = Dropout(dropout, "head", channels=True)
         self.linear_pred = nn.Conv2d(width, classes, 1) if classes else None
 
     @property

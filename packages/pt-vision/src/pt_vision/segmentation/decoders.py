@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from pt_core.errors import ConfigError, require
+from pt_core.randomness import Dropout
 from torch import Tensor, nn
 
 from pt_vision.networks.segformer import resize
@@ -36,7 +37,7 @@ class LibraryHead(nn.Module):
         else:
             module = require("segmentation_models_pytorch.decoders.upernet.decoder", extra)
             self.decoder = module.UPerNetDecoder(channels, 5, decoder_channels=width)
-        self.dropout = nn.Dropout2d(dropout)
+        self.dropout = Dropout(dropout, "head", channels=True)
         self.classifier = nn.Conv2d(width, classes, 1)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:

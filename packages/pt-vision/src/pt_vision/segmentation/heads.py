@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
+from pt_core.randomness import Dropout
 from torch import Tensor, nn
 
 from pt_vision.networks.segformer import ConvNorm, Embed, embed_map, resize
@@ -18,11 +19,13 @@ class _EmbeddedHead(nn.Module):
     """F_i -> Linear to E -> bilinear to 1/4 -> concatenation; then `fuse`, channel dropout and a 1x1 classifier."""
 
     fuse: nn.Module
+    name = "head"
+    """Tells its dropout from that of others in the same segmenter."""
 
     def __init__(self, dims: Sequence[int], classes: int, width: int, dropout: float) -> None:
         super().__init__()
         self.embed = nn.ModuleList(Embed(dim, width) for dim in dims)
-        self.dropout = nn.Dropout2d(dropout)
+        self.dropout = Dropout(dropout, self.name, channels=True)
         self.classifier = nn.Conv2d(width, classes, 1)
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(cast("Tensor", self.classifier.bias))
@@ -70,6 +73,8 @@ class ScaleAttentionHead(_EmbeddedHead):
 
     Parameters (E = 256, d = 64, 128, 320, 512, K = 19): 530,707.
     """
+
+    name = "attention"
 
     def __init__(self, dims: Sequence[int], classes: int, width: int = 256, dropout: float = 0.1) -> None:
         super().__init__(dims, classes, width, dropout)

@@ -21,7 +21,7 @@ Box = tuple[int, int]
 """(row, column) of a window's corner in pixels of the crop."""
 
 
-def draw_box(size: int, rng: torch.Generator) -> Box:
+def draw_box(size: int, rng: torch.Generator | None) -> Box:
     """A detail window of half the crop's size, its corner uniform over multiples of STEP."""
     places = (size - size // 2) // STEP + 1
     row, column = (torch.randint(places, (2,), generator=rng) * STEP).tolist()

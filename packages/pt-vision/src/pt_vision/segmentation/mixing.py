@@ -1,12 +1,17 @@
-"""What self-training does to images and labels: ClassMix, shared colour jitter and blur, masks of blocks, weights of pseudo-labels."""
+"""What self-training does to images and labels: ClassMix, shared colour jitter and blur, masks of blocks, weights of pseudo-labels.
+
+What is drawn for single images takes their keys (`pt_core.randomness`), what holds for a whole batch a generator of the step: neither
+depends on how a batch is cut.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from pt_core.randomness import uniform
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as T
@@ -14,20 +19,20 @@ from torchvision.transforms.v2 import functional as T
 from pt_vision.segmentation.data.masks import IGNORE
 
 
-def class_masks(labels: Tensor, rng: torch.Generator, among: Literal["image", "batch"] = "image") -> Tensor:
-    """(batch, row, column) bool: True on ceil(n / 2) of the n classes present.
+def class_masks(labels: Tensor, keys: Tensor, among: Tensor | None = None) -> Tensor:
+    """(batch, row, column) bool: True on ceil(n / 2) of n classes, drawn for each image.
 
     Args:
         labels: (batch, row, column).
-        among: classes of each image, ignored pixels apart; or, as released, those of the whole batch, the ignore value among them.
+        keys: (batch,) of the images.
+        among: the n classes; by default those present in each image, ignored pixels apart. As released they are those of the whole batch,
+            the ignore value among them.
     """
     masks = []
-    everything = labels.unique()
-    for own in labels:
-        present = everything if among == "batch" else own.unique()
-        if among == "image":
-            present = present[present != IGNORE]
-        chosen = torch.randperm(len(present), generator=rng)[: math.ceil(len(present) / 2)].to(present.device)
+    for own, lots in zip(labels, uniform(keys, (IGNORE + 1,), "classmix"), strict=True):
+        present = own.unique() if among is None else among
+        present = present if among is not None else present[present != IGNORE]
+        chosen = lots[present].argsort()[: math.ceil(len(present) / 2)]
         masks.append(torch.isin(own, present[chosen]))
     return torch.stack(masks)
 
@@ -59,10 +64,10 @@ def colour_and_blur(
     return images
 
 
-def block_mask(images: Tensor, block: int, ratio: float, rng: torch.Generator) -> Tensor:
+def block_mask(images: Tensor, block: int, ratio: float, keys: Tensor) -> Tensor:
     """(batch, 1, row, column) of 0 and 1: each block of pixels is 0 with probability `ratio` (masked image consistency)."""
-    batch, _, rows, columns = images.shape
-    cells = torch.rand(batch, 1, math.ceil(rows / block), math.ceil(columns / block), generator=rng) > ratio
+    rows, columns = images.shape[2:]
+    cells = uniform(keys, (1, math.ceil(rows / block), math.ceil(columns / block)), "blocks") > ratio
     whole = cells.to(images).repeat_interleave(block, 2).repeat_interleave(block, 3)
     return whole[:, :, :rows, :columns]
 
@@ -85,9 +90,10 @@ def inside_margins(box: Tensor, shape: tuple[int, int], margins: Sequence[float]
 
 
 def pseudo_labels(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """(labels (batch, row, column), q): argmax, and the share of pixels of the WHOLE batch whose largest probability is at least tau."""
+    """(labels (batch, row, column), sure (batch,)): argmax, and the share of each image's pixels whose largest probability is at least tau.
+    The published weight q is the share in the WHOLE batch: the mean of `sure` over all images of a step."""
     confidence, labels = logits.float().softmax(1).max(1)
-    return labels, (confidence >= threshold).float().mean()
+    return labels, (confidence >= threshold).float().mean((1, 2))
 
 
 def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -103,10 +109,15 @@ def majority_mask(labels: Tensor, scale: int, share: float, things: Sequence[int
     return (covered >= share) & torch.isin(winner, torch.tensor(list(things), device=labels.device))
 
 
-def feature_distance(features: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
-    """Mean over masked positions of the Euclidean distance over channels; 0, with a graph, where the mask is empty."""
+def feature_distance(features: Tensor, reference: Tensor, mask: Tensor, cells: Tensor | float | None = None) -> Tensor:
+    """Mean over masked positions of the Euclidean distance over channels; 0, with a graph, where the mask is empty.
+
+    Args:
+        cells: masked positions that the sum is divided by, where these images are a part of them.
+    """
     distance = (features.float() - reference.float() + 1e-12).pow(2).sum(1).clamp(min=1e-24).sqrt()
-    return (distance * mask).sum() / mask.sum().clamp(min=1)
+    count = mask.sum() if cells is None else torch.as_tensor(cells)
+    return (distance * mask).sum() / count.clamp(min=1)
 
 
 def dice_loss(logits: Tensor, labels: Tensor, smooth: float = 1e-5) -> Tensor:

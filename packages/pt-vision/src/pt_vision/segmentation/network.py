@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 import torch
 from annotated_types import Ge, Lt
 from pt_core.errors import ConfigError
+from pt_core.randomness import apart
 from torch import Tensor, nn
 
 from pt_vision.networks.segformer import SegFormerHead, resize
@@ -43,7 +44,7 @@ class NetworkConfig:
     freeze_backbone: bool = False
     """Train the decoder only and leave the encoder as it is (not in the paper)."""
     stochastic: bool = True
-    """Drop-path of the encoder while training."""
+    """Drop-path of the encoder while training, drawn for whole batches: results then depend on how a batch is cut."""
 
 
 class Visit(Protocol):
@@ -137,7 +138,9 @@ class Network(nn.Module):
         views = torch.cat([context, detail_view(crops, box)])
         maps = self.maps(views, visit)
         near, far = tuple(m[batch:] for m in maps), tuple(m[:batch] for m in maps)
-        logits, detail = self.head(far), self.head(near)
+        logits = self.head(far)
+        with apart("detail"):
+            detail = self.head(near)
         fused = fuse(logits, self.attention(far), detail, box)
         half = crops.shape[-1] // 2
         return Scales(resize(fused, crops.shape[2:]), far[-1], context, resize(detail, (half, half)), box)
@@ -151,7 +154,8 @@ class Network(nn.Module):
         near, boxes = cut_windows(crops, size // 2, size // 4)
         maps = self.maps(torch.cat([context, near]), visit)
         far, details = tuple(m[:batch] for m in maps), tuple(m[batch:] for m in maps)
-        detail = average_windows(self.head(details), boxes, size // 4, size // 4, scale=4)
+        with apart("detail"):
+            detail = average_windows(self.head(details), boxes, size // 4, size // 4, scale=4)
         return resize(fuse(self.head(far), self.attention(far), detail), crops.shape[2:])
 
     def forward(self, images: Tensor, visit: Visit | None = None) -> Tensor:

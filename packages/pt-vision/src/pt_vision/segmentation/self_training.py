@@ -11,6 +11,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pt_core import Backbone, Batch, Stage, StepOutput, Task
 from pt_core.data import Dataset
 from pt_core.errors import ConfigError, DataError
+from pt_core.randomness import apart, sampled_by
 from pt_core.stage import StepContext, Stream
 from torch import Tensor
 from torch._subclasses import FakeTensor
@@ -29,6 +30,7 @@ from pt_vision.segmentation.mixing import (
     pseudo_labels,
 )
 from pt_vision.segmentation.network import Network, NetworkConfig, Scales, Visit, scale_loss
+from pt_vision.segmentation.pairs import Pairs, Whole, paired
 from pt_vision.segmentation.teacher import Teacher
 
 THINGS = (
@@ -83,6 +85,10 @@ class SelfTraining(SegmentationMethod):
 
     With HRDA every CE is 0.9 of the fused logits' and 0.1 of the detail window's. The trained weights are kept as they end: selecting
     them by a labelled target part would be supervision.
+
+    Batches may be cut (`--accumulate`, processes): q, the half that is masked and the cells of things are those of the whole step, and
+    draws belong to images or to the step. What still depends on the cut: BatchNorm, drop-path, and which images form a pair where the
+    two streams draw different numbers (at the end of an epoch).
     """
 
     Config: ClassVar[type] = SelfTrainingConfig
@@ -151,7 +157,7 @@ class SelfTraining(SegmentationMethod):
             plan=lambda step: ("source", self.plan(step, steps)),
             options={"steps": steps},
             select=False,
-            step=self.step,
+            step_parts=self.step,
         )
 
     def adopt(self, data: Mapping[str, Dataset]) -> None:
@@ -172,101 +178,151 @@ class SelfTraining(SegmentationMethod):
     def param_groups(self, stage: Stage) -> list[dict[str, Any]]:
         return parameter_groups(self)
 
-    def step(self, ctx: StepContext, batches: Mapping[str, Batch]) -> Mapping[str, float | Tensor]:
-        """One iteration (a-g of the released loop); losses are back-propagated one after the other, their gradients add up."""
+    def step(self, ctx: StepContext) -> Mapping[str, float | Tensor]:
+        """One iteration (a-g of the released loop). Losses are back-propagated one after the other; their gradients add up.
+
+        Every micro-batch adds its share to each loss, so that the parts of a batch have the sum of the whole; BatchNorm sees parts.
+        """
         self.teacher.update(self.network, ctx.step)
-        source = batches.get("source")
-        slot = next((name for name in batches if name != "source"), "")
-        if source is None or not slot:  # this process has no sample in this draw
-            ctx.update()
-            return {}
-        number = min(len(source), len(batches[slot]))
-        images, labels = source.inputs[:number], source.target[:number]
-        target = batches[slot].inputs[:number]
-        box = batches[slot].extra.get("box")
-        terms = 2 + (self.config.masked != "none")
-        logs: dict[str, float | Tensor] = {}
-
-        def backward(name: str, loss: Tensor, weight: float = 1.0) -> None:
-            logs[f"loss_{name}"] = loss.detach()
-            ctx.backward(weight * loss * terms, number)
-
-        backward("source", self.source_loss(images, labels, ctx, logs))
-        pseudo, weights, q = self.pseudo(target, slot, None if box is None else box[:number])
-        mixed, mixed_labels, mixed_weights = self.paste(images, labels, target, pseudo, weights, ctx)
-        backward("mixed", self.crop_loss(mixed, mixed_labels, mixed_weights, ctx, "mixed", slot))
-        if self.config.masked != "none":
-            backward(
-                "masked", self.masked_loss(images, labels, target, pseudo, q, ctx, slot), self.config.masked_weight
-            )
+        parts: list[Pairs | None] = ctx.each_part(self.labelled)
+        pairs = [one for one in parts if one is not None]
+        whole = Whole.of(pairs, self.config.masked, self.config.classmix == "batch", ctx)
+        waiting = iter(parts)
+        shares = ctx.each_part(lambda _: self.losses(next(waiting), whole, ctx))
         ctx.update()
-        total = sum(float(logs[f"loss_{name}"]) for name in ("source", "mixed"))
-        return {"loss": total + float(logs.get("loss_masked", 0.0)), **logs, "confident": q}
+        return self.logged(shares, whole, ctx)
+
+    def logged(
+        self, shares: Sequence[Mapping[str, Tensor]], whole: Whole, ctx: StepContext
+    ) -> Mapping[str, float | Tensor]:
+        """Each loss of the whole step, from what micro-batches added."""
+        names = ["loss_source", "loss_mixed", *(["loss_masked"] if self.config.masked != "none" else [])]
+        names += ["feature_distance"] if self.keeps_features else []
+        zero = torch.zeros((), device=ctx.device)
+        sums = ctx.reduce(torch.stack([sum((log[name] for log in shares if name in log), zero) for name in names]))
+        logs = dict(zip(names, sums, strict=True))
+        total = sum((value for name, value in logs.items() if name.startswith("loss_")), zero)
+        return {"loss": total, **logs, "confident": whole.q}
 
     # ---- its parts -------------------------------------------------------------------------------------------------------------
 
-    def run(self, images: Tensor, ctx: StepContext, call: str, visit: Visit | None = None) -> Scales:
+    @property
+    def keeps_features(self) -> bool:
+        """Whether features of things stay near those of the initial network."""
+        return bool(self.config.feature_weight and self.things and not self.config.freeze_backbone)
+
+    def labelled(self, part: Mapping[str, Batch]) -> Pairs | None:
+        """The pairs of a micro-batch with the teacher's labels, and the feature cells of things; None where there is no pair."""
+        pairs = paired(part)
+        if pairs is None:
+            return None
+        pairs.pseudo, pairs.sure = self.pseudo(pairs.target, pairs.slot)
+        if self.keeps_features:
+            scale = 32 * self.network.crop // self.network.view_size  # pixels of the crop in a cell of F_4
+            share = self.config.feature_share
+            pairs.cells = majority_mask(pairs.labels, scale, share, self.things, self.task.outputs)
+        return pairs
+
+    def losses(self, pairs: Pairs | None, whole: Whole, ctx: StepContext) -> dict[str, Tensor]:
+        """Back-propagate what a micro-batch adds to the step's losses; returns that."""
+        if pairs is None:
+            return {}
+        added: dict[str, Tensor] = {}
+
+        def backward(name: str, loss: Tensor, weight: float = 1.0) -> None:
+            added[f"loss_{name}"] = loss.detach()
+            ctx.backward(weight * loss * whole.calls, 1)
+
+        share = len(pairs) / whole.pairs
+        supervised, distance = self.source_loss(pairs, whole, ctx)
+        backward("source", share * supervised + self.config.feature_weight * distance)
+        added["feature_distance"] = distance.detach()
+        mixed, labels, weights = self.paste(pairs, whole, ctx)
+        backward("mixed", share * self.crop_loss(mixed, labels, weights, pairs.keys, ctx, "mixed", pairs.slot))
+        if self.config.masked == "target":
+            backward("masked", share * self.masked_targets(pairs, whole, ctx), self.config.masked_weight)
+        elif self.config.masked == "source_target" and (chosen := pairs.within(whole.half)):
+            part = len(chosen) / len(whole.half)
+            backward("masked", part * self.masked_pairs(pairs, chosen, whole, ctx), self.config.masked_weight)
+        return added
+
+    def run(self, images: Tensor, keys: Tensor, ctx: StepContext, call: str, visit: Visit | None = None) -> Scales:
+        """The network on crops, in a pass of its own: its detail window and its dropout are those of `call`."""
         box: Box | None = draw_box(self.network.crop, ctx.rng("box", call)) if self.config.hrda else None
-        return self.network.scales(images, box, visit)
+        with sampled_by(keys), apart(call):
+            return self.network.scales(images, box, visit)
 
     def crop_loss(
-        self, images: Tensor, labels: Tensor, weights: Tensor | None, ctx: StepContext, call: Any, slot: str
+        self,
+        images: Tensor,
+        labels: Tensor,
+        weights: Tensor | None,
+        keys: Tensor,
+        ctx: StepContext,
+        call: Literal["mixed", "masked"],
+        slot: str,
     ) -> Tensor:
-        out = self.run(images, ctx, call, self.visit(slot, call))
+        out = self.run(images, keys, ctx, call, self.visit(slot, call))
         return scale_loss(out, labels, weights, self.config.detail_weight)
 
-    def source_loss(self, images: Tensor, labels: Tensor, ctx: StepContext, logs: dict[str, Any]) -> Tensor:
-        """Supervised loss on plain features, plus the distance to the initial network's features."""
-        out = self.run(images, ctx, "source")
-        loss = scale_loss(out, labels, None, self.config.detail_weight)
-        if not self.config.feature_weight or not self.things or self.config.freeze_backbone:
-            return loss
+    def source_loss(self, pairs: Pairs, whole: Whole, ctx: StepContext) -> tuple[Tensor, Tensor]:
+        """(supervised loss on plain features, what the pairs add to the mean distance to the initial network's features)."""
+        out = self.run(pairs.images, pairs.keys, ctx, "source")
+        loss = scale_loss(out, pairs.labels, None, self.config.detail_weight)
+        if pairs.cells is None:
+            return loss, torch.zeros_like(loss)
         with torch.no_grad():
             initial = self.backbone(out.context).extra["maps"][-1]
-        scale = labels.shape[-1] // out.features.shape[-1]
-        mask = majority_mask(labels, scale, self.config.feature_share, self.things, self.task.outputs)
-        distance = feature_distance(out.features, initial, mask)
-        logs["feature_distance"] = distance.detach()
-        return loss + self.config.feature_weight * distance
+        return loss, feature_distance(out.features, initial, pairs.cells, whole.cells)
 
     @torch.no_grad()
-    def pseudo(self, target: Tensor, slot: str, box: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """(labels, weights (batch, row, column), q) from the teacher, whose windows run in one batch."""
-        visit = self.visit(slot, "pseudo")
-        logits = self.teacher.run(self.network, target, visit)
-        labels, q = pseudo_labels(logits, self.config.threshold)
-        weights = q.expand(labels.shape)
-        if box is not None:
-            margins = (self.config.margin_top, self.config.margin_bottom, self.config.margin_side)
-            weights = weights * inside_margins(box, (labels.shape[1], labels.shape[2]), margins)
-        return labels, weights, q
+    def pseudo(self, target: Tensor, slot: str) -> tuple[Tensor, Tensor]:
+        """(labels (batch, row, column), sure (batch,)) from the teacher, whose windows run in one batch."""
+        logits = self.teacher.run(self.network, target, self.visit(slot, "pseudo"))
+        return pseudo_labels(logits, self.config.threshold)
 
-    def paste(
-        self, images: Tensor, labels: Tensor, target: Tensor, pseudo: Tensor, weights: Tensor, ctx: StepContext
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """ClassMix of source and target, colour-augmented."""
-        masks = class_masks(labels, ctx.rng("classmix"), self.config.classmix)
-        pasted = mix(images, target, masks)
-        changed = colour_and_blur(pasted, self.backbone.preprocessing, ctx.rng("colour"), self.config.colour_strength)
-        return changed, mix(labels, pseudo, masks), mix(torch.ones_like(weights), weights, masks)
+    def pixel_weights(self, pairs: Pairs, q: Tensor) -> Tensor:
+        """(batch, row, column): q, and 0 on the margins of the frames."""
+        weights = q.expand(pairs.pseudo.shape)
+        if pairs.box is None:
+            return weights
+        margins = (self.config.margin_top, self.config.margin_bottom, self.config.margin_side)
+        rows, columns = pairs.pseudo.shape[1:]
+        return weights * inside_margins(pairs.box, (rows, columns), margins)
+
+    def recoloured(self, images: Tensor, ctx: StepContext, draw: str) -> Tensor:
+        """Colour jitter and blur, the same for all images of the step."""
+        return colour_and_blur(images, self.backbone.preprocessing, ctx.rng(draw), self.config.colour_strength)
+
+    def paste(self, pairs: Pairs, whole: Whole, ctx: StepContext) -> tuple[Tensor, Tensor, Tensor]:
+        """ClassMix of source and target, colour-augmented: images, labels, weights."""
+        masks, weights = class_masks(pairs.labels, pairs.keys, whole.classes), self.pixel_weights(pairs, whole.q)
+        changed = self.recoloured(mix(pairs.images, pairs.target, masks), ctx, "colour")
+        return changed, mix(pairs.labels, pairs.pseudo, masks), mix(torch.ones_like(weights), weights, masks)
+
+    def masked_targets(self, pairs: Pairs, whole: Whole, ctx: StepContext) -> Tensor:
+        """Masked image consistency: the student sees a third of the blocks of target images and has to predict all of them."""
+        pictures = self.recoloured(pairs.target, ctx, "masked colour")
+        weights = whole.q.expand(pairs.pseudo.shape)
+        return self.masked_loss(pictures, pairs.pseudo, weights, pairs.target_keys, ctx, pairs.slot)
+
+    def masked_pairs(self, pairs: Pairs, chosen: list[int], whole: Whole, ctx: StepContext) -> Tensor:
+        """As `masked_targets`, on source and target images of the chosen pairs."""
+        pictures = torch.cat([pairs.images[chosen], pairs.target[chosen]])
+        labels, keys = (
+            torch.cat([source[chosen], target[chosen]])
+            for source, target in ((pairs.labels, pairs.pseudo), (pairs.keys, pairs.target_keys))
+        )
+        weights = whole.q.expand(labels.shape).clone()
+        weights[: len(chosen)] = 1
+        return self.masked_loss(pictures, labels, weights, keys, ctx, pairs.slot)
 
     def masked_loss(
-        self, images: Tensor, labels: Tensor, target: Tensor, pseudo: Tensor, q: Tensor, ctx: StepContext, slot: str
+        self, pictures: Tensor, labels: Tensor, weights: Tensor, keys: Tensor, ctx: StepContext, slot: str
     ) -> Tensor:
-        """Masked image consistency: the student sees a third of the blocks and has to predict all of them."""
-        if self.config.masked == "target":
-            pictures = colour_and_blur(
-                target, self.backbone.preprocessing, ctx.rng("masked colour"), self.config.colour_strength
-            )
-            goals, parts = pseudo, [q] * len(target)
-        else:
-            half = max(1, len(images) // 2)
-            pictures, goals = torch.cat([images[:half], target[:half]]), torch.cat([labels[:half], pseudo[:half]])
-            parts = [torch.ones_like(q)] * half + [q] * half
         block = self.config.mask_block or (64 if self.network.crop >= 1024 else max(1, self.network.crop // 16))
-        hidden = pictures * block_mask(pictures, block, self.config.mask_ratio, ctx.rng("blocks"))
-        weights = torch.stack(parts).view(-1, 1, 1).expand(goals.shape)
-        return self.crop_loss(hidden, goals, weights, ctx, "masked", slot)
+        hidden = pictures * block_mask(pictures, block, self.config.mask_ratio, keys)
+        return self.crop_loss(hidden, labels, weights, keys, ctx, "masked", slot)
 
 
 def check_rows(rows: Sequence[int], slot: str, why: str) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ def slide(logits: Callable[[Tensor], Tensor], images: Tensor, crop: int, at_once
 
     Args:
         logits: (window, 3, crop, crop) -> (window, class, crop, crop).
-        at_once: windows that run in one batch.
+        at_once: windows that run in one batch, rounded to the same ones of all images.
     """
     rows, columns = images.shape[2:]
     high, wide = max(rows, crop), max(columns, crop)
@@ -28,5 +28,5 @@ def slide(logits: Callable[[Tensor], Tensor], images: Tensor, crop: int, at_once
     if high == wide == crop:
         return logits(images)[:, :, :rows, :columns]
     windows, boxes = cut_windows(images, crop, crop // 2)
-    parts = torch.cat([logits(chunk) for chunk in windows.split(max(1, at_once))])
+    parts = torch.cat([logits(chunk) for chunk in windows.split(max(1, at_once // len(images)) * len(images))])
     return average_windows(parts, boxes, high, wide)[:, :, :rows, :columns]

@@ -22,7 +22,8 @@ class FullConfig:
     pool: Literal["default", "class", "token", "all_but_class"] = "default"
     """Feature the head reads."""
     stochastic: bool = False
-    """Run the backbone's own dropout and drop-path while training."""
+    """Run the backbone's own dropout and drop-path while training; they draw for whole batches, so that results then depend on how a batch
+    is cut (`--accumulate`, processes)."""
 
 
 class FullFineTuning(VisionMethod):
@@ -45,7 +46,7 @@ class FullFineTuning(VisionMethod):
     def __init__(self, config: FullConfig, backbones: Mapping[str, Backbone], task: Task) -> None:
         super().__init__(config, backbones, task)
         self.claimed = self.backbone.claim("*", buffers=True)
-        self.claimed.stochastic = config.stochastic
+        self.claimed.stochastic = self.coupled = config.stochastic
         self.head = nn.Linear(self.backbone.feature_dim, task.outputs)
 
     def forward(self, batch: Batch) -> Tensor:

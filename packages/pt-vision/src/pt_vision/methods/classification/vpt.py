@@ -98,14 +98,15 @@ class VPT(VisionMethod):
         # Swin's official prompts use the width of the first stage for the bound of all stages.
         bound = vpt_bound(backbone.patch_size, config.projection or backbone.width(0))
         self.sets = nn.ModuleList()
-        for width, run in itertools.groupby(self.layers, backbone.width):
+        for number, (width, run) in enumerate(itertools.groupby(self.layers, backbone.width)):
             sets = 1 if config.shared else len(list(run))
             length = {"prepend": config.prompt_length, "add": backbone.token_count(0), "add_one": 1}[config.location]
             if config.location == "add" and len(backbone.dims) != backbone.dims.count(width):
                 raise ConfigError(
                     f"location='add' needs one number of tokens in all blocks; {backbone.source!r} has stages"
                 )
-            self.sets.append(PromptTokens(sets, length, width, uniform(bound), dropout, config.projection))
+            name = f"prompt.{number}"  # sets of another stage draw masks of their own
+            self.sets.append(PromptTokens(sets, length, width, uniform(bound), dropout, config.projection, name))
         self.head = build_head(backbone.feature_dim, task.outputs, config.head_layers)
         self.coupled = config.head_layers > 0  # BatchNorm
         self._lowered = LoweredEdits()

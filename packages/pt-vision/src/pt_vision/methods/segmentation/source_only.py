@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-import torch
 from annotated_types import Gt, Le
 from pt_core import Backbone, Batch, Stage, StepOutput, Task
+from pt_core.randomness import shared_rng
 from torch import Tensor
 
-from pt_vision.segmentation.hrda import STEP
+from pt_vision.segmentation.hrda import draw_box
 from pt_vision.segmentation.method import RECIPE, SegmentationMethod, parameter_groups, supervised
 from pt_vision.segmentation.network import Network, NetworkConfig, scale_loss
 
@@ -48,11 +48,7 @@ class SourceOnly(SegmentationMethod):
         return logits
 
     def training_step(self, batch: Batch) -> StepOutput:
-        box = None
-        if self.config.hrda:
-            size = batch.inputs.shape[-1]
-            row, column = (torch.randint((size - size // 2) // STEP + 1, (2,)) * STEP).tolist()
-            box = (int(row), int(column))
+        box = draw_box(batch.inputs.shape[-1], shared_rng(batch, "box")) if self.config.hrda else None
         out = self.network.scales(batch.inputs, box)
         return StepOutput(scale_loss(out, batch.target, None, self.config.detail_weight), len(batch))
 
