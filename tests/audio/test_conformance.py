@@ -38,17 +38,21 @@ CASES = {
     "plain": tiny.case(AcousticAPT, ALIGNER),
     "episodes": tiny.case(AcousticAPT, ALIGNER, (*tiny.EPISODES, *tiny.RECORDS[:4])),
     "two_stages": tiny.case(AcousticAPT, ALIGNER + ALIGNMENT, align_steps=3, align_lr=0.01),
+    "dropout": tiny.case(AcousticAPT, ALIGNER, dropout=0.3),
+    "episodes_dropout": tiny.case(AcousticAPT, ALIGNER, (*tiny.EPISODES, *tiny.RECORDS[:4]), dropout=0.3),
     "no_instruction": tiny.case(AcousticAPT, BLIND, instruct=False),
     "tuned_encoder": tiny.case(AcousticAPT, ALIGNER + ENCODER, tune_encoder=True),
     "projector": tiny.case(Projector, A * D + D + 2 * A + D, positions=2),
 }
-SLOW = ("no_instruction", "tuned_encoder")
+SLOW = ("episodes_dropout", "no_instruction", "tuned_encoder")
 IDLE = {
     # Norm and head of the encoder belong to the checkpoint; prompts read neither.
     "tuned_encoder": ("claimed.norm*", "claimed.head*"),
     # The text part of the last layer is read by nobody in stage 2: only queries are.
     "plain": ("aligner.qformer.layers.3.text*",),
     "episodes": ("aligner.qformer.layers.3.text*",),
+    "dropout": ("aligner.qformer.layers.3.text*",),
+    "episodes_dropout": ("aligner.qformer.layers.3.text*",),
 }
 
 

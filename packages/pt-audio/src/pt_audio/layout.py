@@ -62,12 +62,12 @@ class Assembled:
     last: Tensor
 
 
-BlockKey = tuple[int, tuple[int, ...]]
-"""(clip, instruction): what a block of audio vectors depends on."""
+BlockKey = tuple[int, tuple[int, ...], tuple[int, ...]]
+"""(clip, instruction, owner): what a block of audio vectors depends on; the owner is a record and the clip's place in it, or empty."""
 
 
-def key(element: Element, instructed: bool = True) -> BlockKey:
-    return element.clip, element.asked if instructed else ()
+def key(element: Element, instructed: bool = True, owner: tuple[int, ...] = ()) -> BlockKey:
+    return element.clip, element.asked if instructed else (), owner
 
 
 def shared(rows: Sequence[Row], instructed: bool) -> int:
@@ -96,6 +96,7 @@ def assemble(
     instructed: bool = True,
     share: bool = True,
     extra: Tensor | None = None,
+    owned: bool = False,
 ) -> Assembled:
     """Put the blocks between the texts.
 
@@ -106,16 +107,18 @@ def assemble(
         answers: (batch, answer) ids, IGNORED at padding; `answer_embeds` (batch, answer, dim) their vectors.
         share: split off what all rows begin with.
         extra: (batch, vectors, dim) further prompts (of pictures) behind every row's first block.
+        owned: every record has blocks of its own, so rows share nothing.
     """
     pieces: list[list[Tensor]] = []
     lengths: list[int] = []
     position = 0
-    common = shared(inputs.rows, instructed) if share and len(inputs.rows) > 1 and extra is None else 0
+    may_share = share and len(inputs.rows) > 1 and extra is None and not owned
+    common = shared(inputs.rows, instructed) if may_share else 0
     for number, row in enumerate(inputs.rows):
         line: list[Tensor] = [] if begin is None else [begin[None]]
         head = 0
         for place, element in enumerate(row.elements):
-            line.append(blocks[key(element, instructed)])
+            line.append(blocks[key(element, instructed, (number, place) if owned else ())])
             if extra is not None and place == 0:
                 line.append(extra[number])
             count = len(element.tokens)

@@ -12,6 +12,7 @@ from pt_core import Backbone, Batch, Claim, Dataset, Method, Task
 from pt_core.backbone import Features
 from pt_core.bridges import transformers as bridge
 from pt_core.kernels._mode import fast_paths_enabled
+from pt_core.randomness import current_rows, part_keys, sampled_by
 from pt_core.task import Predictions
 from torch import Tensor
 
@@ -22,6 +23,9 @@ from pt_audio.data.batches import AudioText
 from pt_audio.layout import Assembled, BlockKey, assemble, key
 from pt_audio.tasks.answers import Answers
 
+MAX_SEGMENTS = 2**20
+"""More than a clip has: numbers the segments of all clips of a record."""
+
 
 class AudioMethod(Method):
     """A method says what vectors stand for a clip under an instruction (`make_blocks`); everything else is here.
@@ -29,8 +33,12 @@ class AudioMethod(Method):
     Attributes:
         claimed: copies of the encoder's weights where the method tunes it, else None.
         instructed: whether the vectors of a clip depend on the text behind it.
+        draws: whether `make_blocks` draws at random while training.
         per_segment: vectors per segment.
     """
+
+    class_tensors = ()
+    sized_by_data = False
 
     recipe: ClassVar[Mapping[str, Any]] = {
         "lr": 1e-3,
@@ -42,6 +50,7 @@ class AudioMethod(Method):
     }
     claimed: Claim | None
     instructed: bool = False
+    draws: bool = False
     per_segment: int
 
     def __init__(self, config: Any, backbones: Mapping[str, Backbone], task: Task) -> None:
@@ -102,13 +111,34 @@ class AudioMethod(Method):
     # ---- sequences ---------------------------------------------------------------------------------------------------------
 
     def blocks(self, inputs: AudioText) -> dict[BlockKey, Tensor]:
-        """Every different (clip, instruction) of the batch once."""
-        wanted = {key(e, self.instructed): e for row in inputs.rows for e in row.elements}
+        """Every different (clip, instruction) of the batch once; in a training step with draws, those of every record."""
+        wanted = {
+            key(element, self.instructed, (number, place) if self.owned else ()): element
+            for number, row in enumerate(inputs.rows)
+            for place, element in enumerate(row.elements)
+        }
         places = [place for element in wanted.values() for place in element.segments]
         vectors = self.vectors(inputs)[torch.tensor(places, device=inputs.segments.device)]
         counts = [len(element.segments) for element in wanted.values()]
         asked = [element.asked for element in wanted.values()]
-        return dict(zip(wanted, self.make_blocks(vectors, counts, asked), strict=True))
+        with sampled_by(self._segment_keys([owner for _, _, owner in wanted], counts)):
+            return dict(zip(wanted, self.make_blocks(vectors, counts, asked), strict=True))
+
+    @property
+    def owned(self) -> bool:
+        """Whether a clip's vectors belong to its record, which drew for itself; else equal clips and instructions have equal ones."""
+        return self.training and self.draws and current_rows() is not None
+
+    def _segment_keys(self, owners: Sequence[tuple[int, ...]], counts: Sequence[int]) -> Tensor | None:
+        """(segment,) keys of the draws, of the records' keys and the segments' places in them."""
+        rows = current_rows()
+        if not self.owned or rows is None:
+            return None
+        records = [owner[0] for owner, count in zip(owners, counts, strict=True) for _ in range(count)]
+        places = [
+            owner[1] * MAX_SEGMENTS + n for owner, count in zip(owners, counts, strict=True) for n in range(count)
+        ]
+        return part_keys(rows[torch.tensor(records, device=rows.device)], torch.tensor(places, device=rows.device))
 
     def assemble(self, batch: Batch, answers: Tensor | None = None, extra: Tensor | None = None) -> Assembled:
         """The batch in the language model's space; `extra` (batch, vectors, d) are prompts of pictures."""
@@ -125,7 +155,7 @@ class AudioMethod(Method):
         cast_blocks = {name: block.to(table.dtype) for name, block in blocks.items()}
         return assemble(
             inputs, cast_blocks, table, begin, answers, behind,
-            instructed=self.instructed, share=fast_paths_enabled(), extra=extra,
+            instructed=self.instructed, share=fast_paths_enabled(), extra=extra, owned=self.owned,
         )  # fmt: skip
 
     def run(self, sequence: Assembled, keep: int, cache: bool = False) -> Mapping[str, Any]:

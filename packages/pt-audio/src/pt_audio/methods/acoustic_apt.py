@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, Gt, Lt
 from pt_core import Backbone, Batch, Stage, Stream, Task
+from pt_core.artifact import Artifact
 from pt_core.data import Dataset, generator
 from pt_core.errors import ConfigError, DataError
+from pt_core.randomness import sampled_by
 from pt_core.stage import RunContext, StepContext
 from torch import Tensor
 from torch.nn import functional as F
@@ -67,7 +69,8 @@ class AcousticAPTConfig:
 
 
 class AcousticAPT(AudioMethod):
-    """Parameters: those of `Aligner`, of `Alignment` where stage 1 runs, and of the encoder where it is tuned."""
+    """Parameters: those of `Aligner`, of `Alignment` where stage 1 runs, and of the encoder where it is tuned. Coupled where stage 1 runs:
+    its losses compare the rows of a batch."""
 
     Config = AcousticAPTConfig
     training_only = ("alignment*",)
@@ -89,8 +92,21 @@ class AcousticAPT(AudioMethod):
         self.aligner.qformer.load_bert(text.module)
         self.alignment = Alignment(sizes.dim, sizes.vocabulary) if config.align_steps else None
         self.claimed = self.encoder.claim("*") if config.tune_encoder else None
-        self.instructed, self.per_segment = config.instruct, config.queries
+        self.instructed, self.per_segment, self.draws = config.instruct, config.queries, config.dropout > 0
         self.coupled = bool(config.align_steps)
+
+    def resized(self, name: str, tensor: Tensor, shape: torch.Size) -> Tensor | None:
+        """Further queries start as the first ones."""
+        if name != "aligner.queries" or tensor.shape[::2] != shape[::2]:
+            return None
+        return tensor[:, torch.arange(shape[1]) % tensor.shape[1]]
+
+    def warm_start(self, role: str, artifact: Artifact) -> None:
+        """What only stage 1 needs is left where this run has no stage 1."""
+        if self.alignment is None and artifact.training:
+            kept = {name: t for name, t in artifact.training.items() if not name.startswith("alignment")}
+            artifact = replace(artifact, training=kept)
+        super().warm_start(role, artifact)
 
     def make_blocks(self, vectors: Tensor, counts: Sequence[int], asked: Sequence[Sequence[int]]) -> list[Tensor]:
         return self.aligner.blocks(vectors, counts, asked)
@@ -121,12 +137,15 @@ class AcousticAPT(AudioMethod):
 
     def align_step(self, ctx: StepContext, batches: Mapping[str, Batch]) -> Mapping[str, float | Tensor]:
         """One step of stage 1 on the first segment of every clip."""
-        inputs = batches["train"].inputs
+        batch = batches["train"]
+        inputs = batch.inputs
         assert self.alignment is not None
         first = torch.tensor([row.elements[0].segments[0] for row in inputs.rows], device=inputs.segments.device)
         if len(first) < 2:
             return {}  # one pair has no negative
-        losses = self.alignment.losses(self.aligner, self.vectors(inputs)[first], [row.caption for row in inputs.rows])
+        with sampled_by(batch.keys):
+            captions = [row.caption for row in inputs.rows]
+            losses = self.alignment.losses(self.aligner, self.vectors(inputs)[first], captions)
         total = torch.stack(list(losses.values())).sum()
         ctx.backward(total, len(first))
         ctx.update()

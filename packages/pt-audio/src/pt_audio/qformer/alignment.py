@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from pt_core.randomness import apart, current_rows, uniform
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -45,23 +46,26 @@ class Alignment(nn.Module):
         audio = aligner.ln_audio(vectors)
         queries = aligner.queries.expand(len(vectors), -1, -1)
         seen = aligner.qformer(queries, audio=audio)
-        said = aligner.qformer(None, ids, mask)
+        with apart("text"):  # every pass has draws of its own
+            said = aligner.qformer(None, ids, mask)
         z = F.normalize(self.audio_proj(seen.queries), dim=-1)
         w = F.normalize(self.text_proj(said.text[:, 0]), dim=-1)
         similarity = similarities(z, w) / self.temperature
         found = {"atc": contrastive(similarity)}
         negative_audio, negative_text = negatives(similarity.detach(), generator)
-        joint = aligner.qformer(
-            queries.repeat(3, 1, 1),
-            torch.cat([ids, ids, ids[negative_text]]),
-            torch.cat([mask, mask, mask[negative_text]]),
-            torch.cat([audio, audio[negative_audio], audio]),
-        )
+        with apart("joint"):
+            joint = aligner.qformer(
+                queries.repeat(3, 1, 1),
+                torch.cat([ids, ids, ids[negative_text]]),
+                torch.cat([mask, mask, mask[negative_text]]),
+                torch.cat([audio, audio[negative_audio], audio]),
+            )
         logits = self.matching(joint.queries).mean(1)
         right = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
         right[: len(ids)] = 1
         found["atm"] = F.cross_entropy(logits, right)
-        found["lm"] = self.caption_loss(aligner, seen.past, ids, mask)
+        with apart("caption"):
+            found["lm"] = self.caption_loss(aligner, seen.past, ids, mask)
         return found
 
     def caption_loss(
@@ -92,9 +96,15 @@ def contrastive(similarity: Tensor) -> Tensor:
 
 
 def negatives(similarity: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """(B, B) audio x text -> (audio for every text, text for every audio), never the pair itself."""
-    chosen = []
-    for scores in (similarity.T, similarity):
-        weights = (scores.float().softmax(1) + FLOOR).fill_diagonal_(0)
-        chosen.append(torch.multinomial(weights.cpu(), 1, generator=generator)[:, 0].to(similarity.device))
+    """(B, B) audio x text -> (audio for every text, text for every audio), never the pair itself; drawn by the pair's key in a training
+    step, else from `generator`."""
+    chosen, rows = [], current_rows()
+    for side, scores in (("audio", similarity.T), ("text", similarity)):
+        weights = (scores.double().softmax(1) + FLOOR).fill_diagonal_(0)
+        if rows is None or generator is not None:
+            chosen.append(torch.multinomial(weights.float().cpu(), 1, generator=generator)[:, 0].to(scores.device))
+            continue
+        reach = weights.cumsum(1)  # the pair itself has no share, so no number falls on it
+        level = uniform(rows.to(scores.device), (1,), f"negative {side}").double() * reach[:, -1:]
+        chosen.append(torch.searchsorted(reach, level, right=True)[:, 0])
     return chosen[0], chosen[1]

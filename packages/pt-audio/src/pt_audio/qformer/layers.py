@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from pt_core.randomness import Dropout, current_rows, dropout, part_keys, sampled_by
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -44,12 +45,39 @@ class QFormerSizes:
         return embeddings + self.depth * layer + -(-self.depth // self.cross_every) * cross
 
 
-class Attention(nn.Module):
-    """Multi-head attention with its residual and norm: norm(x + dropout(out(attend(x, source))))."""
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float, purpose: str) -> Tensor:
+    """softmax(q k^T / sqrt(head_dim)), masked and with dropout p, times v; all (batch, heads, tokens, head_dim).
 
-    def __init__(self, dim: int, heads: int, source: int, dropout: float) -> None:
+    What a position draws depends on its row's key, its head and its place only: texts are padded behind, so neither the number of tokens
+    nor that of items may move it. Without dropout or keys it is torch's fused attention.
+    """
+    rows = current_rows()
+    if p == 0 or rows is None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
+    scores = q @ k.transpose(2, 3) / q.shape[3] ** 0.5
+    weights = (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1)
+    batch, heads, tokens, items = weights.shape
+    passes = batch // len(rows)  # of the same rows, one behind the other
+    device = weights.device
+    place = torch.arange(tokens, device=device)[None, :] * heads + torch.arange(heads, device=device)[:, None]
+    which = torch.arange(passes, device=device).repeat_interleave(len(rows))[:, None, None]
+    keys = part_keys(rows.to(device).repeat(passes)[:, None, None], place * passes + which)
+    with sampled_by(keys.flatten()):
+        kept = dropout(weights.reshape(-1, items), p, True, purpose)
+    return kept.view_as(weights) @ v
+
+
+class Attention(nn.Module):
+    """Multi-head attention with its residual and norm: norm(x + dropout(out(attend(x, source)))).
+
+    Args:
+        name: tells its draws from those of other layers.
+    """
+
+    def __init__(self, dim: int, heads: int, source: int, dropout: float, name: str) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.name = heads, name
+        self.dropout = Dropout(dropout, f"{name}/out")
         self.query = nn.Linear(dim, dim)
         self.key = nn.Linear(source, dim)
         self.value = nn.Linear(source, dim)
@@ -69,10 +97,9 @@ class Attention(nn.Module):
         own = (keys, values)
         if past is not None:
             keys, values = torch.cat([past[0], keys], 2), torch.cat([past[1], values], 2)
-        drop = self.dropout if self.training else 0.0
-        read = F.scaled_dot_product_attention(self.split(self.query(x)), keys, values, attn_mask=mask, dropout_p=drop)
-        read = self.out(read.transpose(1, 2).flatten(2))
-        return self.norm(x + F.dropout(read, self.dropout, self.training)), own
+        p = self.dropout.p if self.training else 0.0
+        read = attend(self.split(self.query(x)), keys, values, mask, p, self.name)
+        return self.norm(x + self.dropout(self.out(read.transpose(1, 2).flatten(2)))), own
 
     def weights(self, x: Tensor, source: Tensor) -> Tensor:
         """(batch, heads, tokens, items) attention weights without a mask, for inspection."""
@@ -81,24 +108,25 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    def __init__(self, dim: int, inner: int, dropout: float) -> None:
+    def __init__(self, dim: int, inner: int, dropout: float, name: str) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, inner)
         self.fc2 = nn.Linear(inner, dim)
         self.norm = nn.LayerNorm(dim, eps=EPS)
-        self.dropout = dropout
+        self.dropout = Dropout(dropout, name)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x + F.dropout(self.fc2(F.gelu(self.fc1(x))), self.dropout, self.training))  # type: ignore[no-any-return]
+        return self.norm(x + self.dropout(self.fc2(F.gelu(self.fc1(x)))))  # type: ignore[no-any-return]
 
 
 class Layer(nn.Module):
-    def __init__(self, sizes: QFormerSizes, cross: bool, dropout: float) -> None:
+    def __init__(self, sizes: QFormerSizes, number: int, dropout: float) -> None:
         super().__init__()
-        self.attention = Attention(sizes.dim, sizes.heads, sizes.dim, dropout)
-        self.cross = Attention(sizes.dim, sizes.heads, sizes.audio, dropout) if cross else None
-        self.text = FeedForward(sizes.dim, sizes.inner, dropout) if sizes.vocabulary else None
-        self.queries = FeedForward(sizes.dim, sizes.inner, dropout)
+        name, cross = f"qformer/{number}", number % sizes.cross_every == 0
+        self.attention = Attention(sizes.dim, sizes.heads, sizes.dim, dropout, f"{name}/self")
+        self.cross = Attention(sizes.dim, sizes.heads, sizes.audio, dropout, f"{name}/cross") if cross else None
+        self.text = FeedForward(sizes.dim, sizes.inner, dropout, f"{name}/text") if sizes.vocabulary else None
+        self.queries = FeedForward(sizes.dim, sizes.inner, dropout, f"{name}/queries")
 
     def forward(
         self, x: Tensor, queries: int, mask: Tensor | None, audio: Tensor | None, past: KeysValues | None

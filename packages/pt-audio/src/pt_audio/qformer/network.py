@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pt_core.randomness import Dropout
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pt_audio.qformer.layers import EPS, KeysValues, Layer, QFormerSizes
 
@@ -41,11 +41,11 @@ class QFormer(nn.Module):
 
     def __init__(self, sizes: QFormerSizes, dropout: float = 0.1) -> None:
         super().__init__()
-        self.sizes, self.dropout = sizes, dropout
+        self.sizes, self.dropout = sizes, Dropout(dropout, "qformer")
         self.word = nn.Embedding(sizes.vocabulary, sizes.dim) if sizes.vocabulary else None
         self.position = nn.Embedding(sizes.positions, sizes.dim) if sizes.vocabulary else None
         self.norm = nn.LayerNorm(sizes.dim, eps=EPS)
-        self.layers = nn.ModuleList(Layer(sizes, n % sizes.cross_every == 0, dropout) for n in range(sizes.depth))
+        self.layers = nn.ModuleList(Layer(sizes, number, dropout) for number in range(sizes.depth))
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 nn.init.normal_(module.weight, std=0.02)
@@ -74,7 +74,7 @@ class QFormer(nn.Module):
             assert self.word is not None, "text was disabled"
             assert self.position is not None
             parts.append(self.word(ids) + self.position.weight[: ids.shape[1]])
-        x = F.dropout(self.norm(torch.cat(parts, 1)), self.dropout, self.training)
+        x = self.dropout(self.norm(torch.cat(parts, 1)))
         mask = self._mask(x, count, text_mask, past, causal)
         kept = []
         for number, layer in enumerate(self.layers):
