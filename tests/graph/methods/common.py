@@ -18,6 +18,7 @@ from pt_core.testing import CHECKS, SLOW_CHECKS, MethodCase
 from pt_graph.data.dataset import GraphDataset
 from pt_graph.data.molecules import PROPERTIES, molecule_data
 from pt_graph.graphs.batch import single
+from pt_graph.networks.adapt import adapt
 from pt_graph.networks.backbone import GraphBackbone
 from pt_graph.networks.molecular import MolecularGNN
 from pt_graph.networks.plain import PlainGNN
@@ -52,6 +53,19 @@ def plain(seed: int = 0, kind: str = "gin", dim: int = DIM) -> GraphBackbone:
     with seeded("net", seed):
         net = PlainGNN(kind, [5, dim, dim], dropout=0.2)
     return GraphBackbone(randomise(net, seed), f"tiny:{kind}", {"inputs": "float features"})
+
+
+def pyg(seed: int = 0, dim: int = DIM) -> GraphBackbone:
+    """PyG's own GCN with dropout, norms and jumping knowledge."""
+    from torch_geometric.nn.models import GCN
+
+    with seeded("net", seed):
+        net = GCN(5, dim, 2, dropout=0.3, norm="batch_norm", jk="cat")
+    return adapt(randomise(net, seed), "tiny:pyg")
+
+
+NETWORKS = {"molecules": molecular, "shapes": plain, "pyg": pyg}
+"""Kind of data -> its network; `pyg` reads the shapes with another one."""
 
 
 def shapes(count: int, seed: int) -> GraphDataset:
@@ -100,8 +114,7 @@ def task(kind: str) -> Any:
 def make(cls: type[Method], kind: str = "molecules", seed: int = 0, **options: Any) -> Any:
     """A method on a tiny network; options are validated as the command line does."""
     config = build_all({"config": cls.Config}, options)["config"]
-    backbone = molecular(seed) if kind == "molecules" else plain(seed)
-    return cls(config, {"backbone": backbone}, task(kind))
+    return cls(config, {"backbone": NETWORKS[kind](seed)}, task(kind))
 
 
 def seeded_make(cls: type[Method], kind: str = "molecules", **options: Any) -> Any:
@@ -128,17 +141,21 @@ def case(
         options=OPTIONS,
         parameters=parameters,
         method_id=f"pt-graph/{sys.modules[cls.__module__].ID}",
-        other_backbone=partial(molecular if kind == "molecules" else plain, 5),
+        other_backbone=partial(NETWORKS[kind], 5),
     )
     return replace(built, **changes)
 
 
-def conformance(cases: Mapping[str, MethodCase], fresh: Sequence[str] = ()) -> list[Any]:
-    """All checks of all cases as test parameters; those that start processes are slow but for `fresh`."""
+def conformance(
+    cases: Mapping[str, MethodCase], fresh: Sequence[str] = (), brief: Mapping[str, Sequence[str]] | None = None
+) -> list[Any]:
+    """All checks of all cases as test parameters; those that start processes are slow but for `fresh`, and of a case in `brief` all but the
+    ones named there."""
     rows = []
     for name, one in cases.items():
         for check, run in {**CHECKS, **SLOW_CHECKS}.items():
             slow = check in SLOW_CHECKS or (check == "reload" and name not in fresh)
+            slow = slow or check not in (brief or {}).get(name, (check,))
             rows.append(pytest.param(one, run, id=f"{name}-{check}", marks=[pytest.mark.slow] if slow else []))
     return rows
 

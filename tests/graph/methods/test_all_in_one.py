@@ -29,14 +29,13 @@ BAD = (
     BadInput("no token", lambda: build_all({"config": AllInOneConfig}, {"tokens": 0}), "tokens=0"),
 )
 CASES = {
-    "insert": case(AllInOne, "molecules", 4 * DIM + head_values(2), {"tokens": 4}, accumulates=False, bad_inputs=BAD),
-    "weighted": case(AllInOne, "shapes", 10 * 5 + head_values(3), {"mode": "weighted_sum"}, accumulates=False),
+    "insert": case(AllInOne, "molecules", 4 * DIM + head_values(2), {"tokens": 4}, bad_inputs=BAD),
+    "weighted": case(AllInOne, "shapes", 10 * 5 + head_values(3), {"mode": "weighted_sum"}),
     "meta": case(
         AllInOne,
         "shapes",
         4 * 5 + head_values(3),
         {"tokens": 4, "meta_steps": 3, "meta_pairs": 2, "meta_shots": 2},
-        accumulates=False,
     ),
     "light": case(AllInOne, "shapes", 3 * 6 * 5, {"mode": "light", "tokens": 6}),
 }

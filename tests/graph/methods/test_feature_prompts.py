@@ -8,6 +8,7 @@ import pytest
 import torch
 from pt_core.errors import ConfigError, UserError
 from pt_core.kernels.flops import flop_counter
+from pt_core.randomness import keyed, sampled_by
 from pt_core.run.declare.options import build_all
 from pt_core.run.train.rundir import RunDir
 from pt_core.run.train.trainer import Trainer
@@ -37,6 +38,7 @@ from tests.graph.methods.common import (
 H2 = head_values(2)
 BACKBONE = sum(p.numel() for p in molecular().module.parameters())
 EVAL = {"frozen_mode": "eval"}
+DROPOUT = {"frozen_mode": "dropout"}
 
 
 def refuse(cls, **options):
@@ -67,15 +69,20 @@ CASES = {
     "linear_mlp": case(LinearProbe, "shapes", head_values(3, 2), {"head_layers": 2}),
     "gpf": case(GPF, "molecules", DIM + H2, bad_inputs=BAD),
     "gpf_eval": case(GPF, "shapes", 5 + head_values(3), EVAL),
+    "gpf_dropout": case(GPF, "molecules", DIM + H2, DROPOUT),
+    "gpf_pyg": case(GPF, "pyg", 5 + head_values(3), DROPOUT),
     "gpf_train": case(GPF, "molecules", DIM + H2, {"frozen_mode": "train"}),
     "gpf_plus": case(GPFPlus, "molecules", 2 * 4 * DIM + 4 + H2, {"bases": 4}),
+    "gpf_plus_dropout": case(GPFPlus, "shapes", 2 * 4 * 5 + 4 + head_values(3), {"bases": 4, **DROPOUT}),
     "supt_soft": case(SUPT, "molecules", 2 * 3 * DIM + 3 + H2, {"bases": 3}),
+    "supt_dropout": case(SUPT, "molecules", 2 * 3 * DIM + 3 + H2, {"bases": 3, **DROPOUT}),
     "supt_hard": case(SUPT, "shapes", 2 * 3 * 5 + 3 + head_values(3), {"bases": 3, "variant": "hard"}),
     "full": case(FullFineTuning, "molecules", BACKBONE + H2, idle=("claimed.*",)),
 }
+BRIEF = dict.fromkeys(("gpf_dropout", "gpf_pyg", "gpf_plus_dropout", "supt_dropout"), ("cuts",))
 
 
-@pytest.mark.parametrize(("one", "check"), conformance(CASES, fresh=("gpf",)))
+@pytest.mark.parametrize(("one", "check"), conformance(CASES, fresh=("gpf",), brief=BRIEF))
 def test_conformance(one, check, tmp_path):
     check(one, tmp_path)
 
@@ -201,6 +208,18 @@ def test_what_frozen_means(mode, tmp_path):
         own = method.statistics.tensors()
         assert not torch.equal(own["batch_norms.0.running_mean"], before["batch_norms.0.running_mean"])
         close(method.eval()(batch()), method(batch()))
+
+
+@pytest.mark.parametrize("kind", ["molecules", "shapes", "pyg"])
+def test_what_a_node_draws_belongs_to_its_graph_and_its_place_there(kind):
+    method = seeded_make(GPF, kind, **DROPOUT).train()
+    together = keyed(batch(kind, 4, 1, 2), 0, "step", 1)
+    whole = method(together)
+    alone = [method(keyed(batch(kind, row), 0, "step", 1)) for row in (4, 1, 2)]
+    close(whole, torch.cat(alone))
+    assert not torch.allclose(whole, method(keyed(batch(kind, 4, 1, 2), 0, "step", 2)))
+    with sampled_by(together.keys[:2]), pytest.raises(ValueError, match="3 graphs do not have the 2 keys"):
+        method.nodes(together.inputs)
 
 
 # ---- counts and cost -------------------------------------------------------------------------------------------------------------

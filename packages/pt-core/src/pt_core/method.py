@@ -72,6 +72,8 @@ class Method(nn.Module):
     """Roles of --init-from ROLE=RUN that `warm_start` knows besides its own kind of run: role -> what it takes."""
     leaves: ClassVar[str] = ""
     """Of a strategy: the host role whose artifact it leaves behind; empty where the artifact is its own."""
+    sized_by_data: ClassVar[bool | None] = None
+    """Whether tensors are sized by the training data, so that only `fit` can build the method; None: where it overrides `adopt`."""
     exports_forward: ClassVar[bool] = False
     """For a class with a `predict_step` of its own: whether `forward` is still the program to export (a step that averages votes)."""
 
@@ -174,6 +176,10 @@ class Method(nn.Module):
     def panels(self) -> Sequence[Mapping[str, Any]]:
         """Panels for the run's report, as mappings with `title`, `kind`, `data` and `note` (see `pt_core.run.report.Panel`)."""
         return ()
+
+    def own_precision(self, values: Tensor) -> Tensor:
+        """Values in the precision of the tuned tensors: float32, unless the whole method was cast (a wrapped one, by `.half()`)."""
+        return values.to(next(self.parameters()).dtype)
 
     def own_tensors(self) -> dict[str, Tensor]:
         """All parameters and persistent buffers by name."""

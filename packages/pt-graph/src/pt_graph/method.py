@@ -15,9 +15,10 @@ from pt_graph.networks.backbone import GraphBackbone
 FrozenMode = Literal["eval", "dropout", "train"]
 """How the frozen network runs in a training forward.
 
-`eval`: as in evaluation. `dropout`: its dropout is on, BatchNorm keeps its statistics. `train`: the published code's model.train(): dropout
-on, BatchNorm normalises by the batch, and copies of its running statistics drift with the training data (they are saved with the tuned
-tensors; the backbone itself stays as it was).
+`eval`: as in evaluation. `dropout`: its dropout behind every layer is on, drawn for every node of a sample, BatchNorm keeps its statistics.
+`train`: the published code's model.train(): all dropout on, BatchNorm normalises by the batch, and copies of its running statistics drift
+with the training data (they are saved with the tuned tensors; the backbone itself stays as it was). Only `train` depends on how a batch is
+cut.
 
 The default is `eval`. On the pretrained 5-layer GCN (50 shots of BBBP, 60 epochs of GPF, one seed) it reached a validation ROC-AUC of 0.91,
 `dropout` 0.25 and `train` 0.53: these networks were pretrained without dropout, and what the head learns under it does not carry over.
@@ -37,6 +38,7 @@ RECIPE: Mapping[str, Any] = {
 class GraphMethod(Method):
     """Adds the type of the backbone and the frozen modes."""
 
+    class_tensors: tuple[str, ...] | None = ("head.*",)
     frozen_mode: FrozenMode = "eval"
     statistics: Claim
 
@@ -87,7 +89,7 @@ class FeaturePrompt(GraphMethod):
     def forward(self, batch: Batch) -> Tensor:
         """(graph, output) logits."""
         nodes = self.nodes(batch.inputs, {"input": Add(lambda x, _: self.prompts(batch.inputs, x))})
-        logits: Tensor = self.head(batch.inputs.mean(nodes))
+        logits: Tensor = self.head(self.own_precision(batch.inputs.mean(nodes)))
         return logits
 
     def node_prompts(self, graphs: Graphs, batch: Batch) -> Tensor:

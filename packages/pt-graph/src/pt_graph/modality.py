@@ -14,17 +14,27 @@ from pt_graph.options import DataOptions, PretrainOptions, TaskOptions
 
 if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_core.backbone import Backbone
-    from pt_core.data import Dataset
+    from pt_core.data import Batch, Dataset
     from pt_core.method import Method
     from pt_core.run.declare.panel import Panel
     from pt_core.task import Evaluation, Task
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 class Graph(Package):
     """Graphs: molecules with yes/no properties, graph and node classification."""
 
     input_name = "INPUT"
+
+    def backbone_of(self, module: nn.Module) -> Backbone:
+        from pt_graph.networks.adapt import adapt
+
+        return adapt(module, f"module:{type(module).__name__}")
+
+    def plain_batch(self, method: Method, inputs: Sequence[Any], named: Mapping[str, Any]) -> Batch:
+        from pt_graph.data.plain import plain_batch
+
+        return plain_batch(inputs, named)
 
     def load_data(self, spec: str, options: DataOptions, seed: int) -> Mapping[str, Dataset]:
         from pt_graph.data.load import load_graphs

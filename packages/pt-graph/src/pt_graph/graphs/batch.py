@@ -49,6 +49,11 @@ class Graphs:
         )
 
     @cached_property
+    def place(self) -> Tensor:
+        """(node,) number of each node within its graph."""
+        return torch.arange(len(self.x), device=self.x.device) - self.starts[self.graph]
+
+    @cached_property
     def starts(self) -> Tensor:
         """(graph,) first node of each graph."""
         return self.sizes.cumsum(0) - self.sizes

@@ -12,6 +12,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from pt_core import Add, Backbone, Batch, Optimiser, Stage, Task
 from pt_core.errors import ConfigError, DataError
+from pt_core.prompts import overlaid
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -102,6 +103,12 @@ class AllInOne(GraphMethod):
         for one in self.tokens:
             nn.init.kaiming_uniform_(one, a=0.01, mode="fan_in", nonlinearity="leaky_relu")
         self.head = None if light else build_head(self.backbone.dim, task.outputs)
+        if light:
+            self.class_tensors = ("tokens",)
+
+    def resized(self, name: str, tensor: Tensor, shape: torch.Size) -> Tensor | None:
+        """With more tokens the new ones are fresh."""
+        return overlaid(tensor, self.tokens, axis=1) if name == "tokens" else None
 
     def joined(self, graphs: Graphs, tokens: Tensor) -> Graphs:
         """The graphs with the prompt graph of `tokens` (T, D) in front of each: nodes [T tokens, n_b nodes]."""
@@ -169,7 +176,7 @@ class AllInOne(GraphMethod):
         """(graph, output) logits."""
         if self.head is None:
             graphs, classes = batch.inputs, self.prompt_graphs()
-            scores = graphs.mean(self.nodes(graphs)) @ classes.mean(self.nodes(classes)).T
+            scores = self.own_precision(graphs.mean(self.nodes(graphs)) @ classes.mean(self.nodes(classes)).T)
         else:
             scores = self.head(self.pooled(batch.inputs, self.tokens[0]))
         return scores.softmax(-1) if self.config.double_softmax else scores
@@ -182,23 +189,26 @@ class AllInOne(GraphMethod):
             yield Stage("meta", trains=("tokens", "head.*"), streams={}, run=self.meta_learn)
         per_epoch = math.ceil(len(ctx.data["train"]) / min(ctx.options.batch_size, len(ctx.data["train"])))
         optimisers = {"prompt": Optimiser(("tokens",)), "head": Optimiser(("head.*",), {"lr": self.config.head_lr})}
-        yield Stage("train", optimisers=optimisers, step=lambda step, batches: self.alternate(step, batches, per_epoch))
+        yield Stage("train", optimisers=optimisers, step_parts=lambda step: self.alternate(step, per_epoch))
 
-    def alternate(self, ctx: Any, batches: Mapping[str, Batch], per_epoch: int) -> dict[str, Any]:
+    def alternate(self, ctx: Any, per_epoch: int) -> dict[str, Any]:
         """`head_epochs` epochs of the head, `prompt_epochs` of the tokens, and again."""
         head, prompt = self.config.head_epochs, self.config.prompt_epochs
         turn = "head" if (ctx.step // per_epoch) % (head + prompt) < head else "prompt"
         self.tokens.requires_grad_(turn == "prompt")
         assert self.head is not None
         self.head.requires_grad_(turn == "head")
-        logs: dict[str, Any] = {}
-        if batches:  # this process may have no sample in the draw; it still joins the update
-            batch = batches["train"]
-            loss, count = self.task.loss(self(batch), batch)
+
+        def part(batches: Mapping[str, Batch]) -> Tensor:
+            loss, count = self.task.loss(self(batches["train"]), batches["train"])
             ctx.backward(loss, count)
-            logs = {"loss": loss.detach()}
+            return torch.stack([loss.detach() * count, torch.tensor(float(count), device=ctx.device)])
+
+        # A process may have no sample in the draw; it still joins the update.
+        totals = sum(ctx.each_part(part), torch.zeros(2, device=ctx.device))
         ctx.update(turn)
-        return logs
+        loss, count = ctx.reduce(totals)
+        return {"loss": loss / count.clamp(min=1)}
 
     def meta_learn(self, ctx: Any) -> None:
         """The same on every process. The head for two classes is what the training starts from where the data have two."""

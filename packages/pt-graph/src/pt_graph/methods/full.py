@@ -24,7 +24,8 @@ class FullConfig:
     head_layers: Annotated[int, Ge(1)] = 1
     """Layers of the head."""
     stochastic: bool = False
-    """Train mode as is usual for these networks: dropout on, BatchNorm over the batch (needs more steps than 50 shots give)."""
+    """Train mode as is usual for these networks: dropout on, BatchNorm over the batch (needs more steps than 50 shots give). Results then
+    depend on how a batch is cut (--accumulate, several processes)."""
 
 
 class FullFineTuning(GraphMethod):
@@ -49,4 +50,4 @@ class FullFineTuning(GraphMethod):
 
     def forward(self, batch: Batch) -> Tensor:
         """(graph, output) logits."""
-        return self.head(batch.inputs.mean(self.backbone.nodes(batch.inputs, weights=self.claimed)))
+        return self.head(self.own_precision(batch.inputs.mean(self.backbone.nodes(batch.inputs, weights=self.claimed))))

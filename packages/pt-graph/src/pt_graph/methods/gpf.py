@@ -27,7 +27,8 @@ class GPFConfig:
     head_layers: Annotated[int, Ge(1)] = 1
     """Layers of the head (published: 1 to 4 per data set)."""
     frozen_mode: FrozenMode = "eval"
-    """The GNN while training: as in evaluation (eval), with its dropout on (dropout), or published: BatchNorm drifts too (train)."""
+    """The GNN while training: as in evaluation (eval), with its dropout on (dropout), or published: BatchNorm drifts too (train; results
+    then depend on how a batch is cut)."""
 
 
 class GPF(FeaturePrompt):

@@ -10,6 +10,7 @@ from typing import Annotated
 import torch
 from annotated_types import Ge
 from pt_core import Backbone, Task
+from pt_core.prompts import overlaid
 from torch import Tensor, nn
 
 from pt_graph.graphs.batch import Graphs
@@ -29,7 +30,8 @@ class GPFPlusConfig:
     head_layers: Annotated[int, Ge(1)] = 1
     """Layers of the head (published: 1 to 4 per data set)."""
     frozen_mode: FrozenMode = "eval"
-    """The GNN while training: as in evaluation (eval), with its dropout on (dropout), or published: BatchNorm drifts too (train)."""
+    """The GNN while training: as in evaluation (eval), with its dropout on (dropout), or published: BatchNorm drifts too (train; results
+    then depend on how a batch is cut)."""
 
 
 class GPFPlus(FeaturePrompt):
@@ -49,6 +51,10 @@ class GPFPlus(FeaturePrompt):
         self.attention = nn.Linear(dim, bases)
         self.head = build_head(self.backbone.dim, task.outputs, config.head_layers)
 
+    def resized(self, name: str, tensor: Tensor, shape: torch.Size) -> Tensor | None:
+        """With more bases the new ones are fresh."""
+        return overlaid(tensor, self.own_tensors()[name]) if name.startswith(("prompt", "attention.")) else None
+
     def prompts(self, graphs: Graphs, x: Tensor) -> Tensor:
         """(node, D) from unprompted features (node, D)."""
-        return self.attention(x.float()).softmax(-1) @ self.prompt
+        return self.attention(self.own_precision(x)).softmax(-1) @ self.prompt

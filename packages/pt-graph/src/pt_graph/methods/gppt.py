@@ -47,6 +47,7 @@ class GPPT(GraphMethod):
         "schedule": "constant",
         "epochs": 100,
     }
+    class_tensors = ("task_tokens", "structure_tokens")
     config: GPPTConfig
     structure_tokens: Tensor
 

@@ -49,6 +49,7 @@ class GraphPrompt(GraphMethod):
         "epochs": 100,
         "batch_size": 64,
     }
+    class_tensors = ("means",)
     config: GraphPromptConfig
     means: Tensor
 

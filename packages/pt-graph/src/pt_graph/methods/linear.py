@@ -49,4 +49,4 @@ class LinearProbe(GraphMethod):
     def forward(self, batch: Batch) -> Tensor:
         """(graph, output) logits."""
         pooled = batch.extra.get("frozen")
-        return self.head((self.frozen_part(batch) if pooled is None else pooled).float())
+        return self.head(self.own_precision(self.frozen_part(batch) if pooled is None else pooled))

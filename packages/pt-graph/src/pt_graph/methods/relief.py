@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 from annotated_types import Ge, Gt, Le
 from pt_core import Add, Backbone, Batch, Edits, Optimiser, Stage, Stream, Task
-from pt_core.data import generator
+from pt_core.data import generator, take
 from pt_core.errors import ConfigError, DataError
+from pt_core.randomness import rekeyed, sampled_by
 from pt_core.task import Predictions
 from torch import Tensor, nn
 
@@ -147,6 +148,10 @@ class RELIEF(GraphMethod):
         self.critic: FlatCritic | PooledCritic = FlatCritic(dim, most) if flat and most else PooledCritic(dim)
         self.head = build_head(dim, task.outputs, config.head_layers)
 
+    def resized(self, name: str, tensor: Tensor, shape: torch.Size) -> Tensor | None:
+        """The critic of graphs of another size is learned anew."""
+        return self.own_tensors()[name].detach().clone() if name.startswith("critic.") else None
+
     @property
     def policies(self) -> list[Policy]:
         return [cast(Policy, member) for member in self.members]
@@ -252,9 +257,9 @@ class RELIEF(GraphMethod):
             prompts = self.prompt(graphs, [ctx.rng(key, batch.ids[row]) for row in rows]).prompts if prompted else None
             self.train()
             edits: Edits = {} if prompts is None else {"input": Add(constant(prompts))}
-            part = Batch(None, batch.target[rows], batch.index[rows], [batch.ids[row] for row in rows])
-            for _ in range(self.config.head_steps if prompted else 1):
-                with torch.no_grad():
+            part = take(replace(batch, inputs=None), rows)
+            for number in range(self.config.head_steps if prompted else 1):
+                with torch.no_grad(), sampled_by(rekeyed(part, f"{key} {number}").keys):
                     pooled = graphs.mean(self.nodes(graphs, edits, noisy=True))
                 loss, count = self.task.loss(self.head(pooled), part)
                 ctx.backward(loss, count)

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import torch
 from annotated_types import Ge, Gt, Le
 from pt_core import Backbone, Task
+from pt_core.prompts import overlaid
 from torch import Tensor, nn
 
 from pt_graph.graphs.batch import Graphs
@@ -60,10 +61,14 @@ class SUPT(FeaturePrompt):
         self.bias = nn.Parameter(torch.zeros(bases))
         self.head = build_head(self.backbone.dim, task.outputs, config.head_layers)
 
+    def resized(self, name: str, tensor: Tensor, shape: torch.Size) -> Tensor | None:
+        """With more vectors the new ones are fresh."""
+        return overlaid(tensor, self.own_tensors()[name]) if name in ("prompt", "score.weight", "bias") else None
+
     def prompts(self, graphs: Graphs, x: Tensor) -> Tensor:
         """(node, D) from unprompted features (node, D)."""
-        mixed = self.score(x.float() + self.prompt.sum(0))
-        scores = graphs.structure.view(loops=True).gather(mixed.float(), "symmetric") + self.bias
+        mixed = self.score(self.own_precision(x) + self.prompt.sum(0))
+        scores = graphs.structure.view(loops=True).gather(self.own_precision(mixed), "symmetric") + self.bias
         if self.config.variant == "soft":
             return scores.softmax(-1) @ self.prompt
         scores = scores.tanh()

@@ -8,9 +8,11 @@ from typing import Any
 
 from pt_core.backbone import Add, Backbone, Claim, Edit, Edits, Features, Layout, Replace
 from pt_core.errors import UserError
+from pt_core.randomness import current_rows, part_keys, sampled_by
 from torch import Tensor, nn
 
 from pt_graph.graphs.batch import Graphs
+from pt_graph.networks.probe import probe_graphs
 
 
 class GraphBackbone(Backbone):
@@ -40,7 +42,9 @@ class GraphBackbone(Backbone):
         hidden = graphs.x if graphs.embedded else net.embed(graphs.x)
         layout = Layout((("node", len(hidden)),))
         hidden = self._edit(hidden.to(self.dtype), layout, edits.get("input", ()))
-        hidden = net(hidden, graphs.structure)
+        drawing = net.training or net.active_dropout > 0
+        with sampled_by(node_keys(graphs) if drawing else None):
+            hidden = net(hidden, graphs.structure)
         return Features(self._edit(hidden, layout, edits.get("features", ())), layout)
 
     def _edit(self, hidden: Tensor, layout: Layout, edits: tuple[Edit, ...]) -> Tensor:
@@ -52,7 +56,7 @@ class GraphBackbone(Backbone):
                         f"a prompt of width {value.shape[-1]} cannot be added to features of width {hidden.shape[-1]} "
                         f"of {self.source!r}"
                     )
-                hidden = hidden + value
+                hidden = hidden + value.to(hidden.dtype)
             elif isinstance(edit, Replace):
                 hidden = edit.fn(hidden, layout)
         return hidden
@@ -79,6 +83,9 @@ class GraphBackbone(Backbone):
         if (graphs.embedded or not self.categorical) and width != self.prompt_dim:
             raise UserError(f"the node features have width {width}, {self.source!r} reads width {self.prompt_dim}")
 
+    def probe(self) -> Graphs:
+        return probe_graphs(None if self.categorical else self.prompt_dim)
+
     def embed(self, graphs: Graphs) -> Graphs:
         """The graphs with features in the space where prompts live."""
         if graphs.embedded:
@@ -94,7 +101,7 @@ class GraphBackbone(Backbone):
 
     @contextmanager
     def dropout(self, active: bool = True) -> Iterator[None]:
-        """Inside, the network's own dropout is on; BatchNorm still uses (and keeps) its running statistics."""
+        """Inside, the network's own dropout behind its layers is on; BatchNorm still uses (and keeps) its running statistics."""
         net: Any = self.module
         before = net.active_dropout
         net.active_dropout = net.dropout if active else 0.0
@@ -102,3 +109,17 @@ class GraphBackbone(Backbone):
             yield
         finally:
             net.active_dropout = before
+
+
+def node_keys(graphs: Graphs) -> Tensor | None:
+    """(node,) keys of what is drawn for every node: that of its graph, and its place there. None outside of a training step.
+
+    Raises:
+        ValueError: the graphs are not the samples that the keys belong to.
+    """
+    keys = current_rows()
+    if keys is None:
+        return None
+    if len(keys) != len(graphs):
+        raise ValueError(f"{len(graphs)} graphs do not have the {len(keys)} keys of the batch")
+    return part_keys(keys[graphs.graph], graphs.place)

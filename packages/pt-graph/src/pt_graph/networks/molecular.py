@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from pt_core.randomness import dropout
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -120,7 +121,7 @@ class MolecularGNN(nn.Module):
                 hidden = F.relu(hidden)
             rate = self.dropout if self.training else self.active_dropout
             if rate:
-                hidden = F.dropout(hidden, rate, training=True)
+                hidden = dropout(hidden, rate, True, f"nodes behind layer {layer}")
         return hidden
 
 

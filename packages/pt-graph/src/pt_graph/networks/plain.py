@@ -6,6 +6,7 @@ import itertools
 from typing import Any, Literal
 
 import torch
+from pt_core.randomness import dropout
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -76,7 +77,7 @@ class PlainGNN(nn.Module):
                 hidden = ACTIVATIONS[self.activation](hidden)
                 rate = self.dropout if self.training else self.active_dropout
                 if rate:
-                    hidden = F.dropout(hidden, rate, training=True)
+                    hidden = dropout(hidden, rate, True, f"nodes behind layer {number}")
         return hidden
 
 

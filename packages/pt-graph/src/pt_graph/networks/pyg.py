@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from pt_core.errors import UserError, nearest
+from pt_core.randomness import dropout
 from torch import Tensor, nn
 
 from pt_graph.graphs.structure import Structure
@@ -27,19 +28,18 @@ class PyGModel(nn.Module):
     """PyG's own module behind the interface of pt-graph's networks.
 
     Args:
-        name: a class of `families`.
-        settings: its arguments.
+        net: an instance of one of `families`; it is used as it is.
 
     Shapes: (node, in) -> (node, out).
     """
 
     needs_bonds = False
 
-    def __init__(self, name: str, settings: Mapping[str, Any]) -> None:
+    def __init__(self, net: Any) -> None:
         super().__init__()
-        self.net: Any = families()[name](**settings)
-        self.prompt_dim, self.dim, self.depth = self.net.in_channels, self.net.out_channels, self.net.num_layers
-        self.dropout = float(self.net.dropout.p)
+        self.net: Any = net
+        self.prompt_dim, self.dim, self.depth = net.in_channels, net.out_channels, net.num_layers
+        self.dropout = float(net.dropout.p)
         self.active_dropout = 0.0
 
     def embed(self, x: Tensor) -> Tensor:
@@ -47,13 +47,26 @@ class PyGModel(nn.Module):
         return x
 
     def forward(self, hidden: Tensor, structure: Structure) -> Tensor:
-        before = self.net.dropout.training
-        self.net.dropout.train(self.training or self.active_dropout > 0)
+        own = self.net.dropout
+        if self.training or self.active_dropout > 0:
+            self.net.dropout = NodeDropout(own.p)
         try:
             result: Tensor = self.net(hidden, structure.edge_index, batch=structure.graph)
         finally:
-            self.net.dropout.train(before)
+            self.net.dropout = own
         return result
+
+
+class NodeDropout(nn.Module):
+    """Stands in for the one dropout module that PyG calls behind every layer: each call is a draw of its own, keyed by node."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p, self.calls = p, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return dropout(x, self.p, True, f"nodes behind layer {self.calls}")
 
 
 def arguments(text: str) -> tuple[str, dict[str, Any]]:
@@ -90,19 +103,33 @@ def model_of(text: str, tensors: Mapping[str, Tensor]) -> PyGModel:
     if name == "PNA":  # the degrees of the data it was trained on are in its state dict
         settings.setdefault("deg", torch.ones(2, dtype=torch.long))
     try:
-        model = PyGModel(name, settings)
+        model = PyGModel(families()[name](**settings))
     except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, AssertionError) as error:
         raise UserError(f"PyG's {name} refuses {text!r}: {' '.join(str(error).split())[:160]}") from None
-    for module in model.net.convs.modules():
+    check_model(model.net, f"pyg:{text}")
+    return model
+
+
+def check_model(net: Any, where: str) -> None:
+    """Refuse a network whose embedding of a graph would depend on the others of its batch, or on attributes of edges.
+
+    Raises:
+        UserError: names what is supported.
+    """
+    name = type(net).__name__
+    if any(getattr(conv, "edge_dim", None) is not None for conv in net.convs):
+        raise UserError(
+            f"{where}: it reads attributes of edges, which float features here come without; leave out edge_dim"
+        )
+    for module in net.convs.modules():
         if (
             type(module).__module__.startswith("torch_geometric.nn.norm")
             and "batch" in inspect.signature(module.forward).parameters
         ):
             raise UserError(
-                f"pyg:{text}: inside its layers PyG's {name} normalises over all graphs of a batch together, so a graph's "
+                f"{where}: inside its layers PyG's {name} normalises over all graphs of a batch together, so a graph's "
                 f"embedding would depend on its neighbours; only norm=batch_norm is supported for {name}"
             )
-    return model
 
 
 def _value(text: str) -> Any:

@@ -14,16 +14,17 @@ from pt_graph.tasks.classification import GraphClassification
 
 
 def task_of(options: TaskOptions, data: Mapping[str, Dataset]) -> BinaryTasks | GraphClassification:
-    """The kind that the training labels have, or the one that is asked for.
+    """The kind that the training labels have, or the one that is asked for; where there are class names only, classification.
 
     Raises:
         ConfigError: the labels are of another kind, or the metric is none of that kind.
     """
     train: Any = data["train"]
-    kind = options.task if options.task != "auto" else ("classification" if train.targets is None else "binary")
+    binary = getattr(train, "targets", None) is not None
+    kind = options.task if options.task != "auto" else ("binary" if binary else "classification")
     task: BinaryTasks | GraphClassification
     if kind == "binary":
-        if train.tasks is None:
+        if getattr(train, "tasks", None) is None:
             raise ConfigError(
                 "--task binary needs yes/no labels; these data have classes (or none): use --task classification"
             )
