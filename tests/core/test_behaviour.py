@@ -91,6 +91,19 @@ def test_cached_features_belong_to_one_network(tmp_path):
     assert torch.equal(first, again)
 
 
+def test_gpus_compute_the_probe_in_whole_float32(monkeypatch):
+    places, seen = (torch.backends.cuda.matmul, torch.backends.cudnn.conv), []
+    before = [place.fp32_precision for place in places]
+    monkeypatch.setattr(
+        TinyBackbone,
+        "probe_features",
+        lambda self, inputs: seen.append([place.fp32_precision for place in places]) or torch.zeros(8),
+    )
+    network().fingerprint()
+    assert seen == [["ieee", "ieee"]]
+    assert [place.fp32_precision for place in places] == before
+
+
 def test_the_probe_neither_draws_nor_trains():
     backbone = network()
     state = torch.get_rng_state()

@@ -59,6 +59,9 @@ class Artifact:
                 f"{self.folder} names no backbone for role {role!r}; it has {sorted(self.card['backbones'])}"
             )
         problem, notes = None, []
+        ours, theirs = json.loads(json.dumps(backbone.preprocessing)), recorded.get("preprocessing", {})
+        if "parts" in recorded:  # of parts that are not loaded nothing is prepared
+            theirs = {part: value for part, value in theirs.items() if part in ours}
         for part, found in backbone.fingerprints().items():
             stored = recorded.get("parts", {}).get(part) if part else recorded["fingerprint"]
             if stored is None:
@@ -70,16 +73,13 @@ class Artifact:
                         f"it was tuned on {recorded['source']!r} ({known.exact[:12]}, {known.parameters:,} values), "
                         f"but {name!r} is {found.exact[:12]} ({found.parameters:,} values)"
                     )
-                case "behaviour":
+                case "behaviour" if theirs == ours:  # an input of another size explains other features
                     problem = (
                         f"{name!r} has the weights of {recorded['source']!r}, which it was tuned on, in another network: features of a "
                         f"fixed probe differ by {known.distance(found):.2g} (activation, norm epsilon, pooling, mask or stride)"
                     )
                 case "recast":
                     notes.append(f"backbone {name!r} is a {found.dtype} copy of the {known.dtype} one it was tuned on")
-        ours, theirs = json.loads(json.dumps(backbone.preprocessing)), recorded.get("preprocessing", {})
-        if "parts" in recorded:  # of parts that are not loaded nothing is prepared
-            theirs = {part: value for part, value in theirs.items() if part in ours}
         if problem is None and theirs != ours:
             problem = f"it was tuned with preprocessing {theirs}, the backbone has {ours}"
         if problem is None:

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from pt_core.data import map_tensors
 from pt_core.errors import UserError, nearest
-from pt_core.fingerprint import Fingerprint, fingerprint_tensors, sampled
+from pt_core.fingerprint import Fingerprint, fingerprint_tensors, sampled, whole_float32
 from pt_core.kernels._mode import fast_paths_enabled
 
 
@@ -363,7 +363,7 @@ class Backbone(ABC):
         if inputs is None:
             return None
         moved = map_tensors(inputs, lambda tensor: tensor.to(self.device))
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False), whole_float32():
             return sampled(self.probe_features(moved).float())
 
     def structure(self) -> str:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -101,6 +102,20 @@ def fingerprint_tensors(tensors: Iterable[Tensor]) -> Fingerprint:
     }
     dtype = max(by_dtype, key=lambda key: by_dtype[key]) if by_dtype else "none"
     return Fingerprint(_digest(samples), rounded, dtype, sum(by_dtype.values()))
+
+
+@contextmanager
+def whole_float32() -> Iterator[None]:
+    """GPU products and convolutions in all 23 bits: TF32, cuDNN's default, rounds to 10, and features then differ from a CPU's."""
+    places = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    before = [place.fp32_precision for place in places]
+    try:
+        for place in places:
+            place.fp32_precision = "ieee"
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.fp32_precision = value
 
 
 def sampled(features: Tensor) -> tuple[float, ...]:

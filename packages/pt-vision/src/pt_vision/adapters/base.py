@@ -11,6 +11,7 @@ from pt_core.errors import ConfigError, UserError, nearest
 from torch import Tensor
 
 from pt_vision.adapters.edits import Edits, apply_values
+from pt_vision.adapters.probe import pictures, shares
 from pt_vision.adapters.sequence import narrow, select
 
 
@@ -59,6 +60,16 @@ class VisionBackbone(Backbone):
     def enter(self, tokens: Tensor) -> Tensor:
         """What embedded tokens go through before block 0 (a norm in CLIP-style models); for prompts that go there."""
         return tokens
+
+    def probe(self) -> Tensor:
+        """Two faint pictures of the network's own size."""
+        channels = int(self.preprocessing["input_size"][0])
+        return pictures(channels, *self.image_size)
+
+    def probe_features(self, inputs: Tensor) -> Tensor:
+        """Of the tokens, and of what the network's own pooling makes of them."""
+        features = self(inputs)
+        return shares([features.tokens, self.pool(features)])
 
     def pool(self, features: Features, how: str = "default", *, weights: Claim | None = None) -> Tensor:
         """One vector per image.

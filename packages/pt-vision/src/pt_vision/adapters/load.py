@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from pt_core.errors import UserError
+from pt_core.weights import check_finite
 
 from pt_vision.adapters import adapt
 from pt_vision.adapters.base import VisionBackbone
@@ -23,7 +24,7 @@ from pt_vision.networks.hub_folder import (
 )
 from pt_vision.networks.mit import MitNetwork, build_mit, load_published, preprocessing
 from pt_vision.networks.timm_models import check_model, check_patches, create
-from pt_vision.networks.weights import check_finite, load_weights, read_weights
+from pt_vision.networks.weights import load_weights, read_weights
 
 
 def own_file(spec: str, path: Path, size: tuple[int, int] | None, device: torch.device | str) -> VisionBackbone:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pt_vision.adapters.base import VisionBackbone
 from pt_vision.adapters.edits import Edits, add_branches, apply_values
+from pt_vision.adapters.probe import shares
 from pt_vision.networks.mit import MitNetwork
 from pt_vision.networks.segformer import SegFormerHead, resize
 
@@ -69,6 +70,12 @@ class MitBackbone(VisionBackbone):
             f"backbone {self.source!r} is a MiT, which takes no inserted tokens; its prompt methods are dvpt_seg and coda "
             "(--task segmentation)"
         )
+
+    def probe_features(self, inputs: Tensor) -> Tensor:
+        """Of all four stages, and of the decoder's fusion where there is one."""
+        decoded = ["token", "fused"] if self.module.decoder is not None else None
+        extra = self(inputs, read=decoded).extra
+        return shares([*extra["maps"], *([extra["fused"]] if decoded else [])])
 
     def encode(self, inputs: Tensor, edits: Edits, read: frozenset[str] | None) -> Features:
         """See `Backbone.__call__`. `inputs`: (batch, 3, row, column)."""
