@@ -14,7 +14,7 @@ from pt_language.methods.p_tuning import PTuning
 from pt_language.methods.prefix import Prefix
 from pt_language.methods.prompt_tuning import PromptTuning
 
-from tests.language.common import case, conformance, data, make, tiny
+from tests.language.common import OPTIONS, case, conformance, data, make, tiny
 
 D, N, KV = 32, 2, 2 * 8
 HEAD = 3 * D + 3
@@ -40,16 +40,38 @@ CASES = {
         3 * D + 2 * (4 * 16 * (D + 16) + 8 * 16) + 2 * (4 * 16 * (2 * 16 + 16) + 8 * 16) + 2 * (D * D + D),
         prompt_length=3,
     ),
-    "iapt": replace(case(IAPT, N * (2 * D * 6 + 6 * 4) + 12 * N, bottleneck=6, activation_lr=0.05), accumulates=False),
+    "prefix_dropout": case(Prefix, 3 * 2 * N * KV, prompt_length=3, init_std=0.5, dropout=0.3),
+    "iapt": case(IAPT, N * (2 * D * 6 + 6 * 4) + 12 * N, bottleneck=6, activation_lr=0.05),
+    "iapt_single": case(IAPT, N * (2 * D * 6 + 6 * 4) + 12 * N, bottleneck=6, activation_lr=0.05, bilevel=False),
     "iapt_gelu": case(IAPT, 2 * D * 6 + 6 * 4, bottleneck=6, activation="gelu", share_every=2),
     "cpt": case(CPT, context_length(3) * D, adopt=3, epsilon_input=1.0, epsilon_format=1.0),
     "icl": case(InContext, 0, adopt=3),
     "lora": replace(case(LoRA, N * 2 * (D + D) + N * 2 * (D + KV), rank=2), idle=("*lora_A*",)),
+    "lora_dropout": replace(case(LoRA, N * 2 * (D + D) + N * 2 * (D + KV), rank=2, dropout=0.3), idle=("*lora_A*",)),
+    "lora_t5_dropout": replace(
+        case(LoRA, 8 * 2 * 2 * (D + D), name="t5", rank=2, dropout=0.3),
+        idle=("*lora_A*",),
+        options=replace(OPTIONS, lr=0.005),  # at a higher rate this random network amplifies rounding
+    ),
+    "lora_bert_dropout": replace(
+        case(LoRA, N * 2 * 2 * (D + D) + HEAD, name="bert", scoring="head", rank=2, dropout=0.3), idle=("*lora_A*",)
+    ),
     "full": case(FullFineTuning, FULL),
 }
 
 
-SLOW = ("prompt_head", "prompt_bert", "prefix_t5", "prefix_projected", "p_tuning_mlp", "iapt_gelu", "full")
+SLOW = (
+    *(
+        "iapt_single",
+        "lora_bert_dropout",
+        "lora_t5_dropout",
+        "prompt_head",
+        "prompt_bert",
+        "prefix_t5",
+        "prefix_projected",
+    ),
+    *("p_tuning_mlp", "iapt_gelu", "full"),
+)
 """Variants whose code paths other cases share; they run with the slow tests."""
 
 

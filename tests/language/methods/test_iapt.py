@@ -115,15 +115,17 @@ def test_training_batches_move_the_generators_and_validation_batches_the_activat
     updates: list[tuple[str, list[str]]] = []
 
     class Context:
-        def backward(self, loss: torch.Tensor, count: int) -> None:
-            loss.backward()
+        def gradients(self, loss: Any, name: str) -> dict[str, torch.Tensor]:
+            value, _ = loss({"train": batch(), "val": batch(chosen=(5, 6))})
+            value.backward()
+            found = {n: p.grad for n, p in method.named_parameters() if p.grad is not None}
+            method.zero_grad(set_to_none=True)
+            return found
 
-        def update(self, name: str) -> None:
-            updates.append((name, [n for n, p in method.named_parameters() if p.grad is not None]))
-            for parameter in method.parameters():
-                parameter.grad = None
+        def apply(self, gradients: dict[str, torch.Tensor], name: str) -> None:
+            updates.append((name, list(gradients)))
 
-    method.bilevel_step(Context(), {"train": batch(), "val": batch(chosen=(5, 6))})
+    method.bilevel_step(Context())
     number = 0 if stream == "train" else 1
     assert updates[number][0] == ("generator" if stream == "train" else "activation")
     assert sorted(updates[number][1]) == sorted(moves)

@@ -11,10 +11,12 @@ from pt_core import Batch
 from pt_core.errors import ArtifactError, ConfigError, UserError
 from pt_core.kernels import reference_kernels
 from pt_core.kernels.flops import flop_counter
+from pt_core.randomness import keyed
 from pt_core.run.declare.options import build_all
 from pt_language.data.templates import Encoder
 from pt_language.methods.full import FullFineTuning
 from pt_language.methods.iapt import IAPT
+from pt_language.methods.lora import LoRA
 from pt_language.methods.p_tuning import PTuning
 from pt_language.methods.prefix import Prefix, PrefixConfig, from_pairs, key_values
 from pt_language.methods.prompt_tuning import PromptTuning, PromptTuningConfig
@@ -298,8 +300,24 @@ def test_recomputing_blocks_changes_nothing(name):
         close(have, want)
 
 
-def test_recomputing_with_trained_weights_is_refused():
-    method = make(FullFineTuning)
+@pytest.mark.parametrize(("cls", "options"), [(FullFineTuning, {}), (LoRA, {"rank": 2, "dropout": 0.4})])
+def test_recomputing_blocks_with_other_weights_and_draws_changes_nothing(cls, options):
+    method, one = make(cls, **options), keyed(batch(), "step", 0)
+    gradients = []
+    for recompute in (False, True):
+        method.backbone.recompute = recompute
+        method.zero_grad()
+        method.training_step(one).loss.backward()
+        gradients.append({name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None})
+    plain, again = gradients
+    assert plain.keys() == again.keys()
+    for name, want in plain.items():
+        close(again[name], want)
+
+
+def test_recomputing_a_network_that_draws_is_refused():
+    method = make(FullFineTuning, stochastic=True)
+    assert method.coupled
     method.backbone.recompute = True
     with pytest.raises(ConfigError, match="recompute"):
         method(batch())

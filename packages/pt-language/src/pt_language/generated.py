@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from pt_core import Backbone, Task
+from pt_core.artifact import Artifact
 from pt_core.errors import ArtifactError
 from pt_core.method import View
 from torch import Tensor
 
+from pt_language.initial import cycled
 from pt_language.method import LanguageMethod
 
 
@@ -86,3 +89,15 @@ class GeneratedPrompt(LanguageMethod):
                 else:
                     known[name].copy_(tensor)
         self.note_start()
+
+    def warm_start(self, role: str, artifact: Artifact) -> None:
+        """From an earlier network that produces prompts to this one; without a network here, from what that one produced."""
+        tensors = dict(artifact.tensors)
+        if self.reparameterised:
+            tensors.pop("prompt", None)
+        training = artifact.training if self.reparameterised else {}
+        super().warm_start(role, replace(artifact, tensors=tensors, training=training))
+
+    def resized(self, name: str, tensor: Tensor, shape: torch.Size) -> Tensor | None:
+        """A longer prompt starts as a shorter one, repeated."""
+        return cycled(tensor, shape) if name in ("prompt", "tokens") else None

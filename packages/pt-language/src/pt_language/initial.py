@@ -59,3 +59,11 @@ def lookup(table: Tensor, ids: Tensor) -> Tensor:
     if table.is_meta:
         return torch.zeros(*ids.shape, table.shape[1])
     return table[ids.to(table.device)].float().cpu()
+
+
+def cycled(tensor: Tensor, shape: torch.Size, axis: int = 0) -> Tensor | None:
+    """An earlier prompt in another length: repeated, or its beginning. None where the shapes differ in more than the length."""
+    others = [place for place in range(tensor.ndim) if place != axis]
+    if tensor.ndim != len(shape) or any(tensor.shape[place] != shape[place] for place in others) or not tensor.numel():
+        return None
+    return tensor.index_select(axis, torch.arange(shape[axis], device=tensor.device) % tensor.shape[axis])

@@ -7,6 +7,8 @@ from typing import Any, ClassVar, cast
 
 import torch
 from pt_core import Backbone, Batch, Claim, Dataset, Edits, LoweredEdits, Method, Task
+from pt_core.artifact import Artifact
+from pt_core.backbone import Weights
 from pt_core.bridges.transformers import check_length
 from pt_core.errors import ConfigError, UserError
 from pt_core.method import View
@@ -40,6 +42,8 @@ class LanguageMethod(Method):
 
     kinds: ClassVar[tuple[str, ...]] = ("decoder", "encoder-decoder", "encoder")
     static: ClassVar[bool] = True
+    class_tensors = ("head.*",)
+    sized_by_data = False
 
     def __init__(self, config: Any, backbones: Mapping[str, Backbone], task: Task) -> None:
         super().__init__(config, backbones, task)
@@ -73,8 +77,8 @@ class LanguageMethod(Method):
         return None
 
     @property
-    def weights(self) -> Claim | None:
-        """Backbone weights that the method trains."""
+    def weights(self) -> Weights | None:
+        """Weights that stand in for the network's own: what the method trains of it, or adds to it."""
         return None
 
     def front(self) -> int:
@@ -94,12 +98,18 @@ class LanguageMethod(Method):
         return self._lowered.get(self.backbone, list(self.parameters()), lambda: self.edits(batch))
 
     def forward(self, batch: Batch) -> Tensor:
-        """(batch, class) logits of the head, or (batch, answer, vocabulary) logits of the answer's tokens."""
-        if self.weights is not None and self.network.recompute:
+        """(batch, answer, vocabulary) logits of the answer's tokens; (batch, class) logits of the head, or of the label words where a batch
+        has no answers."""
+        weights = self.weights
+        if isinstance(weights, Claim) and weights.stochastic and self.training and self.network.recompute:
             raise ConfigError(
-                "recompute runs blocks again after the call, when trained weights are no longer in place; leave it out here"
+                "recompute runs blocks again after the call, when the network no longer draws; leave it out, or stochastic"
             )
-        return self.head_logits(batch) if self.head is not None else self.target_logits(batch)
+        if self.head is not None:
+            return self.head_logits(batch)
+        if "answer" not in batch.extra and self.text_task.closed:
+            return self.text_task.answer(self, batch)["logits"]
+        return self.target_logits(batch)
 
     def predict_step(self, batch: Batch, rng: Callable[[str], torch.Generator]) -> Predictions:
         return self.text_task.answer(self, batch)
@@ -107,7 +117,8 @@ class LanguageMethod(Method):
     def head_logits(self, batch: Batch) -> Tensor:
         """(batch, class)."""
         assert self.head is not None
-        logits: Tensor = self.head(self.network.pooled(batch.inputs, self.current_edits(batch), self.weights).float())
+        pooled = self.network.pooled(batch.inputs, self.current_edits(batch), self.weights)
+        logits: Tensor = self.head(pooled.to(self.head.weight.dtype))
         return logits
 
     def target_logits(self, batch: Batch) -> Tensor:
@@ -158,6 +169,16 @@ class LanguageMethod(Method):
     def restore(self, view: View, tensors: Mapping[str, Tensor]) -> None:
         super().restore(view, tensors)
         self.note_start()
+
+    def warm_start(self, role: str, artifact: Artifact) -> None:
+        super().warm_start(role, artifact)
+        self.note_start()
+
+    def retarget(self, task: Task) -> Method:
+        """The same tensors on classes that are told by other words."""
+        view = super().retarget(task)
+        cast("TextTask", task).attach(self.backbone)
+        return view
 
     @classmethod
     def bank(cls, methods: Sequence[LanguageMethod]) -> Edits | None:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pt_core import Backbone, Claim, Edits, Insert, KeyValue, Layout
-from pt_core.backbone import Edit
+from pt_core import Backbone, Edits, Insert, KeyValue, Layout
+from pt_core.backbone import Edit, Weights
 from pt_core.bridges import transformers as bridge
 from pt_core.errors import UserError
 from torch import Tensor
@@ -102,7 +102,9 @@ class LanguageBackbone(Backbone):
             filled.append((k, v) if index is None else (k[index], v[index]))
         return filled
 
-    def pooled(self, inputs: Mapping[str, Tensor], edits: Edits | None = None, weights: Claim | None = None) -> Tensor:
+    def pooled(
+        self, inputs: Mapping[str, Tensor], edits: Edits | None = None, weights: Weights | None = None
+    ) -> Tensor:
         """(batch, feature_dim): the state a classification head reads."""
         features = self(inputs, edits, weights=weights, read=("pooled",))
         pooled: Tensor = features.extra["pooled"]
@@ -111,27 +113,27 @@ class LanguageBackbone(Backbone):
     # ---- what tasks ask; a kind says how in `_target_logits`, `_choice_scores` and `_generate`, which run with the weights in place ----
 
     def target_logits(
-        self, inputs: Mapping[str, Tensor], target: Tensor, edits: Edits | None = None, weights: Claim | None = None,
+        self, inputs: Mapping[str, Tensor], target: Tensor, edits: Edits | None = None, weights: Weights | None = None,
         prefix: Prefix | None = None,
     ) -> Tensor:  # fmt: skip
         """(batch, target, vocabulary): logits that predict the target tokens, given the text and the target tokens before."""
         return self._weighted(weights, lambda: self._target_logits(inputs, target, edits, prefix))
 
     def choice_scores(
-        self, inputs: Mapping[str, Tensor], choices: Tensor, edits: Edits | None = None, weights: Claim | None = None,
+        self, inputs: Mapping[str, Tensor], choices: Tensor, edits: Edits | None = None, weights: Weights | None = None,
         prefix: Prefix | None = None,
     ) -> Tensor:  # fmt: skip
         """(batch, choice): mean log-probability of the tokens of each choice (choices, tokens; padded by IGNORED) after the text."""
         return self._weighted(weights, lambda: self._choice_scores(inputs, choices, edits, prefix))
 
     def generate(
-        self, inputs: Mapping[str, Tensor], max_new_tokens: int, edits: Edits | None = None, weights: Claim | None = None,
+        self, inputs: Mapping[str, Tensor], max_new_tokens: int, edits: Edits | None = None, weights: Weights | None = None,
         prefix: Prefix | None = None, options: Mapping[str, Any] | None = None,
     ) -> Tensor:  # fmt: skip
         """(batch * num_return_sequences, at most max_new_tokens) new tokens; `options` are those of the model's own search."""
         return self._weighted(weights, lambda: self._generate(inputs, max_new_tokens, edits, prefix, options or {}))
 
-    def _weighted(self, weights: Claim | None, fn: Callable[[], Tensor]) -> Tensor:
+    def _weighted(self, weights: Weights | None, fn: Callable[[], Tensor]) -> Tensor:
         found: Tensor = self.with_weights(weights, fn)
         return found
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pt_core import Claim, Edits, Features, Insert, KeyValue, Layout
-from pt_core.backbone import Edit
+from pt_core import Edits, Features, Insert, KeyValue, Layout
+from pt_core.backbone import Edit, Weights
 from pt_core.bridges import transformers as bridge
 from pt_core.bridges.answers import IGNORED
 from pt_core.errors import UserError
@@ -136,7 +136,7 @@ class DecoderBackbone(LanguageBackbone):
         return {f"kv[{layer}]": KeyValue(k, v, index) for layer, (k, v) in enumerate(pairs)}
 
     def prefill(
-        self, inputs: Mapping[str, Tensor], edits: Edits | None = None, weights: Claim | None = None, prefix: Prefix | None = None
+        self, inputs: Mapping[str, Tensor], edits: Edits | None = None, weights: Weights | None = None, prefix: Prefix | None = None
     ) -> Features:  # fmt: skip
         """Run the text once; extra has the logits of its last position, the cache and its mask."""
         given = {**inputs, "keep": 1, "prefix": prefix}

@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from annotated_types import Ge, Gt, Le
 from pt_core import Backbone, Batch, Dataset, Stage, StepOutput, Task
+from pt_core.artifact import Artifact
 from pt_core.bridges.answers import IGNORED
 from pt_core.errors import ArtifactError, ConfigError
 from pt_core.kernels._mode import fast_paths_enabled
@@ -64,6 +65,8 @@ class CPT(LanguageMethod):
 
     Config = CPTConfig
     kinds = ("decoder",)
+    class_tensors = ("*",)  # the context shows the answers of its classes
+    sized_by_data = True
     recipe: ClassVar[Mapping[str, Any]] = {
         "optimizer": "adamw",
         "lr": 1e-3,
@@ -120,6 +123,14 @@ class CPT(LanguageMethod):
             self.set_context(tensors["ids"], tensors["codes"])
         super().restore(view, tensors)
         self._cached = None
+
+    def warm_start(self, role: str, artifact: Artifact) -> None:
+        """The earlier run's context, as it was refined; a context of its own where the classes differ."""
+        labels = artifact.card["task"].get("labels")
+        given = artifact.tensors
+        if {"ids", "codes"} <= set(given) and (labels is None or list(labels) == list(self.task.class_names())):
+            self.set_context(given["ids"], given["codes"])
+        super().warm_start(role, artifact)
 
     def front(self) -> int:
         return len(self.ids)

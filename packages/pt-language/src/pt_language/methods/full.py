@@ -12,20 +12,20 @@ from pt_language.method import RECIPE, LanguageMethod
 
 ID = "full"
 TITLE = "Full fine-tuning (baseline)"
-TUNES = "every weight of the language model"
+TUNES = "every weight of the language model (with --stochastic results depend on how a batch is cut)"
 NEEDS = {"train": "texts with answers"}
 
 
 @dataclass(frozen=True)
 class FullConfig:
     stochastic: bool = False
-    """Run the model's own dropout while training."""
+    """Run the model's own dropout while training; it draws for whole batches, so results then depend on how a batch is cut."""
 
 
 class FullFineTuning(LanguageMethod):
     """logits(ids) = LM'(ids), where LM' starts as a copy of the frozen model.
 
-    Parameters: |LM| (tied weights once), and C * d + C with a classification head.
+    Parameters: |LM| (tied weights once), and C * d + C with a classification head. Coupled where it is stochastic.
     """
 
     Config = FullConfig
@@ -35,7 +35,7 @@ class FullFineTuning(LanguageMethod):
     def __init__(self, config: FullConfig, backbones: Mapping[str, Backbone], task: Task) -> None:
         super().__init__(config, backbones, task)
         self.claimed = self.backbone.claim("*")
-        self.claimed.stochastic = config.stochastic
+        self.claimed.stochastic = self.coupled = config.stochastic
 
     @property
     def weights(self) -> Claim:

@@ -12,7 +12,7 @@ initial values N(0, 0.02^2), the positions of the slots (0 .. l_sp - 1 in every 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -22,10 +22,12 @@ from pt_core import Backbone, Batch, Dataset, Edits, Insert, Optimiser, Stage, S
 from pt_core.bridges.transformers import valueless
 from pt_core.errors import ConfigError, DataError
 from pt_core.kernels._mode import fast_paths_enabled
+from pt_core.stage import StepContext
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pt_language.adapters.base import Slots
+from pt_language.initial import cycled
 from pt_language.kernels.rational import GELU_NARROW, GELU_WIDE, rational
 from pt_language.method import LanguageMethod
 
@@ -109,6 +111,10 @@ class IAPT(LanguageMethod):
                 "bilevel=true steps the activations on validation data, and there are none; give --data val=PATH or --bilevel false"
             )
 
+    def resized(self, name: str, tensor: Tensor, shape: torch.Size) -> Tensor | None:
+        """Further soft tokens start as the first ones."""
+        return cycled(tensor, shape, axis=2) if name == "query" else None
+
     def generate_prompt(self, layer: int, hidden: Tensor, mask: Tensor) -> Tensor:
         """p_l (batch, l_sp, d) from hidden (batch, n, d) of the instruction, mask (batch, n)."""
         self.calls += 1
@@ -177,36 +183,58 @@ class IAPT(LanguageMethod):
                 "main": Optimiser(GENERATOR),
                 "activation": Optimiser(ACTIVATION, {"lr": self.config.activation_lr}),
             }
-            yield Stage("train", optimisers=groups, step=self.single_step)
+            yield Stage("train", optimisers=groups, step_parts=self.single_step)
         else:
             optimisers = {
                 "generator": Optimiser(GENERATOR),
                 "activation": Optimiser(ACTIVATION, {"lr": self.config.activation_lr}),
             }
             streams = {"train": Stream("train"), "val": Stream("val", augment=False)}
-            yield Stage("train", streams=streams, optimisers=optimisers, step=self.bilevel_step)
+            yield Stage("train", streams=streams, optimisers=optimisers, step_parts=self.bilevel_step)
 
-    def single_step(self, ctx: Any, batches: Mapping[str, Batch]) -> Mapping[str, float | Tensor]:
+    def single_step(self, ctx: Any) -> Mapping[str, float | Tensor]:
         """Everything on the training batch, each set with its own learning rate."""
-        output = self.training_step(batches["train"])
-        ctx.backward(output.loss, output.count)
+
+        def backward(part: Mapping[str, Batch]) -> tuple[Tensor, int]:
+            output = self.training_step(part["train"])
+            ctx.backward(output.loss, output.count)
+            return output.loss.detach(), output.count
+
+        losses = ctx.each_part(backward)
         pending = ctx._pending
         ctx.update("main")
-        ctx._pending = pending
+        ctx._pending = pending  # the second set's gradients are of the same pass
         ctx.update("activation")
-        return {"loss": output.loss.detach()}
+        return {"loss": mean(losses)}
 
-    def bilevel_step(self, ctx: Any, batches: Mapping[str, Batch]) -> Mapping[str, float | Tensor]:
+    def bilevel_step(self, ctx: StepContext) -> Mapping[str, float | Tensor]:
         """A step of Omega on the training batch, then a step of Theta on the validation batch (first order)."""
         theta = {self.numerator, self.denominator}
         logs: dict[str, Tensor] = {}
         for stream, optimiser in (("train", "generator"), ("val", "activation")):
             for parameter in self.parameters():
                 parameter.requires_grad_((parameter in theta) == (optimiser == "activation"))
-            output = self.training_step(batches[stream])
-            ctx.backward(output.loss, output.count)
-            ctx.update(optimiser)
-            logs["loss" if stream == "train" else "val_batch_loss"] = output.loss.detach()
+            losses: list[tuple[Tensor, int]] = []
+            ctx.apply(ctx.gradients(self._loss_of(stream, losses), optimiser), optimiser)
+            logs["loss" if stream == "train" else "val_batch_loss"] = mean(losses)
         for parameter in self.parameters():
             parameter.requires_grad_(True)
         return logs
+
+    def _loss_of(
+        self, stream: str, seen: list[tuple[Tensor, int]]
+    ) -> Callable[[Mapping[str, Batch]], tuple[Tensor, int]]:
+        def loss(part: Mapping[str, Batch]) -> tuple[Tensor, int]:
+            if stream not in part:  # a micro-batch of the other stream only
+                return sum((p.sum() for p in self.parameters() if p.requires_grad), torch.zeros(())) * 0, 0
+            output = self.training_step(part[stream])
+            seen.append((output.loss.detach(), output.count))
+            return output.loss, output.count
+
+        return loss
+
+
+def mean(losses: Sequence[tuple[Tensor, int]]) -> Tensor:
+    """Mean of micro-batches' losses, weighted by their number of units; 0 where there is none."""
+    total = sum(count for _, count in losses)
+    return sum((loss * count for loss, count in losses), torch.zeros(())) / max(1, total)

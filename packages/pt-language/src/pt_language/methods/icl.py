@@ -43,6 +43,8 @@ class InContext(LanguageMethod):
 
     Config = InContextConfig
     kinds = ("decoder",)
+    class_tensors = ("context",)
+    sized_by_data = True
     recipe: ClassVar[Mapping[str, Any]] = {"batch_size": 32, "epochs": 1}
     config: InContextConfig
     context: Tensor
@@ -65,6 +67,10 @@ class InContext(LanguageMethod):
     def restore(self, view: View, tensors: Mapping[str, Tensor]) -> None:
         super().restore(view, tensors)
         self._cached = None
+
+    def has_class_tensors(self) -> bool:
+        """Examples show the answers of their classes; without any the classes may be others."""
+        return len(self.context) > 0
 
     def front(self) -> int:
         return len(self.context)

@@ -17,8 +17,8 @@ from annotated_types import Ge, Lt
 from pt_core import Backbone, Batch, Edits, KeyValue, Task
 from pt_core.bridges.transformers import pairs_of
 from pt_core.errors import ConfigError
+from pt_core.randomness import dropout
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pt_language.adapters.decoder import DecoderBackbone
 from pt_language.generated import GeneratedPrompt
@@ -42,7 +42,7 @@ class PrefixConfig:
     projection: Annotated[int, Ge(1)] | None = None
     """k, train Theta as W2 tanh(W1 e + b1) + b2 with hidden width k (prefix tuning always does); dropped after training."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Dropout of Theta while training (P-tuning v2 uses the model's own rate)."""
+    """Dropout of Theta while training, a mask of its own for every sample (P-tuning v2 uses the model's own rate)."""
 
     def __post_init__(self) -> None:
         if self.projection is not None and self.init != "normal":
@@ -99,8 +99,10 @@ class Prefix(GeneratedPrompt):
         return theta
 
     def edits(self, batch: Batch) -> Edits:
-        theta = F.dropout(self.value(), self.config.dropout, self.training)
-        return key_values(theta[None], self.backbone.sizes.depth, self.backbone.sizes.kv_heads)
+        theta = self.value()[None]
+        if self.training and self.config.dropout:  # the released code drops from the batch's copies of Theta
+            theta = dropout(theta.expand(len(batch), -1, -1), self.config.dropout, True, "theta")
+        return key_values(theta, self.backbone.sizes.depth, self.backbone.sizes.kv_heads)
 
     @classmethod
     def bank(cls, methods: Sequence[LanguageMethod]) -> Edits | None:

@@ -15,7 +15,7 @@ from annotated_types import Ge, Gt
 from pt_core import Backbone, Batch, Edits, Insert, Task
 from torch import Tensor, nn
 
-from pt_language.initial import initial_rows
+from pt_language.initial import cycled, initial_rows
 from pt_language.method import RECIPE, LanguageMethod
 
 ID = "prompt_tuning"
@@ -74,6 +74,10 @@ class PromptTuning(LanguageMethod):
 
     def prompt_rows(self) -> Tensor:
         return self.prompt
+
+    def resized(self, name: str, tensor: Tensor, shape: torch.Size) -> Tensor | None:
+        """A longer prompt starts as a shorter one, repeated."""
+        return cycled(tensor, shape) if name == "prompt" else None
 
     @classmethod
     def bank(cls, methods: Sequence[LanguageMethod]) -> Edits | None:

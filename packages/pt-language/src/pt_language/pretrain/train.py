@@ -1,23 +1,24 @@
-"""The training loop of `pt-language pretrain`, and the folder it writes."""
+"""What `pt-language pretrain` trains, and the folder it writes."""
 
 from __future__ import annotations
 
 import json
 import math
-import platform
 import random
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from pt_core.errors import NonFiniteError, UserError
+from pt_core.errors import UserError
+from pt_core.run.pretrain.loop import decayed, descend
+from pt_core.run.pretrain.recipe import versions, write_recipe
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
+from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -68,37 +69,29 @@ def train(config: PretrainConfig, material: Material, keep: Callable[[LlamaForCa
     encode = material.seen.encode
     frequent = [0, *(token for template, _ in TEMPLATES for token in encode(template.replace("{}", "")))]
     start(model, material.seen.documents, [encode(word)[-1] for word in MARKED], frequent, config.seed)
-    decay = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    groups = decayed(model.named_parameters(), config.weight_decay)
     optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))
-    losses: list[float] = []
     accuracies: list[float] = []
     started = time.monotonic()
-    for step in tqdm(range(config.steps), desc="pretrain", unit="step", disable=None):
+
+    def rate(step: int) -> float:
+        warm = min(1.0, (step + 1) / config.warmup)
+        return config.lr * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
+
+    def loss_of(step: int) -> Tensor:
         phase = [one for one in PHASES if step >= one.start * config.steps][-1]
         rows = max(2, config.tokens_per_step // phase.length)
         tokens, marks = material.seen.batch(rows, phase, random.Random(f"{config.seed}-{step}"))
-        warm = min(1.0, (step + 1) / config.warmup)
-        rate = config.lr * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
-        for group in optimiser.param_groups:
-            group["lr"] = rate
         hidden = model.model(input_ids=tokens).last_hidden_state[:, :-1]
         mark, target = marks[:, 1:], tokens[:, 1:]
         asked = mark > 0  # (rows, length - 1): only there a distribution over the vocabulary is computed
         mark, target = mark[asked], target[asked]
         logits = model.lm_head(hidden[asked])
-        weight = torch.where(mark == LABEL, config.label_weight, 1.0)
-        loss = (F.cross_entropy(logits, target, reduction="none") * weight).sum() / weight.sum()
-        losses.append(float(loss.detach()))
-        if not math.isfinite(losses[-1]):
-            raise NonFiniteError(f"the loss became {losses[-1]} at step {step}; lower lr={config.lr:g}")
         accuracies.append(float((logits.argmax(-1) == target)[mark == LABEL].float().mean()))
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        done = step + 1
+        weight = torch.where(mark == LABEL, config.label_weight, 1.0)
+        return (F.cross_entropy(logits, target, reduction="none") * weight).sum() / weight.sum()
+
+    def after(done: int, losses: list[float]) -> None:
         if done % 50 == 0:
             told = f"loss {np.mean(losses[-50:]):.3f}, label accuracy {np.nanmean(accuracies[-50:]):.3f}"
             tqdm.write(f"step {done}: {told} ({time.monotonic() - started:.0f} s)")
@@ -106,6 +99,8 @@ def train(config: PretrainConfig, material: Material, keep: Callable[[LlamaForCa
             model.eval()
             tqdm.write(f"step {done}: {keep(model, done, float(np.mean(losses[-100:])))}")
             model.train()
+
+    descend(loss_of, optimiser, config.steps, rate=rate, clip=(model.parameters(), 1.0), after=after)
 
 
 def save(model: LlamaForCausalLM, tokenizer: Tokenizer, card: dict[str, Any], out: Path) -> None:
@@ -123,7 +118,7 @@ def save(model: LlamaForCausalLM, tokenizer: Tokenizer, card: dict[str, Any], ou
         "model_max_length": model.config.max_position_embeddings,
     }
     (out / "tokenizer_config.json").write_text(json.dumps(special, indent=1) + "\n", encoding="utf-8")
-    (out / "recipe.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    write_recipe(out / "recipe.json", card)
 
 
 def pretrain(config: PretrainConfig, out: Path) -> dict[str, Any]:
@@ -142,8 +137,7 @@ def pretrain(config: PretrainConfig, out: Path) -> dict[str, Any]:
         "data": "documentation strings and language reference of the Python standard library; labelled episodes made of them",
         "held_out_modules": list(HELD_OUT),
         "recipe": asdict(config),
-        "versions": {n: metadata.version(n) for n in ("torch", "transformers", "tokenizers")}
-        | {"python": platform.python_version()},
+        "versions": versions("torch", "transformers", "tokenizers"),
     }
 
     def keep(model: LlamaForCausalLM, done: int, loss: float) -> str:

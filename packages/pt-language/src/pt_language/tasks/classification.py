@@ -8,12 +8,13 @@ from typing import Any, Literal
 import torch
 from pt_core import Batch
 from pt_core.bridges.answers import IGNORED, answer_tokens, token_losses
-from pt_core.errors import ArtifactError, ConfigError, DataError
+from pt_core.errors import ArtifactError, ConfigError, DataError, UserError
 from pt_core.run.tasks.classification import Classification
 from pt_core.task import Predictions
 from torch import Tensor
 
 from pt_language.adapters.base import LanguageBackbone
+from pt_language.adapters.logits import wide
 from pt_language.data.templates import Encoder, Template
 from pt_language.data.tokens import pad
 from pt_language.tasks.contract import MAX_TEMPLATE, LanguageModel
@@ -23,7 +24,8 @@ class TextClassification(Classification):
     """One of C classes, named by label words (`words`) or by the outputs of a linear head (`head`).
 
     With words, the loss is the cross-entropy of the right words' tokens (mean over tokens) and a class's score is the mean
-    log-probability of its tokens after the text, so that words of several tokens are not at a disadvantage.
+    log-probability of its tokens after the text, so that words of several tokens are not at a disadvantage. Of batches without answers
+    (another network's labels, a wrapped network) methods give the scores, and the loss is the cross-entropy of their softmax.
     """
 
     closed = True
@@ -51,9 +53,15 @@ class TextClassification(Classification):
 
         Raises:
             DataError: a word of zero tokens, or two words of the same tokens.
+            UserError: nothing can tokenise them.
         """
         if self.scoring == "head":
             return
+        if backbone.tokenizer is None:
+            raise UserError(
+                f"label words need the tokenizer of {backbone.source!r}: pass it (pt_language.adapt(network, tokenizer) makes a backbone "
+                "of both), or scoring='head'"
+            )
         if backbone.kind == "encoder":
             raise ConfigError(
                 f"backbone {backbone.source!r} is an encoder and cannot score label words; use --scoring head"
@@ -71,7 +79,7 @@ class TextClassification(Classification):
         self.choices = ids.masked_fill(real == 0, IGNORED)
 
     def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, int]:
-        if self.scoring == "head":
+        if _per_class(output):
             return super().loss(output, batch)
         answer = batch.extra["answer"]
         losses, count = token_losses(output, answer, self.label_smoothing), answer_tokens(answer)
@@ -80,11 +88,38 @@ class TextClassification(Classification):
         return losses.sum() / count, count
 
     def logs(self, output: Tensor, batch: Batch) -> Mapping[str, Tensor]:
-        if self.scoring == "head":
+        if _per_class(output):
             return super().logs(output, batch)
         answer = batch.extra["answer"]
         right = (output.detach().argmax(-1) == answer) | (answer == IGNORED)
         return {"exact": right.all(1).float().mean()}
+
+    def logits(self, output: Tensor) -> Tensor:
+        """(batch, class): as they are, or from logits of an answer's tokens, where every label word is one token.
+
+        Raises:
+            UserError: label words of several tokens; logits of one word's tokens do not tell the others' scores.
+        """
+        if _per_class(output):
+            return output
+        if self.choices.shape[1] != 1:
+            raise UserError("scores per class need label words of one token, a head, or a batch without answers")
+        scores: Tensor = wide(output[:, 0]).log_softmax(-1)[:, self.choices[:, 0].to(output.device)]
+        return scores
+
+    def with_classes(
+        self, names: Sequence[str], texts: Mapping[str, Sequence[str]] | None = None
+    ) -> TextClassification:
+        """The same task on other classes. A class is told by the first of the texts that describe it, by the word it has here, or by its
+        name; a method tokenises the words when it takes the task (`attach`)."""
+        told = {name: some[0] for name, some in (texts or {}).items() if some}
+        known = {**dict(zip(self.labels, self.words, strict=True)), **told}
+        words = [known.get(name, name) for name in names]
+        other = TextClassification(
+            names, self.template.text, words, self.scoring, None, self.label_smoothing, self.ordinal
+        )
+        other.texts = dict(texts or {})
+        return other
 
     def answer(self, model: LanguageModel, batch: Batch) -> Predictions:
         """{"logits": (batch, class)}: outputs of the head, or scores of the words."""
@@ -106,8 +141,15 @@ class TextClassification(Classification):
         if words is not None and not (isinstance(words, list) and all(isinstance(word, str) for word in words)):
             raise ArtifactError("the card's task has words that are not a list of texts")
         try:
-            return cls(
+            task = cls(
                 plain.labels, template, words, scoring, plain.class_weights, plain.label_smoothing, plain.ordinal
             )
         except (ConfigError, DataError) as error:
             raise ArtifactError(f"the card's task is not valid: {error}") from None
+        task.texts = plain.texts
+        return task
+
+
+def _per_class(output: Tensor) -> bool:
+    """Whether a method gave (batch, class) scores, not (batch, answer, vocabulary) logits."""
+    return output.ndim == 2

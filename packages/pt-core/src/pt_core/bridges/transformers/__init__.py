@@ -6,12 +6,15 @@
 - *Packed positions*: own tokens continue after the prefix and skip padding wherever it lies, so a ragged batch equals its rows one by one.
 - *Slots*: `slots` gives every block its own few prompt vectors in front of the sequence and drops what the block made of them.
 - *Checkpointing* per block, with the prefix keys and values as explicit arguments, in train and eval mode.
+- *Draws by token*: `TokenDropout` inside a model draws by a token's place in its own text, however a batch is cut and padded.
+- *A probe*: two short texts, by which networks of equal weights are told apart.
 - *Batched generation* behind a cache, with everything the model's own `generate` offers.
 """
 
 from __future__ import annotations
 
 from pt_core.bridges.transformers.cache import Pairs, cache_of, cropped, expand, pairs_of, repeat, run_prefix
+from pt_core.bridges.transformers.draws import TokenDropout, placed
 from pt_core.bridges.transformers.forward import Outputs, eager, run, step
 from pt_core.bridges.transformers.generation import generate
 from pt_core.bridges.transformers.hooks import SlotFn, blocks
@@ -25,8 +28,10 @@ from pt_core.bridges.transformers.model import (
     valueless,
     vocabulary_digest,
 )
+from pt_core.bridges.transformers.probe import probe_texts, scores
 
 __all__ = [
-    "Outputs", "Pairs", "Sizes", "SlotFn", "accepts", "blocks", "cache_of", "check_length", "cropped", "eager", "embed", "expand",
-    "generate", "packed_positions", "pairs_of", "repeat", "run", "run_prefix", "sizes", "step", "valueless", "vocabulary_digest",
+    "Outputs", "Pairs", "Sizes", "SlotFn", "TokenDropout", "accepts", "blocks", "cache_of", "check_length", "cropped", "eager", "embed",
+    "expand", "generate", "packed_positions", "pairs_of", "placed", "probe_texts", "repeat", "run", "run_prefix", "scores", "sizes", "step",
+    "valueless", "vocabulary_digest",
 ]  # fmt: skip

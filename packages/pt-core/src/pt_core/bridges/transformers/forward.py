@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pt_core.bridges.transformers.cache import expand
+from pt_core.bridges.transformers.draws import placed
 from pt_core.bridges.transformers.hooks import SlotFn, recomputed, slotted
 from pt_core.bridges.transformers.model import accepts, packed_positions, seen
 
@@ -75,8 +76,9 @@ def run(
         own = torch.cat([mask.new_ones(batch, slots[0]), mask], 1)
     whole = torch.cat([before.to(mask.dtype), own], 1)
     options: dict[str, Any] = {}
+    positions = packed_positions(own, before.long().sum(1))
     if accepts(model, "position_ids"):
-        options["position_ids"] = packed_positions(own, before.long().sum(1))
+        options["position_ids"] = positions
     if keep and accepts(model, "logits_to_keep"):
         options["logits_to_keep"] = keep
     if hidden:
@@ -85,7 +87,7 @@ def run(
         options["output_attentions"] = True
     if prefix is not None:
         options["past_key_values"] = prefix
-    with slotted(model, slots), recomputed(model, recompute and torch.is_grad_enabled()):
+    with placed(positions), slotted(model, slots), recomputed(model, recompute and torch.is_grad_enabled()):
         result = model(
             inputs_embeds=embeds, attention_mask=seen(whole), use_cache=use_cache or prefix is not None, **options
         )
@@ -110,10 +112,11 @@ def step(model: Any, ids: Tensor, cache: Any, mask: Tensor, keep: int = 1) -> tu
     """Append tokens (batch, tokens) to a cache: (logits of the last `keep`, the cache, the longer mask). `cache` is used up."""
     whole = torch.cat([mask, mask.new_ones(ids.shape)], 1)
     options: dict[str, Any] = {}
+    positions = mask.long().sum(1)[:, None] + torch.arange(ids.shape[1], device=ids.device)
     if accepts(model, "position_ids"):
-        start = mask.long().sum(1)
-        options["position_ids"] = start[:, None] + torch.arange(ids.shape[1], device=ids.device)
+        options["position_ids"] = positions
     if accepts(model, "logits_to_keep"):
         options["logits_to_keep"] = keep
-    result = model(input_ids=ids, attention_mask=whole, past_key_values=cache, use_cache=True, **options)
+    with placed(positions):
+        result = model(input_ids=ids, attention_mask=whole, past_key_values=cache, use_cache=True, **options)
     return result.logits[:, -keep:], result.past_key_values, whole

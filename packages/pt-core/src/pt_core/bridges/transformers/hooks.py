@@ -9,9 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
+from pt_core.bridges.transformers.draws import current_places, placed
 from pt_core.errors import UserError
+from pt_core.randomness import current_rows, sampled_by
 
 SlotFn = Callable[[int, Tensor], Tensor]
 """fn(block, hidden (batch, tokens, dim)) -> prompt vectors (batch, slots, dim) for that block."""
@@ -60,31 +63,50 @@ def slotted(model: Any, chosen: tuple[int, SlotFn] | None) -> Iterator[None]:
             handle.remove()
 
 
+class _Held(nn.Module):
+    """Lets `functional_call` put a block's weights in place while a function other than its forward runs."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, fn: Callable[[], Any]) -> Any:
+        return fn()
+
+
 @contextmanager
 def recomputed(model: Any, on: bool) -> Iterator[None]:
-    """Run every block under checkpointing. Prefix keys and values are arguments of the recomputed function; each run gets a cache of its
-    own, so that nothing is appended twice."""
+    """Run every block under checkpointing. Prefix keys and values and the block's weights, which may be another's that are put in place for
+    the call only, are arguments of the recomputed function, and its draws are those of the forward pass; each run gets a cache of its own,
+    so that nothing is appended twice."""
     if not on:
         yield
         return
     plain = [(block, block.forward) for block in blocks(model)]
 
-    def wrap(layer: int, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def wrap(layer: int, block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+        held = _Held(block)
+
         def outer(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
             given = [*args, *kwargs.values()]
             cache = next((value for value in given if hasattr(value, "get_seq_length")), None)
+            named, rows, places = dict(held.named_parameters()), current_rows(), current_places()
 
-            def inner(hidden: Tensor, keys: Tensor | None, values: Tensor | None) -> Any:
+            def inner(hidden: Tensor, keys: Tensor | None, values: Tensor | None, *weights: Tensor) -> Any:
                 own = None if cache is None else _only(cache, layer, keys, values)
                 again = [own if value is cache else value for value in args]
-                return forward(hidden, *again, **{n: own if v is cache else v for n, v in kwargs.items()})
+                more = {n: own if v is cache else v for n, v in kwargs.items()}
+                with sampled_by(rows), placed(places):
+                    return functional_call(
+                        held, dict(zip(named, weights, strict=True)), (lambda: forward(hidden, *again, **more),)
+                    )
 
-            return checkpoint(inner, hidden, *_pair(cache, layer), use_reentrant=False)
+            return checkpoint(inner, hidden, *_pair(cache, layer), *named.values(), use_reentrant=False)
 
         return outer
 
     for layer, (block, forward) in enumerate(plain):
-        block.forward = wrap(layer, forward)
+        block.forward = wrap(layer, block, forward)
     try:
         yield
     finally:

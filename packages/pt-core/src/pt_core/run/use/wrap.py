@@ -21,6 +21,7 @@ from pt_core.run.declare.modality import Modality
 from pt_core.run.declare.options import TrainOptions, build_all
 from pt_core.run.use.load import build_method
 from pt_core.saving import card_of, save_artifact
+from pt_core.task import Task
 
 
 class Wrapped(nn.Module):
@@ -87,7 +88,7 @@ def wrap(
     modality: Modality,
     network: nn.Module | Backbone | str,
     method: str,
-    classes: int | Sequence[str],
+    classes: int | Sequence[str] | Task,
     seed: int = 0,
     **options: Any,
 ) -> Wrapped:
@@ -96,7 +97,7 @@ def wrap(
     Args:
         network: a module of a kind that the package has an adapter for, a loaded backbone, or a spec such as `timm:vit_tiny_patch16_224`.
         method: id, such as `vpt`.
-        classes: how many, or their names.
+        classes: how many, or their names; or a task of the package.
         seed: of the initial values.
         options: the method's own, such as `prompt_length=10`.
 
@@ -118,17 +119,23 @@ def wrap(
         backbone = modality.load_backbone(network, None, None, role)
     else:
         backbone = network if isinstance(network, Backbone) else modality.backbone_of(network)
-    names = [str(name) for name in range(classes)] if isinstance(classes, int) else list(classes)
-    task = modality.make_task(modality.task_options(), {"train": ClassesOnly(names)})
     with seeded(seed, "init"):
-        built = build_method(registry, info.id, config, {}, {role: backbone}, task)
+        built = build_method(registry, info.id, config, {}, {role: backbone}, _task(modality, classes))
     _check_plain(built, info.id)
     return Wrapped(modality, built)
 
 
+def _task(modality: Modality, classes: int | Sequence[str] | Task) -> Task:
+    if isinstance(classes, Task):
+        return classes
+    names = [str(name) for name in range(classes)] if isinstance(classes, int) else list(classes)
+    return modality.make_task(modality.task_options(), {"train": ClassesOnly(names)})
+
+
 def _check_plain(method: Method, name: str) -> None:
     """Refuse what a loop over `loss.backward()` and an optimiser would silently leave out."""
-    if type(method).adopt is not Method.adopt:
+    overridden = type(method).adopt is not Method.adopt
+    if overridden if method.sized_by_data is None else method.sized_by_data:
         raise UserError(f"{name!r} is sized by its training data; train it with `fit`")
     nothing = SimpleNamespace(options=TrainOptions(), data={}, results={}, rng=lambda *key: torch.Generator())
     try:
