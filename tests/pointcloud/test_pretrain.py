@@ -14,7 +14,7 @@ from pt_pointcloud.networks.mae import PointMAE, chamfer_l2
 from pt_pointcloud.networks.saved import load_backbone
 from pt_pointcloud.networks.transformer import PointConfig
 from pt_pointcloud.options import PretrainOptions
-from pt_pointcloud.pretrain import pretrain, rate
+from pt_pointcloud.pretrain import pretrain
 
 from tests.pointcloud.common import SIZES
 
@@ -79,14 +79,6 @@ def test_user_clouds_are_drawn_from(tmp_path):
     assert load_backbone(report.out)[1]["data"] == "user data"
     with pytest.raises(DataError, match="5 clouds have fewer than points=90"):
         pretrain(replace(SMALL, points=90), tmp_path / "x.safetensors", clouds, progress=False)
-
-
-def test_learning_rate():
-    rates = [rate(step, 100, 0.1) for step in range(100)]
-    assert rates[0] == pytest.approx(1 / 11)
-    assert max(rates) == rates[10] == 1
-    assert rates[-1] < 0.001
-    assert rates[10:] == sorted(rates[10:], reverse=True)
 
 
 def test_augmentation_has_the_published_ranges():

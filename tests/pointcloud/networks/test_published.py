@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from pt_core.errors import ConfigError, UserError
+from pt_core.weights import check_finite, read_weights
 from pt_pointcloud.backbones import list_backbones, load_backbone
-from pt_pointcloud.networks.published import encoder_state, load_published
-from pt_pointcloud.networks.state import read_tensors
+from pt_pointcloud.networks.published import WRAPPERS, encoder_state, load_published
 from pt_pointcloud.networks.transformer import PointConfig, PointTransformer
 from safetensors.torch import save_file
 
@@ -103,7 +103,7 @@ class Evil:
 def test_files_that_run_code_are_refused(tmp_path):
     saved(tmp_path / "evil.pth", {"base_model": Evil(tmp_path / "marker")})
     with pytest.raises(UserError, match="would run code, which is refused"):
-        read_tensors(tmp_path / "evil.pth")
+        read_weights(tmp_path / "evil.pth", WRAPPERS)
     assert not (tmp_path / "marker").exists()
 
 
@@ -130,8 +130,6 @@ def test_incomplete_checkpoints_are_refused(tmp_path, change, message):
 
 
 def test_values_that_are_not_finite_are_refused(tmp_path):
-    from pt_pointcloud.networks.state import check_finite
-
     net = network()
     with torch.no_grad():
         net.norm.bias[0] = float("nan")
@@ -176,7 +174,7 @@ def test_what_can_be_loaded_is_listed():
             ConfigError,
             "needs at least G points",
         ),
-        (lambda: read_tensors(Path("nowhere.pth")), UserError, "does not exist"),
+        (lambda: read_weights(Path("nowhere.pth"), WRAPPERS), UserError, "does not exist"),
     ],
 )
 def test_bad_input_is_refused(run, error, message):
@@ -189,4 +187,4 @@ def test_damaged_files_are_refused(tmp_path, content):
     for suffix in (".pth", ".safetensors"):
         (tmp_path / f"x{suffix}").write_bytes(content)
         with pytest.raises(UserError, match=r"x\.(pth|safetensors)"):
-            read_tensors(tmp_path / f"x{suffix}")
+            read_weights(tmp_path / f"x{suffix}", WRAPPERS)

@@ -22,8 +22,9 @@ from typing import Annotated, Any, Literal
 import torch
 from annotated_types import Ge, Gt, Lt
 from pt_core.data import generator
-from pt_core.errors import ConfigError, DataError, NonFiniteError
+from pt_core.errors import ConfigError, DataError
 from pt_core.randomness import seeded
+from pt_core.run.pretrain.loop import descend
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -90,24 +91,17 @@ def pretrain(config: PretrainConfig, graphs: Sequence[Graphs], out: Path, source
         optimiser = torch.optim.Adam([*net.parameters(), *extra], lr=config.lr, weight_decay=config.weight_decay)
         best, kept, history = math.inf, {k: v.clone() for k, v in net.state_dict().items()}, []
         rng = generator(config.seed, "pretrain")
+
+        def epoch(parts: Sequence[Tensor]) -> list[float]:
+            batches = [[graphs[row] for row in part.tolist()] for part in parts]
+            return descend(lambda step: loss_of(collate(batches[step]), rng), optimiser, len(batches), title=None)
+
         for _ in tqdm(range(config.epochs), desc="pretrain", delay=2, disable=None):
             net.train()
-            order = torch.randperm(len(graphs), generator=rng).tolist()
-            total, steps = 0.0, 0
-            for start in range(0, len(order), config.batch_size):
-                batch = collate([graphs[row] for row in order[start : start + config.batch_size]])
-                loss = loss_of(batch, rng)
-                if loss is None:
-                    continue
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-                total, steps = total + float(loss.detach()), steps + 1
-            if not steps:
+            losses = epoch(torch.randperm(len(graphs), generator=rng).split(config.batch_size))
+            if not losses:
                 raise DataError("no batch has an edge to learn from")
-            mean = total / steps
-            if not math.isfinite(mean):
-                raise NonFiniteError(f"the pre-training loss is {mean}; lower --lr")
+            mean = sum(losses) / len(losses)
             history.append(round(mean, 5))
             if mean < best:
                 best, kept = mean, {k: v.clone() for k, v in net.state_dict().items()}

@@ -91,11 +91,11 @@ def load_backbone(
         UserError: unknown spec or name, weights that are missing, do not fit, or are not finite.
     """
     import torch
+    from pt_core.weights import check_finite
 
     from pt_pointcloud.networks import saved
     from pt_pointcloud.networks.backbone import PointBackbone
     from pt_pointcloud.networks.published import load_published, published_config
-    from pt_pointcloud.networks.state import check_finite
     from pt_pointcloud.networks.transformer import PointTransformer
 
     if normalise is not None and "normalise=" not in spec and normalise != "unit_sphere":

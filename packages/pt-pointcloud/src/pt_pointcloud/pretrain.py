@@ -5,23 +5,23 @@ The built-in backbone was made by `pt-pointcloud pretrain --out point_mae_shapes
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import asdict, dataclass, fields
-from importlib import metadata
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 from pt_core.data import generator
-from pt_core.errors import DataError, NonFiniteError, UserError
+from pt_core.errors import DataError, UserError
+from pt_core.run.pretrain.loop import decayed, descend, last_tenth, warm_cosine
+from pt_core.run.pretrain.recipe import versions
+from pt_core.weights import FORMAT_VERSION
 from torch import Tensor
-from tqdm import tqdm
 
 from pt_pointcloud.data.augment import scale_translate
 from pt_pointcloud.networks.mae import PointMAE
-from pt_pointcloud.networks.saved import FORMAT_VERSION, save_backbone
+from pt_pointcloud.networks.saved import save_backbone
 from pt_pointcloud.networks.transformer import PointConfig
 from pt_pointcloud.options import PretrainOptions
 from pt_pointcloud.shapes import pretraining_shape
@@ -85,14 +85,6 @@ def point_config(options: PretrainOptions) -> PointConfig:
     return PointConfig(**{f.name: getattr(options, f.name) for f in fields(PointConfig) if hasattr(options, f.name)})
 
 
-def rate(step: int, steps: int, warmup: float) -> float:
-    """Linear warm-up over a share of the steps, then half a cosine to 0."""
-    warm = int(warmup * steps)
-    if step < warm:
-        return (step + 1) / (warm + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-
 def train(
     options: PretrainOptions, source: Source, device: torch.device, progress: bool
 ) -> tuple[PointMAE, list[float]]:
@@ -101,32 +93,26 @@ def train(
         torch.manual_seed(options.seed)
         model = PointMAE(point_config(options), options.decoder_depth, options.mask_ratio)
     model.to(device).train()
-    kept = [p for n, p in model.named_parameters() if not n.startswith("net.cls_")]
-    decay, plain = [p for p in kept if p.ndim > 1], [p for p in kept if p.ndim < 2]
-    groups = [{"params": decay, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=options.lr)
-    losses: list[float] = []
-    with (
-        tqdm(total=options.steps, desc="pretrain", unit="step", mininterval=5, disable=not progress) as bar,
-        torch.random.fork_rng(),
-    ):
-        for step in range(options.steps):
-            rng = generator(options.seed, "pretrain", step)
-            torch.manual_seed(options.seed + step)  # drop-path
-            points = scale_translate(source.batch(options.batch_size, rng, step * options.batch_size), rng)
-            for group in optimiser.param_groups:
-                group["lr"] = options.lr * rate(step, options.steps, options.warmup)
-            loss = model(points.to(device), rng)[0]
-            losses.append(loss.item())
-            if not math.isfinite(losses[-1]):
-                raise NonFiniteError(f"the loss became {losses[-1]} at step {step}; lower --lr {options.lr:g}")
-            optimiser.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(kept, 10.0)
-            optimiser.step()
-            bar.update()
-            if step % 20 == 19:
-                bar.set_postfix(chamfer=f"{1e3 * np.mean(losses[-20:]):.3f}e-3")
+    kept = [(n, p) for n, p in model.named_parameters() if not n.startswith("net.cls_")]
+    optimiser = torch.optim.AdamW(decayed(kept, options.weight_decay), lr=options.lr)
+    warm = int(options.warmup * options.steps)
+
+    def loss_of(step: int) -> Tensor:
+        rng = generator(options.seed, "pretrain", step)
+        torch.manual_seed(options.seed + step)  # drop-path
+        points = scale_translate(source.batch(options.batch_size, rng, step * options.batch_size), rng)
+        loss: Tensor = model(points.to(device), rng)[0]
+        return loss
+
+    with torch.random.fork_rng():
+        losses = descend(
+            loss_of,
+            optimiser,
+            options.steps,
+            rate=lambda step: options.lr * warm_cosine(step, options.steps, warm),
+            clip=((tensor for _, tensor in kept), 10.0),
+            title="pretrain" if progress else None,
+        )
     return model, losses
 
 
@@ -168,7 +154,7 @@ def pretrain(
     begin = time.monotonic()
     model, losses = train(options, source, where, progress)
     seconds = time.monotonic() - begin
-    tail = float(np.mean(losses[-max(1, len(losses) // 10) :]))
+    tail = last_tenth(losses)
     unseen = held_out_loss(model, options, source, where)
     parameters = sum(p.numel() for n, p in model.net.named_parameters() if not n.startswith("cls_"))
     recipe = {f.name: getattr(options, f.name) for f in fields(options) if not hasattr(PointConfig, f.name)}
@@ -180,7 +166,7 @@ def pretrain(
         "data": source.name,
         "recipe": {k: v for k, v in recipe.items() if k != "data"},
         "results": {"train_chamfer": round(tail, 6), "held_out_chamfer": None if unseen is None else round(unseen, 6)},
-        "versions": {name: metadata.version(name) for name in ("torch", "numpy")},
+        "versions": versions("torch", "numpy"),
     }
     save_backbone(model.net, card, out)
     return PretrainReport(out, parameters, tail, unseen, seconds)

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 from pt_core.data import generator, stable_seed
-from pt_core.errors import ConfigError, NonFiniteError, UserError
+from pt_core.errors import ConfigError, UserError
+from pt_core.run.pretrain.loop import descend
+from pt_core.run.pretrain.recipe import versions
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
-from tqdm import tqdm
 
 from pt_timeseries.adapters.base import PretrainedHead, SeriesBackbone
 from pt_timeseries.adapters.encoder import EncoderConfig, Experts, PatchEncoder, cut
@@ -104,39 +103,44 @@ def _batches(train: WindowDataset, steps: int, size: int, *key: int | str) -> li
     ]
 
 
-def _optimiser(parameters: Sequence[Tensor], options: PretrainOptions, steps: int) -> tuple[AdamW, LambdaLR]:
-    optimiser = AdamW(parameters, options.lr, weight_decay=options.weight_decay)
+def _descend(
+    loss_of: Callable[[int], Tensor],
+    parameters: Sequence[Tensor],
+    options: PretrainOptions,
+    steps: int,
+    title: str | None,
+) -> None:
+    """AdamW; the rate rises over the first twentieth of the steps, under half a cosine."""
     warm = max(1, steps // 20)
-    schedule = LambdaLR(optimiser, lambda k: min((k + 1) / warm, 0.5 * (1 + math.cos(math.pi * k / steps))))
-    return optimiser, schedule
+    descend(
+        loss_of,
+        AdamW(parameters, options.lr, weight_decay=options.weight_decay),
+        steps,
+        rate=lambda k: options.lr * min((k + 1) / warm, 0.5 * (1 + math.cos(math.pi * k / steps))),
+        clip=(parameters, 1.0),
+        title=title,
+    )
 
 
 def _supervise(
     backbone: SeriesBackbone, head: nn.Linear, options: PretrainOptions, train: WindowDataset, progress: bool
 ) -> list[float]:
     steps = math.ceil(options.epochs * len(train) / options.batch_size)
-    optimiser, schedule = _optimiser([*backbone.module.parameters(), *head.parameters()], options, steps)
     experts = [module for module in backbone.module.modules() if isinstance(module, Experts)]
     losses: list[float] = []
-    assert train.targets is not None
     order = _batches(train, steps, options.batch_size, options.seed, "supervise")
-    for step, rows in enumerate(tqdm(order, desc="pretrain", unit="step", disable=not progress, leave=False, delay=2)):
-        pooled = backbone.pool(backbone.encode(train.values[rows], {}, None))
-        loss = F.cross_entropy(head(pooled), train.targets[rows])
-        total = loss + sum(0.01 * layer.load for layer in experts)
-        _step(total, optimiser, schedule, step)
+    targets = train.targets
+    assert targets is not None
+
+    def loss_of(step: int) -> Tensor:
+        pooled = backbone.pool(backbone.encode(train.values[order[step]], {}, None))
+        loss = F.cross_entropy(head(pooled), targets[order[step]])
         losses.append(float(loss.detach()))
+        return loss + sum(0.01 * layer.load for layer in experts)
+
+    parameters = [*backbone.module.parameters(), *head.parameters()]
+    _descend(loss_of, parameters, options, steps, "pretrain" if progress else None)
     return losses
-
-
-def _step(loss: Tensor, optimiser: AdamW, schedule: LambdaLR, step: int) -> None:
-    if not bool(torch.isfinite(loss.detach())):
-        raise NonFiniteError(f"the loss is {float(loss.detach())} at step {step} of pre-training; lower --lr")
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], 1.0)
-    optimiser.step()
-    schedule.step()
 
 
 def _reconstruct(backbone: SeriesBackbone, options: PretrainOptions, train: WindowDataset, progress: bool) -> None:
@@ -146,20 +150,21 @@ def _reconstruct(backbone: SeriesBackbone, options: PretrainOptions, train: Wind
     token = nn.Parameter(torch.zeros(config.dim))
     restore = nn.Linear(config.dim, config.channels * config.patch)
     steps = math.ceil(options.masked_epochs * len(train) / options.batch_size)
-    optimiser, schedule = _optimiser([*net.parameters(), token, *restore.parameters()], options, steps)
     order = _batches(train, steps, options.batch_size, options.seed, "mask")
-    for step, rows in enumerate(
-        tqdm(order, desc="masked patches", unit="step", disable=not progress, leave=False, delay=2)
-    ):
-        series = train.values[rows]
+
+    def loss_of(step: int) -> Tensor:
+        series = train.values[order[step]]
         rng = generator(options.seed, "mask", step)
-        hidden = torch.rand(len(rows), config.tokens(series.shape[-1]), generator=rng) < options.mask_ratio
+        hidden = torch.rand(len(series), config.tokens(series.shape[-1]), generator=rng) < options.mask_ratio
         tokens = torch.where(hidden[..., None], token, net.patches(series)) + net.position[: hidden.shape[1]]
         for block in net.blocks:
             tokens = block(tokens)
         wanted = cut(series, config.patch, config.stride)
         errors = (restore(net.norm(tokens)) - wanted).square().mean(-1)
-        _step((errors * hidden).sum() / hidden.sum().clamp(min=1), optimiser, schedule, step)
+        return (errors * hidden).sum() / hidden.sum().clamp(min=1)
+
+    parameters = [*net.parameters(), token, *restore.parameters()]
+    _descend(loss_of, parameters, options, steps, "masked patches" if progress else None)
 
 
 @torch.no_grad()
@@ -223,7 +228,7 @@ def run(options: PretrainOptions, out: Path, progress: bool = True) -> PretrainR
             "val_macro_f1": None if report.val_macro_f1 is None else round(report.val_macro_f1, 4),
         },
         "parameters": sum(tensor.numel() for tensor in report.backbone.module.parameters()),
-        "versions": {name: metadata.version(name) for name in ("torch", "numpy")},
+        "versions": versions("torch", "numpy"),
     }
     write_backbone(report.backbone, options.architecture, report.config, card, out)
     return report

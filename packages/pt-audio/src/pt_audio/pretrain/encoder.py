@@ -19,7 +19,8 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from annotated_types import Ge, Gt, Lt
-from pt_core.errors import NonFiniteError
+from pt_core.run.pretrain.loop import descend
+from pt_core.run.pretrain.recipe import write_recipe
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -98,22 +99,21 @@ def pretrain(config: EncoderConfig, out: Path) -> dict[str, Any]:
     pool = generate(config.clips, config.seed + 1)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.05, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, config.steps, pct_start=0.1)
-    bar = tqdm(range(config.steps), desc="pretraining", delay=2)
-    for step in bar:
+    shown: dict[str, Tensor] = {}
+
+    def loss_of(step: int) -> Tensor:
         rows = rng.integers(0, config.clips, config.batch_size)
         batch, when, keep = draw(pool, rows, rng, config.keep, sizes.patch)
         losses = model(batch, when, pool.what[torch.from_numpy(rows)], keep)
-        loss = torch.stack(list(losses.values())).sum()
-        if not bool(torch.isfinite(loss)):
-            raise NonFiniteError(f"pretraining loss is {float(loss)} at step {step}; lower --lr")
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        shown.update({name: value.detach() for name, value in losses.items()})
+        return torch.stack(list(losses.values())).sum()
+
+    def after(done: int, losses: list[float]) -> None:
         schedule.step()
-        if step % 50 == 0:
-            bar.set_postfix({name: f"{value.item():.3f}" for name, value in losses.items()})
-            tqdm.write(f"{step}: " + ", ".join(f"{name} {value.item():.4f}" for name, value in losses.items()))
+        if done % 50 == 1:
+            tqdm.write(f"{done - 1}: " + ", ".join(f"{name} {value.item():.4f}" for name, value in shown.items()))
+
+    descend(loss_of, optimiser, config.steps, clip=(model.parameters(), 1.0), after=after, shown=shown)
     recipe = {
         "config": asdict(config),
         "front": dict(FRONT.describe()),
@@ -142,7 +142,7 @@ def save(encoder: AudioViT, front: LogMel, out: Path, recipe: dict[str, Any] | N
     described = {"kind": "audiomae", "sizes": asdict(encoder.sizes), "front": asdict(front)}
     (out / "config.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     if recipe is not None:
-        (out / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
+        write_recipe(out / "recipe.json", recipe)
 
 
 def small(config: EncoderConfig) -> EncoderConfig:

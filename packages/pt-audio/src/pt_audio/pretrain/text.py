@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from dataclasses import asdict, dataclass
@@ -12,8 +11,9 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from annotated_types import Ge, Gt
-from pt_core.errors import NonFiniteError
-from torch import Tensor, nn
+from pt_core.run.pretrain.loop import descend
+from pt_core.run.pretrain.recipe import write_recipe
+from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -97,19 +97,18 @@ def train_lm(config: TextConfig, tokenizer: Any) -> tuple[Any, dict[str, float]]
 
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.05, betas=(0.9, 0.98))
     schedule = _schedule(optimiser, config.lr, config.steps)
-    for step in tqdm(range(config.steps), desc="language model", delay=2):
+
+    def loss_of(step: int) -> Tensor:
         ids, weights = _batch(writer, encoded, config.batch_size)
         losses = F.cross_entropy(model(ids).logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-        loss = (losses * weights[:, 1:].flatten()).sum() / weights[:, 1:].sum()
-        if not bool(torch.isfinite(loss)):
-            raise NonFiniteError(f"language model loss is {loss.item()} at step {step}; lower --lr")
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        return (losses * weights[:, 1:].flatten()).sum() / weights[:, 1:].sum()
+
+    def after(done: int, losses: list[float]) -> None:
         schedule.step()
-        if step % 50 == 0:
-            tqdm.write(f"{step}: {loss.item():.4f}")
+        if done % 50 == 1:
+            tqdm.write(f"{done - 1}: {losses[-1]:.4f}")
+
+    descend(loss_of, optimiser, config.steps, clip=(model.parameters(), 1.0), after=after, title="language model")
     held = Writer(np.random.default_rng(config.seed + 1))
     ids, weights = _batch(held, encoded, 64)
     with torch.no_grad():
@@ -132,7 +131,9 @@ def train_bert(config: TextConfig, tokenizer: Any) -> tuple[Any, float]:
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
     schedule = _schedule(optimiser, 2e-3, config.text_steps)
     share = 0.0
-    for _ in tqdm(range(config.text_steps), desc="text encoder", delay=2):
+
+    def loss_of(step: int) -> Tensor:
+        nonlocal share
         texts = ["".join(text for text, _ in writer.text()) for _ in range(16)]
         batch = tokenizer(texts, padding=True, truncation=True, max_length=64, return_tensors="pt")
         hidden = torch.from_numpy(rng.random(batch["input_ids"].shape)) < 0.15
@@ -140,12 +141,10 @@ def train_bert(config: TextConfig, tokenizer: Any) -> tuple[Any, float]:
         hidden[:, 1] = True
         ids = batch["input_ids"].masked_fill(hidden, tokenizer.mask_token_id)
         logits = model(ids, attention_mask=batch["attention_mask"]).logits[hidden]
-        loss = F.cross_entropy(logits, batch["input_ids"][hidden])
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
         share = float((logits.argmax(-1) == batch["input_ids"][hidden]).float().mean())
+        return F.cross_entropy(logits, batch["input_ids"][hidden])
+
+    descend(loss_of, optimiser, config.text_steps, after=lambda *_: schedule.step(), title="text encoder")
     return model.bert.eval(), round(share, 4)
 
 
@@ -171,5 +170,5 @@ def pretrain(config: TextConfig, out: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
-    (out / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
+    write_recipe(out / "recipe.json", recipe)
     return recipe

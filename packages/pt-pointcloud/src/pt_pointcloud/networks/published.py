@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pt_core.errors import UserError
+from pt_core.weights import listed, read_weights
 from torch import Tensor
 
-from pt_pointcloud.networks.state import read_tensors
 from pt_pointcloud.networks.transformer import CLASS_TENSORS, PointConfig, PointTransformer
 
 ENCODERS = ("MAE_encoder.", "transformer_q.", "base_model.")
@@ -29,7 +29,8 @@ BESIDE = (
     *("prompt", "dgcnn", "label_conv", "propagation", "convs", "bns", "blocks.cls."),
 )
 """Parts of those files that are no encoder: decoders, heads, momentum copies, prompts."""
-SHOWN = 5
+WRAPPERS = ("base_model", "model_state_dict", "state_dict", "model")
+"""Keys under which the training scripts put the weights."""
 
 
 def published_config(kind: str, grouping: Mapping[str, Any]) -> PointConfig:
@@ -45,7 +46,7 @@ def load_published(kind: str, config: PointConfig, path: Path) -> tuple[PointTra
     Raises:
         UserError: missing, damaged, needs code to load, lacks or adds tensors, other shapes, NaN or infinite values.
     """
-    state = encoder_state(read_tensors(path))
+    state = encoder_state(read_weights(path, WRAPPERS))
     net = PointTransformer(config)
     wanted = net.state_dict()
     has_class = all(name in state for name in CLASS_TENSORS)
@@ -59,14 +60,14 @@ def load_published(kind: str, config: PointConfig, path: Path) -> tuple[PointTra
     left_out = [name for name in unknown if name.startswith(BESIDE)]
     unknown = [name for name in unknown if name not in left_out]
     if missing or unknown:
-        lists = [f"{word} {_some(names)}" for word, names in (("lacks", missing), ("has unknown", unknown)) if names]
+        lists = [f"{word} {listed(names)}" for word, names in (("lacks", missing), ("has unknown", unknown)) if names]
         raise UserError(f"{path} does not fit {kind}: it {' and '.join(lists)}")
     for name, tensor in wanted.items():
         if state[name].shape != tensor.shape:
             raise UserError(f"{path}: {name} has shape {tuple(state[name].shape)}, {kind} needs {tuple(tensor.shape)}")
     net.load_state_dict({name: state[name] for name in wanted}, strict=True)
     net.class_token_trained = has_class
-    return net, (f"left out of {path}: {_some(left_out)}",) if left_out else ()
+    return net, (f"left out of {path}: {listed(left_out)}",) if left_out else ()
 
 
 def encoder_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -77,8 +78,3 @@ def encoder_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if inside:
             return inside
     return bare
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

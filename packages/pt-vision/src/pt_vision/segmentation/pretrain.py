@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import math
-import os
-import platform
 import time
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from pt_core.data import stable_seed
-from pt_core.errors import ConfigError, NonFiniteError, UserError
-from safetensors.torch import save_file
+from pt_core.errors import ConfigError, UserError
+from pt_core.run.pretrain.loop import decayed, descend, last_tenth, warm_cosine
+from pt_core.run.pretrain.recipe import versions
+from pt_core.weights import FORMAT_VERSION, write_network
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pt_vision.networks.files import FORMAT_VERSION, SEGMENTER
+from pt_vision.networks.files import PACKAGE, SEGMENTER
 from pt_vision.networks.mit import build_encoder, preprocessing
 from pt_vision.networks.segformer import SegFormerHead, resize
 from pt_vision.segmentation.metrics import confusion, mean_iou
@@ -91,34 +88,23 @@ def pretrain_segmenter(config: SegmenterConfig, out: Path, progress: bool = True
         UserError: `out` is not a .safetensors file name.
         NonFiniteError: the loss became NaN or infinite.
     """
-    from tqdm import tqdm
-
     if out.suffix != ".safetensors":
         raise UserError(f"{out} must end in .safetensors")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = _Segmenter(config).train()
-        groups = [
-            {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": config.weight_decay},
-            {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        optimiser = torch.optim.AdamW(groups, lr=config.lr)
-        losses, begin = [], time.monotonic()
-        for step in tqdm(range(config.steps), desc="pretrain", unit="step", disable=not progress):
-            warm = max(1, int(config.warmup * config.steps))
-            part = (step - warm) / max(1, config.steps - warm)
-            factor = (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * part))
-            for group in optimiser.param_groups:
-                group["lr"] = config.lr * factor
+        optimiser = torch.optim.AdamW(decayed(model.named_parameters(), config.weight_decay), lr=config.lr)
+        warm, begin = max(1, int(config.warmup * config.steps)), time.monotonic()
+
+        def rate(step: int) -> float:
+            return config.lr * ((step + 1) / warm if step < warm else warm_cosine(step, config.steps, warm))
+
+        def loss_of(step: int) -> Tensor:
             images, masks = scenes(config.seed, "train", step, config.batch_size)
-            loss = F.cross_entropy(model(images), masks)
-            losses.append(loss.item())
-            if not math.isfinite(losses[-1]):
-                raise NonFiniteError(f"the loss became {losses[-1]} at step {step}; lower lr={config.lr:g}")
-            optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
+            return F.cross_entropy(model(images), masks)
+
+        title = "pretrain" if progress else None
+        losses = descend(loss_of, optimiser, config.steps, rate=rate, clip=(model.parameters(), 1.0), title=title)
         seconds = time.monotonic() - begin
     model.eval()
     matrix = torch.zeros(len(CLASSES), len(CLASSES), dtype=torch.long)
@@ -127,18 +113,18 @@ def pretrain_segmenter(config: SegmenterConfig, out: Path, progress: bool = True
             images, masks = scenes(config.seed, "held out", number, 16)
             matrix += confusion(model(images).argmax(1), masks, len(CLASSES))
     results = {
-        "train_loss": round(float(np.mean(losses[-max(1, len(losses) // 10) :])), 4),
+        "train_loss": round(last_tenth(losses), 4),
         "held_out_miou": round(mean_iou(matrix), 4),
         "held_out_scenes": HELD_OUT,
     }
-    card = _card(config, results, sum(p.numel() for n, p in model.named_parameters() if "linear_pred" not in n))
-    _save(model, card, out)
+    kept = {name: tensor for name, tensor in model.state_dict().items() if "linear_pred" not in name}
+    card = _card(config, results, sum(p.numel() for name, p in model.named_parameters() if name in kept))
+    write_network(out, PACKAGE, kept, card)
     return {**card, "seconds": seconds}
 
 
 def _card(config: SegmenterConfig, results: dict[str, Any], parameters: int) -> dict[str, Any]:
     model = {name: getattr(config, name) for name in ("embed_dims", "depths", "num_heads", "decoder_width")}
-    versions = {name: metadata.version(name) for name in ("torch", "timm", "numpy", "pillow")}
     return {
         "format_version": FORMAT_VERSION,
         "kind": SEGMENTER,
@@ -149,20 +135,5 @@ def _card(config: SegmenterConfig, results: dict[str, Any], parameters: int) -> 
         "class_names": list(CLASSES),
         "recipe": {name: value for name, value in asdict(config).items() if name not in model},
         "results": results,
-        "versions": {**versions, "python": platform.python_version()},
+        "versions": versions("torch", "timm", "numpy", "pillow"),
     }
-
-
-def _save(model: nn.Module, card: dict[str, Any], out: Path) -> None:
-    tensors = {
-        name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
-        for name, tensor in model.state_dict().items()
-        if "linear_pred" not in name
-    }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_suffix(".json")
-    parts = [path.with_name(f".{path.name}.part") for path in (out, beside)]
-    save_file(tensors, parts[0], metadata={"pt_vision": json.dumps(card, sort_keys=True)})
-    parts[1].write_text(json.dumps(card, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    for part, path in zip(parts, (out, beside), strict=True):
-        os.replace(part, path)

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from pt_core.errors import UserError
+from pt_core.run.pretrain.loop import last_tenth
+from pt_core.run.pretrain.recipe import versions
+from pt_core.weights import FORMAT_VERSION
 
 from pt_vision.classification.pretrain.config import PretrainConfig, PretrainReport
 from pt_vision.classification.pretrain.images import ImageSource, Source
 from pt_vision.classification.pretrain.train import accuracy_of, train
-from pt_vision.networks.files import FORMAT_VERSION, MEAN, MODEL_FIELDS, STD, save_backbone
+from pt_vision.networks.files import MEAN, MODEL_FIELDS, STD, save_backbone
 
 
 def _card(
     config: PretrainConfig, source: Source, drawn: bool, results: dict[str, Any], parameters: int
 ) -> dict[str, Any]:
-    versions = {name: metadata.version(name) for name in ("torch", "timm", "numpy", "pillow", "matplotlib")}
     recipe = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in MODEL_FIELDS}
     return {
         "format_version": FORMAT_VERSION,
@@ -35,7 +34,7 @@ def _card(
         "class_names": list(source.class_names),
         "recipe": recipe,
         "results": results,
-        "versions": {**versions, "python": platform.python_version()},
+        "versions": versions("torch", "timm", "numpy", "pillow", "matplotlib"),
     }
 
 
@@ -78,7 +77,7 @@ def pretrain(
     seconds = time.monotonic() - begin
     accuracy = accuracy_of(model, source, where)
     parameters = sum(p.numel() for n, p in model.named_parameters() if not n.startswith("head."))
-    train_loss = float(np.mean(losses[-max(1, len(losses) // 10) :]))
+    train_loss = last_tenth(losses)
     results = {
         "train_loss": round(train_loss, 4),
         "held_out_accuracy": None if accuracy is None else round(accuracy, 4),
