@@ -27,6 +27,10 @@ VIEWS = 96
 """Network inputs that run at once when windows slide over an image."""
 
 
+CLASS_TENSORS = ("network.*.classifier.*", "network.*.linear_pred.*")
+"""Tensors of a method's `network` that depend on the classes: the last layers of its decoder and its scale attention."""
+
+
 @dataclass(frozen=True)
 class NetworkConfig:
     head: Literal["daformer", "segformer", "fpn", "upernet"] = "daformer"

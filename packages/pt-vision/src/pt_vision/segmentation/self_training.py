@@ -29,7 +29,7 @@ from pt_vision.segmentation.mixing import (
     mix,
     pseudo_labels,
 )
-from pt_vision.segmentation.network import Network, NetworkConfig, Scales, Visit, scale_loss
+from pt_vision.segmentation.network import CLASS_TENSORS, Network, NetworkConfig, Scales, Visit, scale_loss
 from pt_vision.segmentation.pairs import Pairs, Whole, paired
 from pt_vision.segmentation.teacher import Teacher
 
@@ -93,6 +93,7 @@ class SelfTraining(SegmentationMethod):
 
     Config: ClassVar[type] = SelfTrainingConfig
     training_only: ClassVar[tuple[str, ...]] = ("teacher.*",)
+    class_tensors = (*CLASS_TENSORS, "teacher.*:classifier:*", "teacher.*:linear_pred:*")
     recipe: ClassVar[Mapping[str, Any]] = {**RECIPE, "steps": 60_000}
     config: SelfTrainingConfig
 

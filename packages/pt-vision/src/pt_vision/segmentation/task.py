@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from pt_core.data import Batch, Dataset
-from pt_core.errors import ArtifactError, DataError
+from pt_core.errors import ArtifactError, DataError, UserError
 from pt_core.task import Evaluator, Predictions, Task
 from torch import Tensor
 from torch.nn import functional as F
@@ -70,6 +70,20 @@ class Segmentation(Task):
 
     def predict(self, output: Tensor) -> Predictions:
         return {"logits": output}
+
+    def logits(self, output: Tensor) -> Tensor:
+        """(batch, class, row, column): the class axis is the second, as in classification."""
+        return self.predict(output)["logits"]
+
+    def with_classes(self, names: Sequence[str], texts: Mapping[str, Sequence[str]] | None = None) -> Segmentation:
+        """The same task on other classes; a method with a classifier of its own refuses them.
+
+        Raises:
+            UserError: texts that describe classes, which no method for masks reads.
+        """
+        if texts:
+            raise UserError("segmentation takes names of classes, not texts that describe them")
+        return Segmentation(names)
 
     def evaluator(self) -> Evaluator:
         return SegmentationEvaluator(self.labels)

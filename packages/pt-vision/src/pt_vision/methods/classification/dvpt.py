@@ -17,7 +17,7 @@ import torch
 from annotated_types import Ge
 from pt_core import Add, Backbone, Batch, Edits, Insert, Layout, Task
 from pt_core.errors import ConfigError
-from pt_core.prompts import normal
+from pt_core.prompts import normal, overlaid
 from torch import Tensor, nn
 
 from pt_vision.bottleneck import Bottleneck, group_blocks
@@ -59,6 +59,7 @@ class DVPT(VisionMethod):
     """
 
     Config = DVPTConfig
+    class_tensors = ("head.*",)
     recipe: ClassVar[Mapping[str, Any]] = {
         "optimizer": "adamw",
         "lr": 5e-4,
@@ -147,3 +148,7 @@ class DVPT(VisionMethod):
         if not read:
             return self.head(backbone.pool(backbone(batch.inputs, self.edits()), "default").float())
         return self.head(backbone(batch.inputs, self.edits(), read=read).tokens.mean(1).float())
+
+    def resized(self, name: str, tensor: Tensor, shape: torch.Size) -> Tensor | None:
+        """Prompts ask the features each for itself: of a longer or shorter set those are kept that both have."""
+        return overlaid(tensor, self.own_tensors()[name]) if "prompt" in name else None

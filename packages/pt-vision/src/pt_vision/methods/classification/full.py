@@ -33,6 +33,7 @@ class FullFineTuning(VisionMethod):
     """
 
     Config = FullConfig
+    class_tensors = ("head.*",)
     recipe: ClassVar[Mapping[str, Any]] = {
         "optimizer": "adamw",
         "lr": 1e-4,

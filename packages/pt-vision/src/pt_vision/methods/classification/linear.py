@@ -30,6 +30,7 @@ class LinearProbe(VisionMethod):
     """
 
     Config = LinearConfig
+    class_tensors = ("head.*",)
     recipe: ClassVar[Mapping[str, Any]] = {"optimizer": "adamw", "lr": 0.01, "weight_decay": 1e-4, "epochs": 100}
     config: LinearConfig
 

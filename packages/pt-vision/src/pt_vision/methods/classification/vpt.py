@@ -15,7 +15,7 @@ import torch
 from annotated_types import Ge, Lt
 from pt_core import Add, Backbone, Batch, Edits, Insert, Layout, LoweredEdits, Method, PromptTokens, Stage, Task
 from pt_core.errors import ConfigError
-from pt_core.prompts import uniform, vpt_bound
+from pt_core.prompts import overlaid, uniform, vpt_bound
 from pt_core.task import Predictions
 from torch import Tensor, nn
 
@@ -77,6 +77,7 @@ class VPT(VisionMethod):
     """
 
     Config = VPTConfig
+    class_tensors = ("head.*",)
     recipe: ClassVar[Mapping[str, Any]] = RECIPE
     config: VPTConfig
 
@@ -165,6 +166,11 @@ class VPT(VisionMethod):
             assert isinstance(tokens, PromptTokens)
             rows = torch.arange(tokens.length, device=ctx.device) % len(means)
             tokens.tokens.copy_(means[rows].expand_as(tokens.tokens))
+
+    def resized(self, name: str, tensor: Tensor, shape: torch.Size) -> Tensor | None:
+        """Inserted tokens have no order: of a longer or shorter prompt those are kept that both have. Elsewhere each has a place."""
+        prompt = name.startswith("sets.") and name.endswith(".tokens") and self.config.location == "prepend"
+        return overlaid(tensor, self.own_tensors()[name], axis=1) if prompt else None
 
     def param_groups(self, stage: Stage) -> list[dict[str, Any]]:
         return decay_groups(self, self.head)

@@ -54,6 +54,7 @@ class VPTPixel(VisionMethod):
     """
 
     Config = VPTPixelConfig
+    class_tensors = ("head.*",)
     recipe: ClassVar[Mapping[str, Any]] = RECIPE
     config: VPTPixelConfig
     mean: Tensor

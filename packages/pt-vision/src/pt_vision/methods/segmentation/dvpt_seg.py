@@ -12,7 +12,7 @@ import torch
 from annotated_types import Ge, Le
 from pt_core import Add, Backbone, Batch, Edits, Layout, StepOutput, Task
 from pt_core.errors import ConfigError
-from pt_core.prompts import normal
+from pt_core.prompts import normal, overlaid
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -64,6 +64,7 @@ class DVPTSeg(WindowMethod):
     """
 
     Config = DVPTSegConfig
+    class_tensors = ("classifier.*",)
     recipe: ClassVar[Mapping[str, Any]] = {
         "optimizer": "adamw",
         "lr": 5e-4,
@@ -139,3 +140,7 @@ class DVPTSeg(WindowMethod):
         output, share = self(batch), self.config.dice_weight
         entropy, _ = self.task.loss(output, batch)
         return StepOutput((1 - share) * entropy + share * dice_loss(output, batch.target), len(batch))
+
+    def resized(self, name: str, tensor: Tensor, shape: torch.Size) -> Tensor | None:
+        """Prompt i is added to token i, whatever their number: those are kept that both have."""
+        return overlaid(tensor, self.own_tensors()[name]) if name.startswith("prompts.") else None

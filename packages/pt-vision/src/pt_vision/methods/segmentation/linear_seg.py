@@ -37,6 +37,7 @@ class LinearSegProbe(WindowMethod):
     """
 
     Config = LinearSegConfig
+    class_tensors = ("classifier.*",)
     coupled = False
     recipe: ClassVar[Mapping[str, Any]] = {
         "optimizer": "adamw",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pt_vision.segmentation.hrda import draw_box
 from pt_vision.segmentation.method import RECIPE, SegmentationMethod, parameter_groups, supervised
-from pt_vision.segmentation.network import Network, NetworkConfig, scale_loss
+from pt_vision.segmentation.network import CLASS_TENSORS, Network, NetworkConfig, scale_loss
 
 ID = "source_only"
 TITLE = "Supervised training of encoder and decoder (baseline)"
@@ -35,6 +35,7 @@ class SourceOnly(SegmentationMethod):
     """
 
     Config = SourceOnlyConfig
+    class_tensors = CLASS_TENSORS
     recipe: ClassVar[Mapping[str, Any]] = {**RECIPE, "steps": 40_000}
     config: SourceOnlyConfig
 
