@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import torch
 from pt_core import Add, Backbone, Features, Layout, Replace
 from pt_core.backbone import Edit
 from torch import Tensor, nn
@@ -75,6 +76,13 @@ class AudioEncoder(Backbone):
             elif isinstance(edit, Replace):
                 hidden = edit.fn(hidden, layout)
         return Features(hidden, layout)
+
+    def probe(self) -> Tensor:
+        """(1, T, F): waves over time and frequency of several lengths, and silence in the last quarter, as behind a short clip."""
+        frames, bins = self.front.shape
+        time, frequency = torch.arange(frames)[:, None], torch.arange(bins)[None]
+        waves = torch.sin(0.9 * time + 0.4 * frequency) + torch.cos(0.13 * time - 0.7 * frequency)
+        return (waves * (4 * time < 3 * frames))[None]
 
     def vectors(self, segments: Tensor, weights: Any = None) -> Tensor:
         """(segment, T, F) -> (segment, N, d)."""

@@ -66,6 +66,15 @@ class LanguageModel(Backbone):
         extra = {"logits": result.logits, "cache": result.cache, "mask": result.mask}
         return Features(embeds.new_zeros(len(embeds), 0, self.dim), layout, extra)
 
+    def probe(self) -> dict[str, Tensor]:
+        """Two texts of unequal length; what a vision-language model makes of pictures is not told apart."""
+        limits = [limit for limit in (self.sizes.context, self.sizes.window) if limit is not None]
+        return bridge.probe_texts(len(self.module.get_input_embeddings().weight), min(limits, default=None))  # type: ignore[operator]
+
+    def probe_features(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Scores of the real tokens."""
+        return bridge.scores(self(inputs, read=("logits",)).extra["logits"], inputs["mask"])
+
     def embed(self, ids: Tensor) -> Tensor:
         """(batch, tokens) -> (batch, tokens, dim)."""
         return bridge.embed(self.module, ids)

@@ -8,7 +8,7 @@ from typing import Any
 from pt_core import Backbone, Features, Layout
 from pt_core.backbone import Edit
 from pt_core.bridges import transformers as bridge
-from torch import nn
+from torch import Tensor, nn
 
 
 class TextModel(Backbone):
@@ -33,6 +33,13 @@ class TextModel(Backbone):
     def encode(self, inputs: Any, edits: Mapping[str, tuple[Edit, ...]], read: frozenset[str] | None) -> Features:
         hidden = self.module(input_ids=inputs["ids"], attention_mask=inputs["mask"]).last_hidden_state
         return Features(hidden, Layout((("token", hidden.shape[1]),)))
+
+    def probe(self) -> dict[str, Tensor]:
+        return bridge.probe_texts(self.vocabulary, self.positions, left=False)
+
+    def probe_features(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """States of the real tokens."""
+        return self(inputs).tokens[inputs["mask"].bool()]
 
     def tokens(self, text: str, longest: int) -> list[int]:
         """[CLS] text [SEP]; of a longer text the end is kept, as the published code does (left truncation)."""

@@ -102,6 +102,11 @@ class LanguageBackbone(Backbone):
             filled.append((k, v) if index is None else (k[index], v[index]))
         return filled
 
+    def probe(self) -> dict[str, Tensor]:
+        """Two texts of unequal length; what begins behind them (a window, a position scaling for long texts) is not told apart."""
+        limits = [limit for limit in (self.sizes.context, self.sizes.window) if limit is not None]
+        return bridge.probe_texts(len(self.embeddings), min(limits, default=None))
+
     def pooled(
         self, inputs: Mapping[str, Tensor], edits: Edits | None = None, weights: Weights | None = None
     ) -> Tensor:

@@ -63,6 +63,10 @@ class DecoderBackbone(LanguageBackbone):
             extra["pooled"] = result.hidden[torch.arange(len(ids), device=ids.device), last]
         return Features(hidden, Layout((("token", hidden.shape[1]),)), extra)
 
+    def probe_features(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Scores of the real tokens."""
+        return bridge.scores(self(inputs, read=("logits",)).extra["logits"], inputs["mask"])
+
     def run_prefix(self, embeds: Tensor, keep: int = 1) -> tuple[Prefix, Tensor]:
         """(prefix, logits (rows, keep, vocabulary)) of virtual tokens (rows, prefix, dim)."""
         bridge.check_length(embeds.shape[1], 0, self.sizes.context)

@@ -10,6 +10,7 @@ from pt_core import Features, Layout
 from pt_core.backbone import Edit
 from pt_core.bridges import transformers as bridge
 from pt_core.errors import UserError
+from torch import Tensor
 
 from pt_language.adapters.base import LanguageBackbone
 from pt_language.adapters.front import prepend
@@ -39,3 +40,8 @@ class EncoderBackbone(LanguageBackbone):
         own = inputs["ids"].shape[1]
         layout = Layout((("prompt", hidden.shape[1] - own), ("token", own)))
         return Features(hidden, layout, {"pooled": hidden[:, -own], "mask": mask})
+
+    def probe_features(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """States of the real tokens."""
+        found = self(inputs)
+        return found.tokens[found.extra["mask"].bool()]

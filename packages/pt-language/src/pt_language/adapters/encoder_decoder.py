@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from pt_core import Edits, Features, Layout
 from pt_core.backbone import Edit
+from pt_core.bridges import transformers as bridge
 from torch import Tensor
 
 from pt_language.adapters.base import LanguageBackbone, Prefix
@@ -31,6 +32,11 @@ class EncoderDecoderBackbone(LanguageBackbone):
         pooled = (own * weight).sum(1) / weight.sum(1).clamp(min=1)
         layout = Layout((("prompt", hidden.shape[1] - own.shape[1]), ("token", own.shape[1])))
         return Features(hidden, layout, {"mask": mask, "pooled": pooled, "pairs": self.given_pairs(edits)})
+
+    def probe_features(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Scores of an answer, to which encoder and decoder contribute."""
+        answer = inputs["ids"].flip(1)
+        return bridge.scores(self.target_logits(inputs, answer), torch.ones_like(answer))
 
     def _cache(self, pairs: Sequence[tuple[Tensor, Tensor]] | None, batch: int, rows: int) -> dict[str, Any]:
         """Arguments that put keys and values into the decoder's self-attention, every row of the batch `rows` times."""
