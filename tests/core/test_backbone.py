@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from pt_core.backbone import Add, Insert, KeyValue, Layout, LoweredEdits, Replace
+from pt_core.backbone import Add, Insert, KeyValue, Layout, Replace
 from pt_core.errors import UserError
 from pt_core.testing.tiny import TinyBackbone, TinyMethod, ToyTask
 from torch import nn
@@ -169,26 +169,3 @@ def test_dropout_of_the_backbone_is_active_only_where_a_claim_asks_for_it():
     assert not any(m.training for m in backbone.module.modules())
     claim.eval()
     assert torch.equal(backbone(inputs(), weights=claim).tokens, backbone(inputs(), weights=claim).tokens)
-
-
-def test_lowered_edits_are_computed_again_only_when_a_tensor_changed():
-    class Counting(TinyBackbone):
-        lowered = 0
-
-        def lower(self, edits):
-            self.lowered += 1
-            return edits
-
-    backbone, prompt, kept = Counting(), nn.Parameter(torch.ones(2, 8)), LoweredEdits()
-
-    def get():
-        return kept.get(backbone, [prompt], lambda: {"tokens[0]": Insert(prompt.detach().clone())})
-
-    assert get() is get()
-    assert backbone.lowered == 1
-    with torch.no_grad():
-        prompt.add_(1)
-    assert get()["tokens[0]"].tokens[0, 0] == 2
-    backbone.to("cpu", torch.bfloat16)
-    get()
-    assert backbone.lowered == 3

@@ -8,13 +8,13 @@ from .backbone import (
     Insert as Insert,
     KeyValue as KeyValue,
     Layout as Layout,
-    LoweredEdits as LoweredEdits,
     Replace as Replace,
 )
 from .data import Batch as Batch, Dataset as Dataset
 from .errors import UserError as UserError
 from .fingerprint import Fingerprint as Fingerprint
 from .kernels import prompt_attention as prompt_attention, reference_kernels as reference_kernels
+from .lowered import LoweredEdits as LoweredEdits
 from .method import Method as Method
 from .prompts import PromptBank as PromptBank, PromptTokens as PromptTokens
 from .stage import Optimiser as Optimiser, Stage as Stage, StepOutput as StepOutput, Stream as Stream

@@ -38,7 +38,6 @@ from torch import Tensor, nn
 from pt_core.data import map_tensors
 from pt_core.errors import UserError, nearest
 from pt_core.fingerprint import Fingerprint, fingerprint_tensors, sampled, whole_float32
-from pt_core.kernels._mode import fast_paths_enabled
 
 
 @dataclass(frozen=True)
@@ -392,28 +391,3 @@ class Backbone(ABC):
     @property
     def dtype(self) -> torch.dtype:
         return next(self.module.parameters()).dtype
-
-
-class LoweredEdits:
-    """Keeps `backbone.lower(edits)` until what it was computed from changes; for inference with fixed prompts.
-
-    That is: a tensor behind the edits (holding the tensors keeps their ids unique, their version counters tell in-place changes), the
-    backbone's device and dtype, autocast, and `reference_kernels()`.
-    """
-
-    def __init__(self) -> None:
-        self._key: Any = None
-        self._tensors: tuple[Tensor, ...] = ()
-        self._edits: Edits = {}
-
-    def get(self, backbone: Backbone, tensors: Sequence[Tensor], edits: Callable[[], Edits]) -> Edits:
-        kind = backbone.device.type
-        autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-        cast = torch.get_autocast_dtype(kind) if autocast else None
-        versions = tuple((id(tensor), tensor._version) for tensor in tensors)
-        key = (versions, backbone.device, backbone.dtype, cast, fast_paths_enabled())
-        if key != self._key:
-            with torch.no_grad():
-                self._edits = backbone.lower(edits())
-            self._key, self._tensors = key, tuple(tensors)
-        return self._edits

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pt_core.run.command.api import Api, Run
 
+from pt_language.wrapping import wrap
+
 _api = Api("pt_language.modality:Language")
-fit, load, load_many, wrap = _api.fit, _api.load, _api.load_many, _api.wrap
+fit, load, load_many = _api.fit, _api.load, _api.load_many
 
 __all__ = ["Run", "fit", "load", "load_many", "wrap"]

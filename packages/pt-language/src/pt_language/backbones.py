@@ -142,14 +142,48 @@ def _auto_class(config: Any, spec: str) -> Any:
     )
 
 
-def adapt(model: Any, tokenizer: Any, source: str) -> LanguageBackbone:
-    """The adapter for a loaded transformers model."""
+def adapt(model: Any, tokenizer: Any = None, source: str | None = None) -> LanguageBackbone:
+    """The backbone around a loaded transformers model, which is frozen and put in eval mode.
+
+    Args:
+        model: a causal language model, an encoder-decoder with its output head, or an encoder without one.
+        tokenizer: the model's own; left out, the one beside the files that the model was loaded from, if there is one.
+        source: what the model is called in messages and artifacts (default: that it is a network of one's own).
+
+    Raises:
+        UserError: a network of another kind.
+    """
+    from transformers import PreTrainedModel
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
     from pt_language.adapters.decoder import DecoderBackbone
     from pt_language.adapters.encoder import EncoderBackbone
     from pt_language.adapters.encoder_decoder import EncoderDecoderBackbone
 
-    if model.config.is_encoder_decoder:
-        return EncoderDecoderBackbone(model, tokenizer, source)
-    if type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")):
+    name = type(model).__name__
+    if not isinstance(model, PreTrainedModel):
+        raise UserError(f"pt-language has no adapter for a {name}; give a model of transformers")
+    source = source or f"module:{name}"
+    tokenizer = tokenizer or _tokenizer_beside(model)
+    if name.endswith(("ForCausalLM", "LMHeadModel")):
         return DecoderBackbone(model, tokenizer, source)
-    return EncoderBackbone(model, tokenizer, source)
+    if model.config.is_encoder_decoder and model.get_output_embeddings() is not None:
+        return EncoderDecoderBackbone(model, tokenizer, source)
+    if name.endswith("Model") and model.config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return EncoderBackbone(model, tokenizer, source)
+    raise UserError(
+        f"a {name} is neither a causal language model (...ForCausalLM), nor an encoder-decoder with its output head "
+        "(...ForConditionalGeneration), nor an encoder without one (...Model, a classifier's base_model)"
+    )
+
+
+def _tokenizer_beside(model: Any) -> Any:
+    """The tokenizer where the model was loaded from, if it is on this machine; None for a model that was made in memory."""
+    from transformers import AutoTokenizer
+
+    if not model.name_or_path:
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(model.name_or_path, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError):
+        return None

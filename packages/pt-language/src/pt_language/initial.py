@@ -28,14 +28,14 @@ def initial_rows(
     if kind == "normal":
         return torch.randn(shape) * 0.02
     rows = torch.zeros(0, backbone.dim)
-    encoder = Encoder(backbone.tokenizer)
     if kind == "labels":
         if not task.words:
             raise ConfigError("init='labels' needs a task with classes")
+        encoder = Encoder(backbone.tokenizer)
         words = [encoder.answer(task.template, word).ids for word in task.words]
         rows = torch.stack([lookup(table, torch.tensor(ids)).mean(0) for ids in words])
     if kind == "text":
-        ids = encoder.encode(str(text), 0).ids
+        ids = Encoder(backbone.tokenizer).encode(str(text), 0).ids
         if not ids:
             raise ConfigError(f"init_text={text!r} has zero tokens")
         rows = lookup(table, torch.tensor(ids))

@@ -93,7 +93,7 @@ class LanguageMethod(Method):
 
     def current_edits(self, batch: Batch) -> Edits:
         """The edits; for inference with fixed prompts, computed once and kept until a tensor changes."""
-        if not self.static or self.training or torch.is_grad_enabled():
+        if not self.static or self.weights is not None or self.training or torch.is_grad_enabled():
             return self.edits(batch)
         return self._lowered.get(self.backbone, list(self.parameters()), lambda: self.edits(batch))
 

@@ -16,14 +16,18 @@ from pt_language.options import TaskOptions
 
 if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_core.backbone import Backbone
-    from pt_core.data import Dataset
+    from pt_core.data import Batch, Dataset
     from pt_core.method import Method
     from pt_core.run.declare.panel import Panel
     from pt_core.task import Evaluation, Task
+    from torch import nn
 
     from pt_language.adapters.base import LanguageBackbone
     from pt_language.data.texts import TextDataset
     from pt_language.method import LanguageMethod
+
+TOKENS = ("input_ids", "attention_mask")
+"""What a wrapped network is called with, by the names of transformers."""
 
 
 class Text(Package):
@@ -42,6 +46,28 @@ class Text(Package):
         backbone = load_backbone(spec, weights)
         backbone.recompute = bool(getattr(options, "recompute", False))
         return backbone
+
+    def backbone_of(self, module: nn.Module) -> Backbone:
+        from pt_language.backbones import adapt
+
+        return adapt(module)
+
+    def plain_batch(self, method: Method, inputs: Sequence[Any], named: Mapping[str, Any]) -> Batch:
+        """`input_ids` and `attention_mask` (batch, tokens), in this order or by name."""
+        from pt_language.data.tokens import token_batch
+
+        given = {**dict(zip(TOKENS, inputs, strict=False)), **named}
+        segments = given.pop("token_type_ids", None)  # tokenizers make them; zeros say nothing
+        unknown = sorted(set(given) - set(TOKENS))
+        if len(inputs) > len(TOKENS) or unknown or "input_ids" not in given:
+            told = f"{len(inputs)} tensors" + (f" and {', '.join(unknown)}" if unknown else "")
+            raise TypeError(
+                f"the network takes {' and '.join(TOKENS)}, not {told} (HF Trainer leaves columns out that a forward does not name: "
+                "set remove_unused_columns=False)"
+            )
+        if segments is not None and bool(segments.any()):
+            raise TypeError("prompts stand in front of one text: token_type_ids of a second one are not supported")
+        return token_batch(given["input_ids"], given.get("attention_mask"))
 
     def load_data(self, spec: str, options: Any, seed: int) -> Mapping[str, Dataset]:
         from pt_language.data.load import load_text

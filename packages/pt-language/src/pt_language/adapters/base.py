@@ -42,7 +42,7 @@ class LanguageBackbone(Backbone):
 
     Attributes:
         kind: `decoder`, `encoder-decoder` or `encoder`.
-        tokenizer: the model's own.
+        tokenizer: the model's own; None where a network of one's own came without: it then takes token ids only.
         sizes: dimensions of the decoder (or of the only stack).
         recompute: checkpoint every block while training (less memory, one more forward pass).
     """
@@ -51,7 +51,9 @@ class LanguageBackbone(Backbone):
     inserts = frozenset({"input", "tokens[l]"})
 
     def __init__(self, module: Any, tokenizer: Any, source: str) -> None:
-        super().__init__(module, source, {"tokenizer": bridge.vocabulary_digest(tokenizer)})
+        super().__init__(
+            module, source, {"tokenizer": None if tokenizer is None else bridge.vocabulary_digest(tokenizer)}
+        )
         self.tokenizer = tokenizer
         self.sizes = bridge.sizes(module)
         self.dim, self.depth = self.sizes.dim, self.sizes.depth

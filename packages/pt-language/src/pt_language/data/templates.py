@@ -14,7 +14,7 @@ from functools import cached_property
 from string import Formatter
 from typing import Any
 
-from pt_core.errors import ConfigError, DataError, nearest
+from pt_core.errors import ConfigError, DataError, UserError, nearest
 
 SEPARATOR, INPUT_TEMPLATE, INPUT, OUTPUT_TEMPLATE, ANSWER = 0, 1, 2, 3, 4
 
@@ -104,12 +104,17 @@ class Template:
 
 
 class Encoder:
-    """Turns parts into tokens of one tokenizer, without special tokens.
+    """Turns parts into tokens of one tokenizer, without special tokens. There has to be one.
 
     Tokenizers that mark the start of a word by themselves (SentencePiece) get parts without the space that they would double.
     """
 
     def __init__(self, tokenizer: Any) -> None:
+        if tokenizer is None:
+            raise UserError(
+                "texts and label words need a tokenizer: give it with the network (tokenizer=, or pt_language.adapt(network, tokenizer) "
+                "where a backbone is asked for), or use scoring='head' and token ids"
+            )
         self.tokenizer = tokenizer
         whole = self._ids("a word")
         self.strips = whole != self._ids("a") + self._ids(" word") and whole == self._ids("a") + self._ids("word")

@@ -85,6 +85,15 @@ class TokenDataset:
         return sizes[row], self.ids[row]
 
 
+def token_batch(ids: Tensor, mask: Tensor | None = None) -> Batch:
+    """Token ids (batch, tokens) of one's own as an unlabelled batch; padding on either side is moved to the left, where batches have it."""
+    mask = torch.ones_like(ids) if mask is None else mask.long()
+    order = mask.argsort(dim=1, stable=True)
+    rows = torch.arange(len(ids), device=ids.device)
+    inputs = {"ids": ids.gather(1, order), "mask": mask.gather(1, order)}
+    return Batch(inputs, None, rows, [str(row) for row in range(len(ids))])
+
+
 def pad(rows: Sequence[Sequence[int]], left: bool) -> tuple[Tensor, Tensor]:
     """(values, mask), both (rows, longest); padding has value and mask 0."""
     width = max(len(row) for row in rows)

@@ -21,6 +21,7 @@ from pt_core.artifact import Artifact
 from pt_core.bridges.answers import IGNORED
 from pt_core.errors import ArtifactError, ConfigError
 from pt_core.kernels._mode import fast_paths_enabled
+from pt_core.lowered import Watch
 from pt_core.method import View
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -87,7 +88,8 @@ class CPT(LanguageMethod):
         self.register_buffer("codes", torch.zeros(0, dtype=torch.long))
         self.delta = nn.Parameter(torch.zeros(0, self.backbone.dim))
         self.rows: list[int] = []
-        self._cached: tuple[Any, Prefix] | None = None
+        self._watch = Watch()
+        self._cached: Prefix | None = None
 
     # ---- the context -----------------------------------------------------------------------------------------------------
 
@@ -170,17 +172,10 @@ class CPT(LanguageMethod):
         assert isinstance(self.backbone, DecoderBackbone)
         if torch.is_grad_enabled():
             return self.backbone.run_prefix(self.prompt()[None])[0]
-        key = (
-            id(self.delta),
-            self.delta._version,
-            id(self.ids),
-            self.backbone.device,
-            self.backbone.dtype,
-            fast_paths_enabled(),
-        )
-        if self._cached is None or self._cached[0] != key:
-            self._cached = (key, self.backbone.run_prefix(self.prompt()[None])[0])
-        return self._cached[1]
+        tensors, state = [self.delta, self.ids], (self.backbone.device, self.backbone.dtype, fast_paths_enabled())
+        if not self._watch.same(tensors, *state) or self._cached is None:
+            self._cached = self.backbone.run_prefix(self.prompt()[None])[0]
+        return self._cached
 
     def training_step(self, batch: Batch) -> StepOutput:
         """The weighted loss over query and context labels. Labelled tokens are counted; context labels once per query."""

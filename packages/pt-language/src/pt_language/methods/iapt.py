@@ -22,6 +22,7 @@ from pt_core import Backbone, Batch, Dataset, Edits, Insert, Optimiser, Stage, S
 from pt_core.bridges.transformers import valueless
 from pt_core.errors import ConfigError, DataError
 from pt_core.kernels._mode import fast_paths_enabled
+from pt_core.lowered import Watch
 from pt_core.stage import StepContext
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -99,7 +100,7 @@ class IAPT(LanguageMethod):
         self.calls = 0
         """Times a generator ran, over all layers."""
         self._known: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
-        self._versions: Any = None
+        self._watch = Watch()
 
     def front(self) -> int:
         return self.config.prompt_length
@@ -157,11 +158,8 @@ class IAPT(LanguageMethod):
 
     def _recall(self, batch: Batch) -> Tensor | list[tuple[int, ...]]:
         """Prompts (batch, N, l_sp, d) of instructions met before, or the instructions as keys where one is new."""
-        versions = [(id(p), p._version) for p in self.parameters()]
-        state = (versions, self.backbone.device, self.backbone.dtype)
-        if state != self._versions:
+        if not self._watch.same(list(self.parameters()), self.backbone.device, self.backbone.dtype):
             self._known.clear()
-            self._versions = state
         pairs = zip(batch.inputs["ids"].tolist(), batch.inputs["mask"].tolist(), strict=True)
         keys = [tuple(token for token, real in zip(ids, mask, strict=True) if real) for ids, mask in pairs]
         if all(key in self._known for key in keys):

@@ -13,6 +13,7 @@ import torch
 from annotated_types import Ge
 from pt_core import Backbone, Batch, Dataset, Stage, Task
 from pt_core.errors import ConfigError
+from pt_core.lowered import Watch
 from pt_core.method import View
 from torch import Tensor
 
@@ -54,7 +55,8 @@ class InContext(LanguageMethod):
         if self.head is not None:
             raise ConfigError("icl trains nothing, so it has no classification head; use --scoring words")
         self.register_buffer("context", torch.zeros(0, dtype=torch.long))
-        self._cached: tuple[Any, Prefix] | None = None
+        self._watch = Watch()
+        self._cached: Prefix | None = None
 
     def adopt(self, data: Mapping[str, Dataset]) -> None:
         """Lay out the examples."""
@@ -79,18 +81,12 @@ class InContext(LanguageMethod):
         """The examples' cache, computed once per loaded context and device."""
         if not len(self.context):
             return None
-        key = (
-            id(self.context),
-            self.context._version,
-            self.backbone.device,
-            self.backbone.dtype,
-            torch.is_grad_enabled(),
-        )
-        if self._cached is None or self._cached[0] != key:
+        state = (self.backbone.device, self.backbone.dtype, torch.is_grad_enabled())
+        if not self._watch.same([self.context], *state) or self._cached is None:
             assert isinstance(self.backbone, DecoderBackbone)
             embeds = self.backbone.embed(self.context.to(self.backbone.device)[None])
-            self._cached = (key, self.backbone.run_prefix(embeds)[0])
-        return self._cached[1]
+            self._cached = self.backbone.run_prefix(embeds)[0]
+        return self._cached
 
     def stages(self, ctx: Any) -> Iterator[Stage]:
         """None: there is nothing to train."""

@@ -53,15 +53,10 @@ class TextClassification(Classification):
 
         Raises:
             DataError: a word of zero tokens, or two words of the same tokens.
-            UserError: nothing can tokenise them.
+            UserError: there is no tokenizer.
         """
         if self.scoring == "head":
             return
-        if backbone.tokenizer is None:
-            raise UserError(
-                f"label words need the tokenizer of {backbone.source!r}: pass it (pt_language.adapt(network, tokenizer) makes a backbone "
-                "of both), or scoring='head'"
-            )
         if backbone.kind == "encoder":
             raise ConfigError(
                 f"backbone {backbone.source!r} is an encoder and cannot score label words; use --scoring head"

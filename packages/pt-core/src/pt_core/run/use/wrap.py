@@ -36,6 +36,9 @@ class Wrapped(nn.Module):
         notes: recorded in the artifact.
     """
 
+    accepts_loss_kwargs = False
+    """Tells HF Trainer that the loss is a mean over the batch it gave, so that it averages over its accumulation steps itself."""
+
     def __init__(self, modality: Modality, method: Method, notes: Sequence[str] = ()) -> None:
         super().__init__()
         self.method = method
