@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
+from pt_core.run.declare.fields import Seed, Steps
 
 Stereo = Literal["error", "mean", "left", "right"]
 """What to do with several channels."""
@@ -69,7 +70,6 @@ class PretrainOptions:
 
     what: Literal["encoder", "text"] = "encoder"
     """The audio encoder, or the language model and the BERT."""
-    steps: Annotated[int, Ge(1)] | None = None
+    steps: Steps | None = None
     """Optimiser steps (default: the recipe's)."""
-    seed: Annotated[int, Ge(0)] = 0
-    """Seed."""
+    seed: Seed = 0

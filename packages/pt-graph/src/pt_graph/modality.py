@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pt_core.errors import UserError
 from pt_core.run.declare.package import Package
 
-from pt_graph.options import DataOptions, PretrainOptions, TaskOptions
+from pt_graph.options import DataOptions, PretrainConfig, PretrainOptions, TaskOptions
 
 if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_core.backbone import Backbone
@@ -81,7 +81,7 @@ class Graph(Package):
         return prompted_nodes(method, data)
 
     def pretrain(self, options: PretrainOptions, out: Path) -> str:
-        from pt_graph.pretrain import PretrainConfig, pretrain, pretraining_graphs
+        from pt_graph.pretrain import pretrain, pretraining_graphs
 
         config = PretrainConfig(**{field.name: getattr(options, field.name) for field in fields(PretrainConfig)})
         how = DataOptions(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
+from pt_core.run.declare.fields import PeakRate, Seed, WeightDecay, Width
 from pt_core.run.declare.options import ClassificationOptions
 
 
@@ -72,31 +73,37 @@ class PredictOptions:
 
 
 @dataclass(frozen=True)
-class PretrainOptions:
-    """Flags of `pt-graph pretrain`."""
+class PretrainConfig:
+    """What `pretrain` trains, how and for how long; the defaults made the built-in backbone."""
 
-    data: str | None = None
-    """Graphs, as in `fit`; their labels are not used (default: 4,000 generated molecules, the recipe of the built-in backbone)."""
     objective: Literal["attribute_masking", "context_prediction", "masked_edge", "contrastive_edge"] = (
         "attribute_masking"
     )
     """Pre-training task; the first two need molecules."""
     network: Literal["gin", "gcn", "graphsage", "gat"] = "gin"
-    """Kind of layers."""
-    dim: Annotated[int, Ge(2)] = 64
-    """Width (published: 300 for molecules, 128 for node tasks)."""
+    """Kind of layers. Molecules: the molecular family; float features: layers on the features (sum GIN by default)."""
+    dim: Annotated[Width, Ge(2)] = 64
+    """Width d (RELIEF: 300 for molecules, 128 for node tasks)."""
     layers: Annotated[int, Ge(1)] = 5
-    """Layers (published: 5 for molecules, 2 for node tasks)."""
+    """Layers (RELIEF: 5 for molecules, 2 for node tasks)."""
     epochs: Annotated[int, Ge(1)] = 40
-    """Passes over the graphs."""
+    """Passes over the graphs (RELIEF's node tasks: 100)."""
     batch_size: Annotated[int, Ge(2)] = 128
     """Graphs per step."""
-    lr: Annotated[float, Gt(0)] = 1e-3
-    """Adam learning rate."""
-    weight_decay: Annotated[float, Ge(0)] = 5e-5
-    """Weight decay."""
+    lr: PeakRate = 1e-3
+    """Adam learning rate (RELIEF's node tasks: 1e-2 to 1e-4)."""
+    weight_decay: WeightDecay = 5e-5
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.2
-    """Dropout."""
+    """Dropout while pre-training."""
+    seed: Seed = 0
+
+
+@dataclass(frozen=True)
+class PretrainOptions(PretrainConfig):
+    """Flags of `pt-graph pretrain`."""
+
+    data: str | None = None
+    """Graphs, as in `fit`; their labels are not used (default: 4,000 generated molecules, the recipe of the built-in backbone)."""
     hops: Annotated[int, Ge(1)] = 2
     """Node data: hops of the graph around a node."""
     min_nodes: Annotated[int, Ge(1)] = 1
@@ -105,5 +112,3 @@ class PretrainOptions:
     """Node data: largest graph around a node."""
     svd_dim: Annotated[int, Ge(1)] | None = 100
     """Node data: reduce the features to this many dimensions."""
-    seed: Annotated[int, Ge(0)] = 0
-    """Seed."""

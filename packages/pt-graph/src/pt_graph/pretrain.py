@@ -15,12 +15,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from annotated_types import Ge, Gt, Lt
 from pt_core.data import generator
 from pt_core.errors import ConfigError, DataError
 from pt_core.randomness import seeded
@@ -34,6 +33,7 @@ from pt_graph.graphs.structure import Structure
 from pt_graph.networks.molecular import MASK_ATOM, MolecularGNN
 from pt_graph.networks.plain import PlainGNN
 from pt_graph.networks.saved import save_network
+from pt_graph.options import PretrainConfig
 
 MASK_BOND = 5
 MASKED = 0.15
@@ -42,34 +42,6 @@ HOPS = 2
 """K of context prediction for small molecules (published: 5 layers, ring of 4 to 7 hops)."""
 GENERATED = 4000
 """Molecules of the built-in recipe."""
-
-
-@dataclass(frozen=True)
-class PretrainConfig:
-    """What is trained, how and for how long."""
-
-    objective: Literal["attribute_masking", "context_prediction", "masked_edge", "contrastive_edge"] = (
-        "attribute_masking"
-    )
-    """Pre-training task; the first two need molecules."""
-    network: Literal["gin", "gcn", "graphsage", "gat"] = "gin"
-    """Kind of layers. Molecules: the molecular family; float features: layers on the features (sum GIN by default)."""
-    dim: Annotated[int, Ge(2)] = 64
-    """d, width (RELIEF: 300 for molecules, 128 for node tasks)."""
-    layers: Annotated[int, Ge(1)] = 5
-    """Layers (RELIEF: 5 for molecules, 2 for node tasks)."""
-    epochs: Annotated[int, Ge(1)] = 30
-    """Passes over the graphs (RELIEF's node tasks: 100)."""
-    batch_size: Annotated[int, Ge(2)] = 128
-    """Graphs per step."""
-    lr: Annotated[float, Gt(0)] = 1e-3
-    """Adam learning rate (RELIEF's node tasks: 1e-2 to 1e-4)."""
-    weight_decay: Annotated[float, Ge(0)] = 5e-5
-    """Weight decay."""
-    dropout: Annotated[float, Ge(0), Lt(1)] = 0.2
-    """Dropout while pre-training."""
-    seed: Annotated[int, Ge(0)] = 0
-    """Seed."""
 
 
 def pretrain(config: PretrainConfig, graphs: Sequence[Graphs], out: Path, source: str) -> nn.Module:

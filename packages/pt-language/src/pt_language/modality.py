@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,5 @@ class Language(Text):
         from pt_language.pretrain.config import PretrainConfig
         from pt_language.pretrain.train import pretrain
 
-        names = ("steps", "width", "depth", "heads", "head_size", "inner", "vocabulary", "seed")
-        pretrain(PretrainConfig(**{name: getattr(options, name) for name in names}), out)
+        pretrain(PretrainConfig(**asdict(options)), out)
         return f"local:{out}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
+from pt_core.run.declare.fields import Depth, Heads, Seed, Steps, Width
 from pt_core.run.declare.options import ClassificationOptions
 
 
@@ -59,19 +60,14 @@ class PredictOptions:
 class PretrainOptions:
     """Flags of `pt-language pretrain`."""
 
-    steps: Annotated[int, Ge(1)] = 3000
-    """Optimiser steps."""
-    width: Annotated[int, Ge(32)] = 128
-    """Width d."""
-    depth: Annotated[int, Ge(2)] = 3
-    """Blocks."""
-    heads: Annotated[int, Ge(3)] = 4
-    """Attention heads."""
+    steps: Steps = 3000
+    width: Annotated[Width, Ge(32)] = 128
+    depth: Annotated[Depth, Ge(2)] = 3
+    heads: Annotated[Heads, Ge(3)] = 4
     head_size: Annotated[int, Ge(16)] = 64
-    """Width of a head."""
+    """Width of a head: comparing texts needs many dimensions that rotate slowly."""
     inner: Annotated[int, Ge(8)] = 256
     """Width of the gated MLP."""
     vocabulary: Annotated[int, Ge(300)] = 4096
     """Tokens of the byte-level BPE."""
-    seed: Annotated[int, Ge(0)] = 0
-    """Seed."""
+    seed: Seed = 0

@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
+from pt_core.run.declare.fields import Depth, Heads, PeakRate, Seed, Steps, Warmup, WeightDecay, Width
 from pt_core.run.declare.options import ClassificationOptions
+
+Points = Annotated[int, Ge(1), "N, points of a cloud."]
+Groups = Annotated[int, Ge(1), "G, patches per cloud."]
 
 
 @dataclass(frozen=True)
@@ -15,17 +19,15 @@ class PretrainOptions:
 
     data: str | None = None
     """Meshes or clouds, as in `fit`; labels are not read (default: generated shapes)."""
-    points: Annotated[int, Ge(8)] = 512
-    """N, points of a cloud."""
-    groups: Annotated[int, Ge(2)] = 32
-    """G, patches per cloud."""
+    points: Annotated[Points, Ge(8)] = 512
+    groups: Annotated[Groups, Ge(2)] = 32
     group_size: Annotated[int, Ge(2)] = 16
     """M, points per patch."""
-    dim: Annotated[int, Ge(8)] = 96
+    dim: Annotated[Width, Ge(8)] = 96
     """C, width (published: 384)."""
-    depth: Annotated[int, Ge(1)] = 6
+    depth: Depth = 6
     """Encoder blocks (published: 12)."""
-    heads: Annotated[int, Ge(1)] = 3
+    heads: Heads = 3
     """Attention heads (published: 6)."""
     first: Annotated[int, Ge(1)] = 32
     """First width of the patch encoder (published: 128)."""
@@ -33,17 +35,16 @@ class PretrainOptions:
     """Decoder blocks (published: 4)."""
     mask_ratio: Annotated[float, Gt(0), Lt(1)] = 0.6
     """Share of the patches that is masked."""
-    steps: Annotated[int, Ge(1)] = 600
+    steps: Steps = 600
     """Optimiser steps (published: 300 epochs of ShapeNet)."""
     batch_size: Annotated[int, Ge(2)] = 64
     """Clouds per step (published: 128)."""
-    lr: Annotated[float, Gt(0)] = 1e-3
-    """Peak learning rate."""
-    weight_decay: Annotated[float, Ge(0)] = 0.05
+    lr: PeakRate = 1e-3
+    weight_decay: WeightDecay = 0.05
     """Weight decay of AdamW (none for vectors)."""
-    warmup: Annotated[float, Ge(0), Lt(1)] = 0.03
+    warmup: Warmup = 0.03
     """Share of the steps with linear warm-up (published: 10 of 300 epochs)."""
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Seed = 0
     """Seed of initial values, shapes, masks and augmentation."""
 
 

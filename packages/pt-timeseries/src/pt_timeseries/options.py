@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
+from pt_core.run.declare.fields import Depth, Heads, PeakRate, Seed, WeightDecay, Width
 from pt_core.run.declare.options import ClassificationOptions
 
 
@@ -62,12 +63,9 @@ class EncoderSizes:
 
     patch: Annotated[int, Ge(1)] = 16
     """p, steps of a patch."""
-    dim: Annotated[int, Ge(1)] = 64
-    """d, width."""
-    depth: Annotated[int, Ge(1)] = 3
-    """Blocks."""
-    heads: Annotated[int, Ge(1)] = 4
-    """Attention heads."""
+    dim: Width = 64
+    depth: Depth = 3
+    heads: Heads = 4
     hidden: Annotated[int, Ge(1)] = 128
     """Width of the feed-forward layers."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.2
@@ -94,9 +92,7 @@ class PretrainOptions(EncoderSizes, DataOptions):
     """Share of masked patches."""
     batch_size: Annotated[int, Ge(2)] = 32
     """Windows per step."""
-    lr: Annotated[float, Gt(0)] = 1e-3
+    lr: PeakRate = 1e-3
     """Peak learning rate of AdamW (cosine schedule)."""
-    weight_decay: Annotated[float, Ge(0)] = 1e-4
-    """Weight decay."""
-    seed: Annotated[int, Ge(0)] = 0
-    """Seed."""
+    weight_decay: WeightDecay = 1e-4
+    seed: Seed = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from pt_timeseries.adapters.base import PretrainedHead, SeriesBackbone
 from pt_timeseries.adapters.encoder import EncoderConfig, Experts, PatchEncoder, cut
 from pt_timeseries.adapters.files import build, write_backbone
 from pt_timeseries.data.dataset import WindowDataset
-from pt_timeseries.options import PretrainOptions
+from pt_timeseries.options import EncoderSizes, PretrainOptions
 
 BUILTIN_SUBJECTS = 40
 """Generated subjects of the built-in backbone's recipe; none of them is in the built-in data."""
@@ -58,18 +58,8 @@ def pretrain(
         raise ConfigError("masked_epochs needs architecture='patch': tsai's networks are pre-trained by labels only")
     channels, length = train.values.shape[1:]
     try:
-        config = EncoderConfig(
-            channels=channels,
-            length=length,
-            patch=options.patch,
-            stride=options.patch_stride,
-            dim=options.dim,
-            depth=options.depth,
-            heads=options.heads,
-            hidden=options.hidden,
-            dropout=options.dropout,
-            experts=options.experts,
-        )
+        sizes = {field.name: getattr(options, field.name) for field in fields(EncoderSizes)}
+        config = EncoderConfig(**sizes, channels=channels, length=length, stride=options.patch_stride)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     began = time.perf_counter()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
+from pt_core.run.declare.fields import Depth, Heads, PeakRate, Seed, Steps, Width
 from pt_core.run.declare.options import ClassificationOptions
 
 
@@ -83,17 +84,13 @@ class PretrainOptions:
     """Input size in pixels."""
     patch_size: Annotated[int, Ge(2)] = 8
     """Patch size in pixels."""
-    embed_dim: Annotated[int, Ge(8)] = 160
-    """Width d."""
-    depth: Annotated[int, Ge(1)] = 6
-    """Number of blocks."""
-    num_heads: Annotated[int, Ge(1)] = 5
-    """Attention heads."""
-    steps: Annotated[int, Ge(1)] | None = None
+    embed_dim: Annotated[Width, Ge(8)] = 160
+    depth: Depth = 6
+    num_heads: Heads = 5
+    steps: Steps | None = None
     """Optimiser steps (default: 2000)."""
     batch_size: Annotated[int, Ge(2)] | None = None
     """Images per step (default: 256)."""
-    lr: Annotated[float, Gt(0)] | None = None
+    lr: PeakRate | None = None
     """Peak learning rate (default: 1.5e-3)."""
-    seed: Annotated[int, Ge(0)] = 0
-    """Seed."""
+    seed: Seed = 0

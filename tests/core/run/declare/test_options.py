@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import pytest
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Le, Lt
 from pt_core.errors import ConfigError
+from pt_core.run.declare.fields import Depth, PeakRate, Width
 from pt_core.run.declare.options import TrainOptions, build_all, choices, field_docs, overlay, to_plain
 
 
@@ -35,6 +36,23 @@ def problems(**values):
     with pytest.raises(ConfigError) as caught:
         build_all(BOTH, values)
     return caught.value.problems
+
+
+@dataclass(frozen=True)
+class Sizes:
+    depth: Annotated[Depth, Le(3)] = 2
+    width: Width = 8
+    """d."""
+    lr: PeakRate | None = None
+    """Rate (default: 1e-3)."""
+
+
+def test_a_field_of_a_shared_type_brings_its_bounds_and_its_help():
+    assert field_docs(Sizes) == {"depth": "Blocks.", "width": "d.", "lr": "Rate (default: 1e-3)."}
+    assert build_all({"sizes": Sizes}, {"depth": "3", "lr": "0.1"})["sizes"] == Sizes(3, 8, 0.1)
+    with pytest.raises(ConfigError) as caught:
+        build_all({"sizes": Sizes}, {"depth": 4, "width": 0, "lr": 0})
+    assert [text.partition(":")[0] for text in caught.value.problems] == ["depth=4", "width=0", "lr=0"]
 
 
 def test_values_are_distributed_and_converted():

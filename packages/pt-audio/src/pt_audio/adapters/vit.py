@@ -11,28 +11,27 @@ from typing import Annotated
 
 import torch
 from annotated_types import Ge
+from pt_core.run.declare.fields import Depth, Heads, Width
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 EPS = 1e-6
+Size = Annotated[int, Ge(1)]
 
 
 @dataclass(frozen=True)
 class ViTSizes:
     """Dimensions; the defaults are ViT-B/16 with the 527 classes of AudioSet."""
 
-    frames: Annotated[int, Ge(1)] = 1024
+    frames: Size = 1024
     """T."""
-    bins: Annotated[int, Ge(1)] = 128
+    bins: Size = 128
     """F."""
-    patch: Annotated[int, Ge(1)] = 16
+    patch: Size = 16
     """p."""
-    dim: Annotated[int, Ge(4)] = 768
-    """d."""
-    depth: Annotated[int, Ge(1)] = 12
-    """Blocks."""
-    heads: Annotated[int, Ge(1)] = 12
-    """Attention heads."""
+    dim: Annotated[Width, Ge(4)] = 768
+    depth: Depth = 12
+    heads: Heads = 12
     ratio: Annotated[int, Ge(1)] = 4
     """MLP width / d."""
     classes: Annotated[int, Ge(0)] = 527

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from annotated_types import Ge, Gt, Lt
+from pt_core.run.declare.fields import Depth, Heads, PeakRate, Seed, Steps, Width
 from pt_core.run.pretrain.loop import descend
 from pt_core.run.pretrain.recipe import write_recipe
 from safetensors.torch import save_file
@@ -36,24 +37,18 @@ from pt_audio.pretrain.sounds import FRONT, TARGETS, Pool, draw, generate
 class EncoderConfig:
     """Network and training of the built-in encoder."""
 
-    dim: Annotated[int, Ge(16)] = 128
-    """d."""
-    depth: Annotated[int, Ge(1)] = 4
-    """Blocks."""
-    heads: Annotated[int, Ge(1)] = 4
-    """Attention heads."""
+    dim: Annotated[Width, Ge(16)] = 128
+    depth: Depth = 4
+    heads: Heads = 4
     clips: Annotated[int, Ge(8)] = 900
     """Generated clips; half of them hold speech-like sound."""
-    steps: Annotated[int, Ge(1)] = 800
-    """Optimiser steps."""
+    steps: Steps = 800
     batch_size: Annotated[int, Ge(2)] = 24
     """Clips per step."""
     keep: Annotated[float, Gt(0), Lt(1)] = 0.3
     """Share of the patches that the encoder sees."""
-    lr: Annotated[float, Gt(0)] = 1.5e-3
-    """Peak learning rate of AdamW."""
-    seed: Annotated[int, Ge(0)] = 0
-    """Seed."""
+    lr: PeakRate = 1.5e-3
+    seed: Seed = 0
 
 
 class Pretraining(nn.Module):

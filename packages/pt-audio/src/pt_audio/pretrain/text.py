@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge
+from pt_core.run.declare.fields import Depth, Heads, PeakRate, Seed, Steps, Width
 from pt_core.run.pretrain.loop import descend
 from pt_core.run.pretrain.recipe import write_recipe
 from torch import Tensor
@@ -33,24 +34,21 @@ class TextConfig:
     """Tokens of the language model's byte-level BPE, and about those of the BERT's WordPiece."""
     width: Annotated[int, Ge(16)] = 128
     """d of the language model."""
-    depth: Annotated[int, Ge(1)] = 3
+    depth: Depth = 3
     """Blocks of the language model."""
-    heads: Annotated[int, Ge(1)] = 4
-    """Attention heads."""
-    inner: Annotated[int, Ge(8)] = 256
+    heads: Heads = 4
+    inner: Width = 256
     """Width of the language model's gated MLP."""
     text_width: Annotated[int, Ge(16)] = 64
     """d of the BERT (4 blocks, 4 heads, MLP 4 d)."""
     text_steps: Annotated[int, Ge(1)] = 250
     """Steps of the BERT's masked-word training."""
-    steps: Annotated[int, Ge(1)] = 900
+    steps: Steps = 900
     """Optimiser steps of the language model."""
     batch_size: Annotated[int, Ge(1)] = 24
     """Sequences per step."""
-    lr: Annotated[float, Gt(0)] = 3e-3
-    """Peak learning rate of AdamW."""
-    seed: Annotated[int, Ge(0)] = 0
-    """Seed."""
+    lr: PeakRate = 3e-3
+    seed: Seed = 0
 
 
 def _schedule(optimiser: torch.optim.Optimizer, lr: float, steps: int) -> Any:

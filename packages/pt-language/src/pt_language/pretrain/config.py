@@ -3,42 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge, Gt
+from pt_core.run.declare.fields import PeakRate, WeightDecay
+
+from pt_language.options import PretrainOptions
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
+class PretrainConfig(PretrainOptions):
     """Network and training of the built-in model."""
 
-    vocabulary: int = 4096
-    """V, tokens of the byte-level BPE."""
-    width: int = 128
-    """d."""
-    depth: int = 3
-    """Blocks."""
-    heads: int = 4
-    """Attention heads."""
-    head_size: int = 64
-    """Width of a head: comparing texts needs many dimensions that rotate slowly."""
-    inner: int = 256
-    """Width of the gated MLP."""
-    context: int = 2048
+    context: Annotated[int, Ge(1)] = 2048
     """Longest input, text and prompt together."""
-    steps: int = 3000
-    """Optimiser steps."""
-    tokens_per_step: int = 2048
+    tokens_per_step: Annotated[int, Ge(1)] = 2048
     """Tokens of a step; its sequences have the length of the current phase."""
-    lr: float = 1e-3
-    """Peak learning rate of AdamW."""
-    weight_decay: float = 0.05
-    """Weight decay."""
-    label_weight: float = 10.0
+    lr: PeakRate = 1e-3
+    weight_decay: WeightDecay = 0.05
+    label_weight: Annotated[float, Gt(0)] = 10.0
     """Weight of label tokens in the loss; tokens of running text, and the one behind a label, weigh 1."""
-    warmup: int = 150
+    warmup: Annotated[int, Ge(1)] = 150
     """Steps in which the learning rate rises."""
-    keep_every: int = 500
+    keep_every: Annotated[int, Ge(1)] = 500
     """Steps between two measurements, each of which writes the folder."""
-    seed: int = 0
-    """Seed."""
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,11 @@ from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, Gt
+from pt_core.run.declare.fields import Depth, Heads
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from pt_pointcloud.options import Groups, Points
 
 CLASS_TENSORS = ("cls_token", "cls_pos")
 """Names of the class token and its position."""
@@ -18,18 +21,15 @@ CLASS_TENSORS = ("cls_token", "cls_pos")
 class PointConfig:
     """Sizes; the defaults are Point-MAE's on ShapeNet and ModelNet. ScanObjectNN uses groups=128, points=2048."""
 
-    points: Annotated[int, Ge(1)] = 1024
-    """N, points of a cloud."""
-    groups: Annotated[int, Ge(1)] = 64
+    points: Points = 1024
+    groups: Groups = 64
     """G, patches per cloud: centres found by furthest point sampling."""
     group_size: Annotated[int, Ge(1)] = 32
     """M, points per patch: nearest neighbours of the centre, itself included."""
     dim: Annotated[int, Ge(1)] = 384
     """C, width of the tokens."""
-    depth: Annotated[int, Ge(1)] = 12
-    """L, blocks."""
-    heads: Annotated[int, Ge(1)] = 6
-    """Attention heads."""
+    depth: Depth = 12
+    heads: Heads = 6
     first: Annotated[int, Ge(1)] = 128
     """Hidden width of the patch encoder's first MLP, which ends at twice that; the second one's is four times that."""
     encoder_dim: Annotated[int, Ge(1)] | None = None

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Ge, Lt
 from pt_core.data import stable_seed
 from pt_core.errors import ConfigError, UserError
+from pt_core.run.declare.fields import PeakRate, Seed, Steps, WeightDecay
 from pt_core.run.pretrain.loop import decayed, descend, last_tenth, warm_cosine
 from pt_core.run.pretrain.recipe import versions
 from pt_core.weights import FORMAT_VERSION, write_network
@@ -31,16 +33,24 @@ class SegmenterConfig:
     """The recipe; its defaults made `builtin:mit_shapes`."""
 
     embed_dims: tuple[int, ...] = (16, 32, 64, 128)
+    """Widths of the four stages."""
     depths: tuple[int, ...] = (2, 2, 2, 2)
+    """Blocks of the stages."""
     num_heads: tuple[int, ...] = (1, 2, 4, 8)
+    """Attention heads of the stages."""
     decoder_width: int = 64
+    """E of SegFormer's head."""
     crop: int = 128
-    steps: int = 800
-    batch_size: int = 16
-    lr: float = 2e-3
-    weight_decay: float = 0.02
-    warmup: float = 0.05
-    seed: int = 0
+    """Side of the crops that the network reads later; it is trained on whole scenes."""
+    steps: Steps = 800
+    batch_size: Annotated[int, Ge(2)] = 16
+    """Scenes per step."""
+    lr: PeakRate = 2e-3
+    weight_decay: WeightDecay = 0.02
+    """Weight decay of matrices."""
+    warmup: Annotated[float, Ge(0), Lt(1)] = 0.05
+    """Share of the steps in which the learning rate rises."""
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         problems = [

@@ -107,8 +107,12 @@ class ClassificationOptions:
 
 @cache
 def field_docs(cls: type) -> dict[str, str]:
-    """Field name -> the docstring below it in the class body (base classes included)."""
+    """Field name -> the docstring below it in the class body, or the text in its type (base classes included)."""
     docs: dict[str, str] = {}
+    for name, hint in hints(cls).items():
+        said = [part for part in typing.get_args(hint)[1:] if isinstance(part, str)] if _is_annotated(hint) else []
+        if said:
+            docs[name] = said[0]
     for base in reversed(cls.__mro__):
         if not dataclasses.is_dataclass(base):
             continue
@@ -148,6 +152,10 @@ def is_sequence(hint: Any) -> bool:
     if origin is tuple:
         return True
     return origin in (Annotated, typing.Union, types.UnionType) and any(is_sequence(p) for p in typing.get_args(hint))
+
+
+def _is_annotated(hint: Any) -> bool:
+    return typing.get_origin(hint) is Annotated
 
 
 def is_flag(hint: Any) -> bool:

@@ -54,7 +54,8 @@ def _taken(hint: Any, value: Any) -> Any:
             return (exact or found)[0]
     elif origin is Annotated:
         taken = _taken(parts[0], value)
-        if all(type(bound) in BOUNDS and BOUNDS[type(bound)](taken, bound) for bound in parts[1:]):
+        bounds = [part for part in parts[1:] if not isinstance(part, str)]  # a text is the field's help
+        if all(type(bound) in BOUNDS and BOUNDS[type(bound)](taken, bound) for bound in bounds):
             return taken
     elif origin is tuple and len(parts) == 2 and parts[1] is Ellipsis:
         if isinstance(value, (tuple, list)):
