@@ -107,7 +107,6 @@ def case(cls: type[Method], parameters: int, **options: Any) -> MethodCase:
         parameters=parameters,
         method_id=f"pt-timeseries/{sys.modules[cls.__module__].ID}",
         other_backbone=partial(tiny, 5),
-        accumulates=False,
     )
 
 

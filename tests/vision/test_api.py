@@ -21,8 +21,8 @@ from tests.vision.pictures import encoded, make_folder, picture
 PUBLIC = {
     "DVPT", "DVPTConfig", "DataOptions", "FullConfig", "FullFineTuning", "ImageDataset", "LinearConfig", "LinearProbe", "VPT",
     "VPTConfig", "VPTPixel", "VPTPixelConfig", "__version__", "fit", "list_backbones", "load", "load_backbone", "load_images",
-    "load_many", "CoDA", "CoDAConfig", "DVPTSeg", "DVPTSegConfig", "LinearSegConfig", "LinearSegProbe", "SegmentationDataset",
-    "SelfTraining", "SelfTrainingConfig", "SourceOnly", "SourceOnlyConfig", "wrap",
+    "load_many", "CoDA", "CoDAConfig", "DVPTSeg", "DVPTSegConfig", "LinearSegConfig", "LinearSegProbe", "Segmentation",
+    "SegmentationDataset", "SelfTraining", "SelfTrainingConfig", "SourceOnly", "SourceOnlyConfig", "wrap",
 }  # fmt: skip
 SHORT = {"steps": 4, "batch_size": 6, "eval_every": 2, "test_fraction": 0.0, "quiet": True}
 
@@ -52,17 +52,6 @@ def test_signatures() -> None:
     assert list(inspect.signature(pt_vision.load).parameters) == ["run", "options"]
     assert list(inspect.signature(pt_vision.load_many).parameters) == ["runs", "options"]
     assert list(inspect.signature(pt_vision.load_backbone).parameters) == ["spec", "weights", "image_size", "device"]
-
-
-def test_a_network_of_timms_is_wrapped() -> None:
-    import timm
-
-    network = timm.create_model("test_vit", num_classes=0)
-    wrapped = pt_vision.wrap(network, "vpt", classes=3, prompt_length=2)
-    assert wrapped(torch.zeros(2, 3, 160, 160)).shape == (2, 3)
-    assert wrapped.method.backbone.source == "module:VisionTransformer"
-    with pytest.raises(UserError, match="is a Linear, for which there is no adapter; choose one of"):
-        pt_vision.wrap(torch.nn.Linear(2, 2), "vpt", classes=3)
 
 
 # ---- runs ----------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from pt_core.testing import CHECKS, SLOW_CHECKS
 from pt_core.testing._support import train
 from pt_timeseries.methods.codats import Codats, Reversed
 from pt_timeseries.methods.common_prompt import CommonPrompt
-from pt_timeseries.methods.coral import DeepCoral, coral
+from pt_timeseries.methods.coral import DeepCoral, Gap, coral
 from pt_timeseries.methods.full import FullOnShots
 from pt_timeseries.methods.source_only import SourceOnly
 from torch.nn import functional as F
@@ -43,7 +44,7 @@ CASES = {
     "codats": case(Codats, ENCODER + HEAD + CRITIC, hidden=7),
     "full": case(FullOnShots, ENCODER + HEAD),
 }
-QUICK = ("declarations", "parameter_count", "wrong_backbone", "independence", "trains_on")
+QUICK = ("declarations", "parameter_count", "wrong_backbone", "independence", "cuts", "trains_on")
 
 
 @pytest.mark.parametrize("check", QUICK)
@@ -91,6 +92,34 @@ def test_coral_is_its_formula():
     want = (covariance(source) - covariance(target)).square().sum() / (4 * 4**2)
     close(coral(source, target), want, 1e-10)
     assert float(coral(source, source)) == 0
+
+
+@pytest.mark.parametrize("align", ["features", "logits"])
+def test_a_cut_batch_has_the_covariances_of_the_whole(align, tmp_path):
+    """The gradient of every part adds up to that of autograd through the covariances of all rows."""
+    rows = {"source": torch.randn(9, 4, dtype=torch.float64), "target": torch.randn(7, 4, dtype=torch.float64)}
+    whole = {name: value.clone().requires_grad_() for name, value in rows.items()}
+    want = coral(whole["source"], whole["target"])
+    want.backward()
+    parts = [{"source": rows["source"][:2], "target": rows["target"][:5]}, {"source": rows["source"][2:]}]
+    parts.append({"target": rows["target"][5:]})
+    ctx = SimpleNamespace(device="cpu", reduce=lambda values: values)
+    gap = Gap.of(ctx, [{name: value.double() for name, value in part.items()} for part in parts], 4)
+    close(gap.value, want)
+    leaves = [{name: value.clone().requires_grad_() for name, value in part.items()} for part in parts]
+    sum(gap.term(part) for part in leaves).backward()
+    for name, value in whole.items():
+        close(torch.cat([part[name].grad for part in leaves if name in part]), value.grad)
+    one = case(DeepCoral, 0, align=align, weight=3.0)
+    options = replace(OPTIONS, steps=3, batch_size=7, lr=0.01, optimizer="sgd", select=False)
+    logs = []
+    for count in (1, 3):
+        train(replace(one, options=replace(options, accumulate=count)), tmp_path / f"{align}-{count}")
+        lines = (tmp_path / f"{align}-{count}" / "metrics.jsonl").read_text().splitlines()
+        logs.append([entry for entry in map(json.loads, lines) if entry["split"] == "train"][-1])
+    for name in ("loss", "source", "shots", "coral", "grad_norm"):
+        assert logs[0][name] == pytest.approx(logs[1][name], rel=1e-4), name
+    assert logs[0]["coral"] > 0
 
 
 def test_coral_and_codats_bring_source_and_target_together(tmp_path):

@@ -44,12 +44,15 @@ M, STRIDE, DIM, CLASSES = 3, 4, 12, 3
 SMALL: dict[str, Any] = {"prompt_length": 8, "hidden": 6, "critic_dim": 5, "target_epochs": 1, "adapt_epochs": 1}
 
 
+def information(length: int = 8, critic: int = 5) -> int:
+    return critic * CHANNELS * length + critic * (DIM + critic) + CLASSES * critic
+
+
 def formula(length: int = 8, hidden: int = 6, critic: int = 5, sources: int = M) -> int:
     prompt = CHANNELS * length + length // STRIDE * DIM
     generators = (sources + 1) * generator_values(CHANNELS, hidden)
     head = CLASSES * DIM + CLASSES
-    information = critic * CHANNELS * length + critic * (DIM + critic) + CLASSES * critic
-    return prompt + generators + head + information
+    return prompt + generators + head + information(length, critic)
 
 
 def refuse(**options: Any) -> Any:
@@ -72,6 +75,9 @@ CASES = {
     "mean_start": case(POND, formula(), target_start="mean", **SMALL),
     "joint": replace(case(POND, formula(), **SMALL), bad_inputs=BAD),
     "reptile": case(POND, formula(), meta="reptile", inner_steps=2, **SMALL),
+    "uninformed": case(
+        POND, formula() - information(), fidelity_weight=0, discrimination_weight=0, **SMALL
+    ),  # whose loss is a mean over samples
     "data_pool": case(POND, formula(), pool="data", domains_per_step=2, mix=None, **SMALL),
 }
 
@@ -82,7 +88,7 @@ def longer() -> Batch:
 
 
 @pytest.mark.parametrize("check", [name for name in CHECKS if name not in ("reload", "bf16")])
-@pytest.mark.parametrize("name", ["joint", "reptile", "mean_start"])
+@pytest.mark.parametrize("name", ["joint", "reptile", "mean_start", "uninformed"])
 def test_conformance(name, check, tmp_path):
     CHECKS[check](CASES[name], tmp_path)
 

@@ -22,7 +22,7 @@ def example(
     """See `Modality.example`."""
     named = by_role("--backbone", spec.run.backbone, ["backbone"])
     backbone = load_backbone(named.get("backbone", modality.default_backbone("backbone")), device="meta")
-    series = torch.zeros(batch_size, backbone.channels, backbone.length, device="meta")
+    series = torch.zeros(batch_size, backbone.channels, backbone.length or 0, device="meta")
     rows = torch.arange(batch_size)
     batch = Batch(series, torch.zeros(batch_size, dtype=torch.long), rows, [str(row) for row in range(batch_size)])
     names = [f"class {i}" for i in range(classes)]

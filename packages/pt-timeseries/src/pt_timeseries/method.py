@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 class SeriesMethod(Method):
     """Adds the types of backbone and task, and what methods with several domains share."""
+
+    class_tensors: tuple[str, ...] | None = ("head.*",)
 
     @property
     def backbone(self) -> SeriesBackbone:
@@ -60,8 +63,8 @@ class Adaptation(SeriesMethod):
         """(batch, dim)."""
 
     @abstractmethod
-    def adapt(self, ctx: Any, batches: Mapping[str, Batch]) -> Mapping[str, float | Tensor]:
-        """One step; the batches are named source, target and shots."""
+    def adapt(self, ctx: Any) -> Mapping[str, float | Tensor]:
+        """One step over `ctx.parts`, whose batches are named source, target and shots."""
 
     def forward(self, batch: Batch) -> Tensor:
         """(batch, class) logits."""
@@ -74,7 +77,48 @@ class Adaptation(SeriesMethod):
             streams["shots"] = Stream("shots")
         tracks = ("claimed.*",) if self.config.stochastic else ()
         steps = stage_steps(ctx, ctx.options.epochs, len(ctx.data["train"]), ctx.options.batch_size)
-        yield Stage("train", tracks=tracks, streams=streams, options=steps, step=self.adapt)
+        yield Stage("train", tracks=tracks, streams=streams, options=steps, step_parts=self.adapt)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What a step draws over all micro-batches and processes.
+
+    Attributes:
+        counts: stream name -> samples.
+        parts: micro-batches.
+    """
+
+    counts: Mapping[str, int]
+    parts: int
+
+    @staticmethod
+    def of(ctx: Any, streams: Sequence[str]) -> Whole:
+        own = [sum(len(part[name]) for part in ctx.parts if name in part) for name in streams]
+        numbers = torch.tensor([*own, sum(bool(part) for part in ctx.parts)], device=ctx.device)
+        *counts, parts = ctx.reduce(numbers).tolist()
+        return Whole(dict(zip(streams, counts, strict=True)), parts)
+
+    def share(self, name: str, batch: Batch) -> float:
+        """The weight of a micro-batch's mean in the mean over the whole stream."""
+        return len(batch) / self.counts[name]
+
+    def backward(self, ctx: Any, loss: Tensor) -> None:
+        """Accumulate the gradient of `loss`; the step's is the sum over micro-batches, not their mean."""
+        ctx.backward(loss * self.parts, 1)
+
+
+def summed(ctx: Any, names: Sequence[str], found: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Sums over micro-batches and processes of the values called `names`, of which every micro-batch has some."""
+    zero = torch.zeros((), device=ctx.device)
+    rows = [torch.stack([part.get(name, zero).detach().float() for name in names]) for part in found]
+    totals = ctx.reduce(torch.stack(rows).sum(0) if rows else zero.expand(len(names)))
+    return dict(zip(names, totals, strict=True))
+
+
+def samples(ctx: Any, role: str) -> int:
+    """Samples of a role; none where a stage is looked at without data."""
+    return len(ctx.data[role]) if role in ctx.data else 0
 
 
 def stage_steps(ctx: Any, epochs: float, samples: int, batch_size: int, evaluations: int = 4) -> dict[str, Any]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_core.method import Method
     from pt_core.run.declare.panel import Panel
     from pt_core.task import Evaluation, Task
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from pt_timeseries.adapters.base import SeriesBackbone
 
@@ -25,6 +25,11 @@ class TimeSeries(Package):
     """Windows of multivariate time series from several domains."""
 
     input_name = "FILE"
+
+    def backbone_of(self, module: nn.Module) -> Backbone:
+        from pt_timeseries.adapters.adapt import adapt
+
+        return adapt(module, f"module:{type(module).__name__}")
 
     def load_data(self, spec: str, options: Any, seed: int) -> Mapping[str, Dataset]:
         from pt_timeseries.data.scenario import load_windows
@@ -63,8 +68,10 @@ class TimeSeries(Package):
     def blank_inputs(self, backbone: Backbone, batch_size: int) -> Tensor:
         import torch
 
+        from pt_timeseries.adapters.base import PROBE
+
         series = cast("SeriesBackbone", backbone)
-        return torch.zeros(batch_size, series.channels, series.length)
+        return torch.zeros(batch_size, series.channels, series.length or PROBE)
 
     def panels(self, method: Method, data: Mapping[str, Dataset], finals: Mapping[str, Evaluation]) -> Sequence[Panel]:
         from pt_timeseries.tasks.panels import domain_panel

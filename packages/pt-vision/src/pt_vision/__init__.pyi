@@ -14,5 +14,6 @@ from .methods.segmentation.self_training import SelfTraining as SelfTraining, Se
 from .methods.segmentation.source_only import SourceOnly as SourceOnly, SourceOnlyConfig as SourceOnlyConfig
 from .options import DataOptions as DataOptions
 from .segmentation.data.dataset import SegmentationDataset as SegmentationDataset
+from .segmentation.task import Segmentation as Segmentation
 
 __version__: str

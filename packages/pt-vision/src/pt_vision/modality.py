@@ -15,7 +15,7 @@ from pt_vision.options import DataOptions, PretrainOptions, TaskOptions
 
 if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_core.backbone import Backbone
-    from pt_core.data import Dataset
+    from pt_core.data import Batch, Dataset
     from pt_core.method import Method
     from pt_core.run.declare.panel import Panel
     from pt_core.task import Evaluation, Task
@@ -39,8 +39,19 @@ class Vision(Package):
 
     def backbone_of(self, module: nn.Module) -> Backbone:
         from pt_vision.adapters import adapt
+        from pt_vision.adapters.own import without_classifier
 
-        return adapt(module, f"module:{type(module).__name__}")
+        return adapt(without_classifier(module), f"module:{type(module).__name__}")
+
+    def plain_batch(self, method: Method, inputs: Sequence[Any], named: Mapping[str, Any]) -> Batch:
+        """One tensor of normalised images, in place or (as HF Trainer gives it) as `pixel_values`."""
+        if not inputs and set(named) == {"pixel_values"}:
+            inputs, named = (named["pixel_values"],), {}
+        if len(inputs) != 1 or named:
+            raise TypeError(
+                "a wrapped network takes one tensor of images, in place or as pixel_values (HF Trainer: set remove_unused_columns=False)"
+            )
+        return super().plain_batch(method, inputs, named)
 
     def data_problem(self, spec: str) -> str | None:
         from pt_vision.data.names import problem

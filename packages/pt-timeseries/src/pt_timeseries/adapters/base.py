@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from pt_core.backbone import Backbone, Edit, Edits, Features
 from pt_core.errors import DataError
 from torch import Tensor, nn
 
+PROBE = 64
+"""Steps of the probe of a network that takes any number."""
 Checked = Mapping[str, tuple[Edit, ...]]
 Pool = Literal["all", "data"]
 
@@ -30,7 +33,8 @@ class SeriesBackbone(Backbone):
     Further site: `series`, the input array (value site).
 
     Attributes:
-        channels, length: n and L that it reads.
+        channels, length: n and L that it reads; None takes any L.
+        shortest: smallest L that it was built for, where that is not one number.
         stride: prompt lengths are multiples of it.
         feature_dim: width of what `pool` returns.
         head: the classifier of pre-training, where there was one.
@@ -38,13 +42,14 @@ class SeriesBackbone(Backbone):
     """
 
     channels: int
-    length: int
+    length: int | None
+    shortest: int | None = None
     stride: int
     feature_dim: int
     head: PretrainedHead | None = None
     notes: tuple[str, ...] = ()
 
-    def __init__(self, module: nn.Module, source: str, channels: int, length: int) -> None:
+    def __init__(self, module: nn.Module, source: str, channels: int, length: int | None) -> None:
         super().__init__(module, source, {"channels": channels, "length": length})
         self.channels, self.length = channels, length
 
@@ -66,6 +71,17 @@ class SeriesBackbone(Backbone):
         tokens = features.tokens if how == "all" else features.part("token")
         return tokens.mean(1)
 
+    def probe(self) -> Tensor:
+        """(2, n, L): sums of sines whose frequencies differ by channel."""
+        step = torch.arange(self.length or PROBE)
+        channel = torch.arange(self.channels)[:, None]
+        slow = torch.sin(0.11 * (1 + channel) * step)
+        return torch.stack([slow + 0.5 * torch.sin(1.3 * step + channel), 1.5 * torch.cos(0.7 * step - channel) - 0.3])
+
+    def probe_features(self, inputs: Any) -> Tensor:
+        features = self(inputs)
+        return torch.cat([features.tokens, self.pool(features)[:, None]], 1)
+
     def check_series(self, series: Any) -> Tensor:
         """The input, refused where it has other channels or is longer than the position codes reach.
 
@@ -79,7 +95,7 @@ class SeriesBackbone(Backbone):
             raise DataError(
                 f"backbone {self.source!r} reads {self.channels} channels, the series have {series.shape[1]}"
             )
-        if series.shape[2] > self.length:
+        if self.length is not None and series.shape[2] > self.length:
             raise DataError(
                 f"backbone {self.source!r} has positions for {self.length} steps, the series have {series.shape[2]}"
             )
@@ -94,8 +110,9 @@ def check_data(backbone: SeriesBackbone, dataset: Any) -> None:
     """
     windows = getattr(dataset, "base", dataset).values
     channels, length = windows.shape[1:]
-    if channels != backbone.channels or length != backbone.length:
+    wanted = backbone.length or length
+    if channels != backbone.channels or not (backbone.shortest or wanted) <= length <= wanted:
         raise DataError(
-            f"backbone {backbone.source!r} reads {backbone.channels} channels x {backbone.length} steps, the windows have "
+            f"backbone {backbone.source!r} reads {backbone.channels} channels x {wanted} steps, the windows have "
             f"{channels} x {length}: pre-train one on the sources with `pt-timeseries pretrain --data ... --target ... --out FILE`"
         )

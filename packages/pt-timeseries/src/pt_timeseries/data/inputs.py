@@ -16,13 +16,13 @@ from pt_timeseries.data.sources import read
 from pt_timeseries.options import DataOptions
 
 
-def input_windows(items: Sequence[Any] | Any, length: int, normalise: str = "none") -> WindowDataset:
+def input_windows(items: Sequence[Any] | Any, length: int | None, normalise: str = "none") -> WindowDataset:
     """Windows in the order given. Files are read as in `fit` (labels are ignored, long recordings are cut without overlap); arrays and
     tensors are (channel, step), or (window, channel, step).
 
     Args:
         items: one item or a list of them.
-        length: steps of a window.
+        length: steps of a window; None cuts long recordings as `fit` does by default.
         normalise: `domain` scales every file's domains, and all arrays together, by their own statistics.
 
     Raises:
@@ -33,7 +33,7 @@ def input_windows(items: Sequence[Any] | Any, length: int, normalise: str = "non
     arrays: list[Any] = []
     for item in many:
         if isinstance(item, (str, Path)):
-            options = DataOptions(window=length, stride=length)
+            options = DataOptions() if length is None else DataOptions(window=length, stride=length)
             domains += [Domain(f"{item}:{d.name}", d.values, None) for d in read(str(item), options, 0).items]
         else:
             arrays += list(_array(item))

@@ -17,7 +17,7 @@ from pt_core import Backbone, Batch, Task
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pt_timeseries.method import Adaptation
+from pt_timeseries.method import Adaptation, Whole, summed
 
 ID = "codats"
 TITLE = "CoDATS: Multi-Source Deep Domain Adaptation for Time-Series Sensor Data (baseline)"
@@ -36,7 +36,7 @@ class CodatsConfig:
     use_shots: bool = True
     """Classify the target shots too, where there are any."""
     stochastic: bool = False
-    """Run the encoder's own dropout while training."""
+    """Run the encoder's own dropout while training; results then depend on how a batch is cut (--accumulate, several processes)."""
 
 
 class Reversed(torch.autograd.Function):
@@ -67,10 +67,14 @@ class Codats(Adaptation):
         dim, width = self.backbone.feature_dim, config.hidden
         self.domains = len(self.domain_task.sources) + 1 if config.discriminator == "each" else 2
         self.claimed = self.backbone.claim("*", buffers=True)
-        self.claimed.stochastic = config.stochastic
+        self.claimed.stochastic = self.coupled = config.stochastic
         self.head = self.new_head()
         layers = (nn.Linear(dim, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, self.domains))
         self.critic = nn.Sequential(*layers)
+
+    def resized(self, name: str, tensor: Tensor, shape: torch.Size) -> Tensor | None:
+        """The classifier of other domains is learned anew."""
+        return self.own_tensors()[name].detach().clone() if name.startswith("critic.") else None
 
     def feature(self, batch: Batch) -> Tensor:
         """(batch, dim)."""
@@ -83,17 +87,24 @@ class Codats(Adaptation):
             return (index < 0).long()
         return torch.where(index < 0, self.domains - 1, index)
 
-    def adapt(self, ctx: Any, batches: Mapping[str, Batch]) -> Mapping[str, float | Tensor]:
-        logs: dict[str, float | Tensor] = {}
+    def adapt(self, ctx: Any) -> Mapping[str, float | Tensor]:
+        whole = Whole.of(ctx, ("source", "target", "shots"))
         weight = self.config.weight * (2 / (1 + math.exp(-10 * ctx.step / max(1, ctx.steps))) - 1)
-        for name, batch in batches.items():
-            feature = self.feature(batch)
-            confusion = F.cross_entropy(self.critic(Reversed.apply(feature, weight)), self.domain(batch))
-            loss = confusion
-            logs[f"{name}/domain"] = confusion.detach()
-            if batch.target is not None:
-                logs[f"{name}/ce"] = self.task.loss(self.head(feature), batch)[0]
-                loss = loss + logs[f"{name}/ce"]
-            ctx.backward(loss, len(batch))
+
+        def part(batches: Mapping[str, Batch]) -> dict[str, Tensor]:
+            logs: dict[str, Tensor] = {}
+            for name, batch in batches.items():
+                feature, share = self.feature(batch), whole.share(name, batch)
+                loss = F.cross_entropy(self.critic(Reversed.apply(feature, weight)), self.domain(batch))
+                logs[f"{name}/domain"] = share * loss.detach()
+                if batch.target is not None:
+                    ce = self.task.loss(self.head(feature), batch)[0]
+                    logs[f"{name}/ce"], loss = share * ce.detach(), loss + ce
+                ctx.backward(loss, len(batch))
+            return logs
+
+        drawn = [name for name, count in whole.counts.items() if count]
+        names = [f"{name}/{kind}" for name in drawn for kind in ("domain", "ce") if (name, kind) != ("target", "ce")]
+        logs = summed(ctx, names, ctx.each_part(part))
         ctx.update()
-        return {name: float(torch.as_tensor(value).detach()) for name, value in logs.items()}
+        return logs

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
+import torch
 from annotated_types import Ge, Gt
 from pt_core import Backbone, Batch, Stage, Stream, Task
 from torch import Tensor
 
-from pt_timeseries.method import SeriesMethod, stage_steps
+from pt_timeseries.method import SeriesMethod, samples, stage_steps
 from pt_timeseries.pond.prompts import SeriesPrompt
 
 ID = "common_prompt"
@@ -60,13 +61,18 @@ class CommonPrompt(SeriesMethod):
         """(batch, class) logits."""
         prompt = self.common.series.expand(len(batch), -1, -1)
         edits = self.backbone.prompt_edits(prompt, self.common.codes)
-        return self.head(self.backbone.pool(self.backbone(batch.inputs, edits), self.config.pool).float())
+        pooled = self.backbone.pool(self.backbone(batch.inputs, edits), self.config.pool)
+        return self.head(self.own_precision(pooled))
+
+    def resized(self, name: str, tensor: Tensor, shape: torch.Size) -> Tensor | None:
+        """The new steps of a longer prompt are fresh."""
+        return self.common.resized(name.removeprefix("common."), tensor)
 
     def stages(self, ctx: Any) -> Iterator[Stage]:
-        samples = len(ctx.data["train"])
-        yield Stage("train", options=stage_steps(ctx, ctx.options.epochs, samples, ctx.options.batch_size))
+        count = samples(ctx, "train")
+        yield Stage("train", options=stage_steps(ctx, ctx.options.epochs, count, ctx.options.batch_size))
         if "shots" in ctx.data and self.config.use_shots:
-            steps = stage_steps(ctx, self.config.adapt_epochs, samples, ctx.options.batch_size, 1)
+            steps = stage_steps(ctx, self.config.adapt_epochs, count, ctx.options.batch_size, 1)
             streams = {"source": Stream("train"), "shots": Stream("shots")}
             yield Stage("adapt", trains=("head.*",), streams=streams, options=steps, select=False)
 

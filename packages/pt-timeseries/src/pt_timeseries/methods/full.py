@@ -20,7 +20,7 @@ NEEDS = {"train": "labelled windows of source domains", "shots": "labelled targe
 @dataclass(frozen=True)
 class FullConfig:
     stochastic: bool = False
-    """Run the encoder's own dropout while training."""
+    """Run the encoder's own dropout while training; results then depend on how a batch is cut (--accumulate, several processes)."""
 
 
 class FullOnShots(SeriesMethod):
@@ -45,12 +45,13 @@ class FullOnShots(SeriesMethod):
     def __init__(self, config: FullConfig, backbones: Mapping[str, Backbone], task: Task) -> None:
         super().__init__(config, backbones, task)
         self.claimed = self.backbone.claim("*", buffers=True)
-        self.claimed.stochastic = config.stochastic
+        self.claimed.stochastic = self.coupled = config.stochastic
         self.head = self.new_head()
 
     def forward(self, batch: Batch) -> Tensor:
         """(batch, class) logits."""
-        return self.head(self.backbone.pool(self.backbone(batch.inputs, weights=self.claimed)).float())
+        pooled = self.backbone.pool(self.backbone(batch.inputs, weights=self.claimed))
+        return self.head(self.own_precision(pooled))
 
     def stages(self, ctx: Any) -> Iterator[Stage]:
         tracks = ("claimed.*",) if self.config.stochastic else ()

@@ -8,6 +8,7 @@ Step 1 [V], pre-training on the pooled sources, is `pt-timeseries pretrain`; ste
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -15,10 +16,11 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from annotated_types import Ge, Gt, Le
 from pt_core import Backbone, Batch, Optimiser, Stage, Stream, Task
+from pt_core.artifact import Artifact
 from pt_core.errors import ConfigError
 from torch import Tensor, nn
 
-from pt_timeseries.method import SeriesMethod, stage_steps
+from pt_timeseries.method import SeriesMethod, Whole, stage_steps, summed
 from pt_timeseries.pond.fidelity import Fidelity
 from pt_timeseries.pond.information import distinction, pair_by_class
 from pt_timeseries.pond.panels import source_panels
@@ -102,6 +104,7 @@ class POND(SeriesMethod):
         "schedule": "constant",
     }
     training_only = ("fidelity.*",)
+    class_tensors = ("head.*", "fidelity.label.*")
     config: PONDConfig
     chosen: Tensor
     mix: Tensor
@@ -124,11 +127,27 @@ class POND(SeriesMethod):
             sizes = (values, backbone.feature_dim, task.outputs, config.critic_dim)
             self.fidelity = Fidelity(*sizes, config.temperature) if config.fidelity_weight else None
         self.head = self.new_head()
-        self.coupled = len(self.generators) > 0 and config.fidelity_weight + config.discrimination_weight > 0
+        # The information terms compare the samples of a batch; the inner loops of `reptile` walk this process's part of it.
+        informed = len(self.generators) > 0 and config.fidelity_weight + config.discrimination_weight > 0
+        self.coupled = informed or (config.meta == "reptile" and config.prompt_length > 0)
         self.register_buffer("chosen", torch.tensor(-1))
         self.register_buffer("mix", torch.tensor(0.5 if config.mix is None else config.mix))
         for name, shape in Evidence.shapes(count, backbone.channels, config.prompt_length).items():
             self.register_buffer(f"evidence_{name}", torch.zeros(shape))
+
+    def resized(self, name: str, tensor: Tensor, shape: torch.Size) -> Tensor | None:
+        """The new steps of a longer prompt are fresh, and so is the critic of prompts of another length."""
+        if name == "fidelity.prompt.weight":
+            return self.own_tensors()[name].detach().clone()
+        return self.common.resized(name.removeprefix("common."), tensor) if name.startswith("common.") else None
+
+    def warm_start(self, role: str, artifact: Artifact) -> None:
+        """The source is chosen anew, by evidence of this run's data."""
+        names = [name for name, _ in self.named_buffers() if name in ("chosen", "mix") or name.startswith("evidence_")]
+        fresh = {name: getattr(self, name).clone() for name in names}
+        super().warm_start(role, artifact)
+        for name, value in fresh.items():
+            setattr(self, name, value)
 
     # ---- the model -------------------------------------------------------------------------------------------
 
@@ -226,7 +245,8 @@ class POND(SeriesMethod):
             plan=domain_plan(count, drawn, options.seed_of("data"), together),
             options=stage_steps(ctx, options.epochs, total, drawn * size),
             optimisers=self._meta_optimisers() if meta else None,
-            step=self.meta_step if meta else self.joint_step,
+            step=self.meta_step if meta else None,
+            step_parts=None if meta else self.joint_step,
         )
         choice = Stage("select", trains=(), tracks=("chosen", "mix", "evidence_*"), streams={}, run=self.select)
         if together:
@@ -240,7 +260,7 @@ class POND(SeriesMethod):
                 trains=("target_generator.*",),
                 streams={role: Stream(role, min(samples, 2 * options.batch_size))},
                 options=stage_steps(ctx, config.target_epochs, samples, 2 * options.batch_size, 1),
-                step=self.target_step,
+                step_parts=self.target_step,
                 select=False,
             )
         if not together:
@@ -275,15 +295,38 @@ class POND(SeriesMethod):
         main = ("common.codes", "generators.*", "target_generator.*", "head.*", "fidelity.*")
         return {"main": Optimiser(main), "prompt": Optimiser(("common.series",), {**outer, "warmup_epochs": 0})}
 
-    def joint_step(self, ctx: Any, batches: Mapping[str, Batch]) -> Mapping[str, float | Tensor]:
-        """One step on the mean of the J_i: what the meta-learning becomes with one plain inner step and beta = 1."""
-        found = by_source(batches)
-        if found:
-            objective, logs = self.objectives(found, ctx.rng("pairs"))
-            own = self.target_alone(batches.get(TARGET), len(found))
-            ctx.backward(mean(objective) + own, sum(map(len, found.values())))
+    def joint_step(self, ctx: Any) -> Mapping[str, float | Tensor]:
+        """One step on the mean of the J_i: what the meta-learning becomes with one plain inner step and beta = 1.
+
+        Of a batch that is cut every J_i is the mean over its micro-batches, each with information terms of its own.
+        """
+        names = [NAME.format(i) for i in range(len(self.sources))]
+        whole = Whole.of(ctx, (*names, TARGET))
+        drawn = sum(whole.counts[name] > 0 for name in names)
+        numbers = itertools.count()
+
+        def part(batches: Mapping[str, Batch]) -> dict[str, Tensor]:
+            found, number = by_source(batches), next(numbers)
+            logs: dict[str, Tensor] = {}
+            loss = torch.zeros((), device=ctx.device)
+            if found:
+                objective, logs = self.objectives(found, ctx.rng("pairs", *[number] * (number > 0)))
+                loss = (
+                    sum((whole.share(NAME.format(i), found[i]) * value for i, value in objective.items()), loss) / drawn
+                )
+                logs = {name: value / whole.parts for name, value in logs.items()}
+            own = self.target_alone(batches.get(TARGET), drawn)
+            if TARGET in batches:
+                own = whole.share(TARGET, batches[TARGET]) * own
+            whole.backward(ctx, loss + own)
+            return {"loss": loss.detach(), **logs}
+
+        found = ctx.each_part(part)
         ctx.update()
-        return {"loss": float(mean(objective).detach()), **logs} if found else {}
+        kept = ["loss", "ce", "delta_norm"]
+        kept += ["fidelity"] * (self.fidelity is not None)
+        kept += ["distinction"] * (self.config.discrimination_weight > 0 and drawn > 1)
+        return summed(ctx, kept, found)
 
     def meta_step(self, ctx: Any, batches: Mapping[str, Batch]) -> Mapping[str, float | Tensor]:
         """P_i <- P, q_in steps on J_i over (P_i, g_i, h), then P <- P + beta mean_i(P_i - P); no second derivatives.
@@ -348,14 +391,19 @@ class POND(SeriesMethod):
         gradients = torch.autograd.grad(self.target_loss(batch)[0] / parts, own)
         return torch.stack([(p * g).sum() for p, g in zip(own, gradients, strict=True)]).sum()
 
-    def target_step(self, ctx: Any, batches: Mapping[str, Batch]) -> Mapping[str, float | Tensor]:
+    def target_step(self, ctx: Any) -> Mapping[str, float | Tensor]:
         """g_T is learned on; P, f, h and the critic stay."""
-        logs: Mapping[str, Tensor] = {}
-        for batch in batches.values():
+        whole = Whole.of(ctx, ("shots", "unlabeled"))
+
+        def part(batches: Mapping[str, Batch]) -> dict[str, Tensor]:
+            ((role, batch),) = batches.items()
             loss, logs = self.target_loss(batch)
             ctx.backward(loss, len(batch))
+            return {name: whole.share(role, batch) * value.detach() for name, value in logs.items()}
+
+        found = ctx.each_part(part)
         ctx.update()
-        return {name: float(value.detach()) for name, value in logs.items()}
+        return summed(ctx, ["loss", *["fidelity"] * (self.fidelity is not None)], found)
 
     @torch.no_grad()
     def select(self, ctx: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from pt_core import Backbone, Batch, Stage, Task
 from torch import Tensor
 
-from pt_timeseries.method import SeriesMethod, stage_steps
+from pt_timeseries.method import SeriesMethod, samples, stage_steps
 
 ID = "source_only"
 TITLE = "Source only: a linear head on frozen features of the pooled sources (baseline)"
@@ -51,9 +51,8 @@ class SourceOnly(SeriesMethod):
     def forward(self, batch: Batch) -> Tensor:
         """(batch, class) logits."""
         pooled = batch.extra.get("frozen")
-        return self.head((self.frozen_part(batch) if pooled is None else pooled).float())
+        return self.head(self.own_precision(self.frozen_part(batch) if pooled is None else pooled))
 
     def stages(self, ctx: Any) -> Iterator[Stage]:
-        yield Stage(
-            "train", options=stage_steps(ctx, ctx.options.epochs, len(ctx.data["train"]), ctx.options.batch_size)
-        )
+        steps = stage_steps(ctx, ctx.options.epochs, samples(ctx, "train"), ctx.options.batch_size)
+        yield Stage("train", options=steps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from pt_core.errors import ConfigError
+from pt_core.prompts import overlaid
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,6 +30,11 @@ class SeriesPrompt(nn.Module):
             )
         self.series = nn.Parameter(0.02 * torch.randn(backbone.channels, length))
         self.codes = nn.Parameter(0.02 * torch.randn(backbone.prompt_tokens(length), backbone.dim))
+
+    def resized(self, name: str, earlier: Tensor) -> Tensor | None:
+        """An earlier run's `series` or `codes` for a prompt of another length: what is new is fresh."""
+        axes = {"series": 1, "codes": 0}
+        return overlaid(earlier, getattr(self, name), axes[name]) if name in axes else None
 
 
 class Generator(nn.Module):

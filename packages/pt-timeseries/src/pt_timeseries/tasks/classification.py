@@ -44,9 +44,12 @@ class DomainClassification(Classification):
 
     @classmethod
     def of(cls, options: ClassificationOptions, train: Any) -> DomainClassification:
-        """The task of a run, from its training windows (a `WindowDataset`, or a subset of one)."""
+        """The task of a run, from its training windows (a `WindowDataset`, or a subset of one); of class names alone it has no domains and
+        takes windows as they are."""
         base = Classification.from_options(options, train)
-        windows: WindowDataset = getattr(train, "base", train)
+        windows = getattr(train, "base", train)
+        if not isinstance(windows, WindowDataset):
+            return cls(base.labels, base.class_weights, base.label_smoothing, base.ordinal)
         return cls(
             base.labels,
             base.class_weights,

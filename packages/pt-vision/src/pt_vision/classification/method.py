@@ -7,13 +7,20 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pt_core import Backbone, Method, Task
 from pt_core.errors import ConfigError
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from pt_vision.adapters.base import VisionBackbone
 
 
 class VisionMethod(Method):
-    """A method that gives one output per image, on a backbone with pooling, patch size and token counts."""
+    """A method that gives one output per image, on a backbone with pooling, patch size and token counts.
+
+    Attributes:
+        head: what maps a pooled feature to logits, where `classify` is used.
+    """
+
+    head: nn.Module
 
     def __init__(self, config: Any, backbones: Mapping[str, Backbone], task: Task) -> None:
         super().__init__(config, backbones, task)
@@ -22,6 +29,10 @@ class VisionMethod(Method):
                 f"{type(self).__name__} predicts one class per image; choose a method for masks (source_only, self_training, coda, "
                 "dvpt_seg, linear_seg)"
             )
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """(batch, class) logits of pooled features, whose precision may be lower than that of the head."""
+        return self.head(pooled.to(next(self.head.parameters()).dtype))
 
     @property
     def backbone(self) -> VisionBackbone:

@@ -45,7 +45,8 @@ class SegmentationMethod(Method):
         unit = getattr(task, "unit", "image")
         if unit != "pixel":
             raise ConfigError(
-                f"{type(self).__name__} predicts a class per pixel, task {task.name!r} needs one per image: add --task segmentation"
+                f"{type(self).__name__} predicts a class per pixel, task {task.name!r} needs one per image: add --task segmentation (wrap: "
+                "classes=pt_vision.Segmentation(NAMES))"
             )
         if not hasattr(self.backbone, "stage_dims"):
             raise ConfigError(

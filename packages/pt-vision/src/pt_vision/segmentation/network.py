@@ -126,7 +126,8 @@ class Network(nn.Module):
         """F_1..F_4 of (view, 3, S, S). A visit's F_1' replaces F_1 for the decoder; later stages come from the plain F_1."""
         edits = {} if visit is None else visit.edits(views)
         maps = self.backbone(views, edits, weights=self.claimed).extra["maps"]
-        maps = tuple(m.float() if m.dtype != torch.float64 else m for m in maps)
+        precision = next(self.head.parameters()).dtype
+        maps = tuple(m.to(precision) for m in maps)
         return maps if visit is None else (visit.adapt(maps[0]), *maps[1:])
 
     def scales(self, crops: Tensor, box: Box | None = None, visit: Visit | None = None) -> Scales:

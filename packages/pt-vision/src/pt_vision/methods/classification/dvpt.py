@@ -143,11 +143,11 @@ class DVPT(VisionMethod):
         """(batch, class) logits. The ViT head reads the mean of prompts and class token, Swin's the default pooling."""
         backbone = self.backbone
         if self.config.variant == "code_swin":
-            return self.head(backbone.pool(backbone(batch.inputs, self.edits()), "default").float())
+            return self.classify(backbone.pool(backbone(batch.inputs, self.edits()), "default"))
         read = [kind for kind, there in (("prompt", self.length > 0), ("class", backbone.has_class)) if there]
         if not read:
-            return self.head(backbone.pool(backbone(batch.inputs, self.edits()), "default").float())
-        return self.head(backbone(batch.inputs, self.edits(), read=read).tokens.mean(1).float())
+            return self.classify(backbone.pool(backbone(batch.inputs, self.edits()), "default"))
+        return self.classify(backbone(batch.inputs, self.edits(), read=read).tokens.mean(1))
 
     def resized(self, name: str, tensor: Tensor, shape: torch.Size) -> Tensor | None:
         """Prompts ask the features each for itself: of a longer or shorter set those are kept that both have."""

@@ -54,4 +54,4 @@ class FullFineTuning(VisionMethod):
         """(batch, class) logits."""
         pool = self.config.pool
         features = self.backbone(batch.inputs, weights=self.claimed, read=self.backbone.pool_segments(pool))
-        return self.head(self.backbone.pool(features, pool, weights=self.claimed).float())
+        return self.classify(self.backbone.pool(features, pool, weights=self.claimed))

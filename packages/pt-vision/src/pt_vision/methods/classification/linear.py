@@ -49,4 +49,4 @@ class LinearProbe(VisionMethod):
     def forward(self, batch: Batch) -> Tensor:
         """(batch, class) logits."""
         pooled = batch.extra.get("frozen")
-        return self.head((self.frozen_part(batch) if pooled is None else pooled).float())
+        return self.classify(self.frozen_part(batch) if pooled is None else pooled)

@@ -140,12 +140,12 @@ class VPT(VisionMethod):
             edits = self.edits(len(batch))
         else:
             edits = self._lowered.get(self.backbone, list(self.sets.parameters()), lambda: self.edits(len(batch)))
-        return self.head(self.pooled(batch, edits))
+        return self.classify(self.pooled(batch, edits))
 
     def pooled(self, batch: Batch, edits: Edits) -> Tensor:
         """(batch, dim): the feature the head reads."""
         features = self.backbone(batch.inputs, edits, read=self.backbone.pool_segments(self.config.pool))
-        return self.backbone.pool(features, self.config.pool).float()
+        return self.backbone.pool(features, self.config.pool)
 
     def stages(self, ctx: Any) -> Iterator[Stage]:
         if self.config.init == "class_means" and self.config.prompt_length:
@@ -195,7 +195,7 @@ class VPT(VisionMethod):
             return [
                 {
                     name: value[:1]
-                    for name, value in tenants[int(t)].task.predict(tenants[int(t)].head(pooled[n : n + 1])).items()
+                    for name, value in tenants[int(t)].task.predict(tenants[int(t)].classify(pooled[n : n + 1])).items()
                 }
                 for n, t in enumerate(index)
             ]

@@ -146,7 +146,7 @@ class VPTPixel(VisionMethod):
     def forward(self, batch: Batch) -> Tensor:
         """(batch, class) logits."""
         features = self.backbone(batch.inputs, self.edits(batch), read=self.backbone.pool_segments("default"))
-        return self.head(self.backbone.pool(features).float())
+        return self.classify(self.backbone.pool(features))
 
     def param_groups(self, stage: Stage) -> list[dict[str, Any]]:
         return decay_groups(self, self.head)
