@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import lazy_loader
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # The public names and where they live are listed in __init__.pyi, which type checkers read too.
 __getattr__, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
