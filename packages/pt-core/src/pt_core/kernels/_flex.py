@@ -14,44 +14,35 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
-from pt_core.kernels._inputs import check, own_mask
+from pt_core.kernels._inputs import Inputs, on_inputs, own_mask
 
 
-def flex_prompt_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    prompt_k: Tensor,
-    prompt_v: Tensor,
-    *,
-    index: Tensor | None = None,
-    mask: Tensor | None = None,
-    causal: bool = False,
-    scale: float | None = None,
-) -> Tensor:
-    """As `prompt_attention`, always through flex_attention. It needs at least one prompt and one own token."""
-    x = check(q, k, v, prompt_k, prompt_v, index, mask, causal, scale)
+def flex(x: Inputs) -> Tensor:
+    """`prompt_attention`, always through flex_attention. It needs at least one prompt and one own token."""
     rows, heads, _, _ = x.q.shape
     settings: dict[str, Any] = {
         "scale": x.scale,
         "enable_gqa": heads != x.k.shape[1],
         "return_aux": AuxRequest(lse=True),
     }
-    flex = _kernel(x.q.device.type)
+    run = _kernel(x.q.device.type)
     fold = x.prompt_k.shape[0] != rows  # a shared prompt: all rows in one query axis
     near_q = x.q.transpose(0, 1).flatten(1, 2)[None] if fold else x.q
-    near, aux = flex(near_q, x.prompt_k, x.prompt_v, **settings)
+    near, aux = run(near_q, x.prompt_k, x.prompt_v, **settings)
     near_lse = aux.lse[..., None]
     if fold:
         near, near_lse = (t[0].unflatten(1, (rows, -1)).transpose(0, 1) for t in (near, near_lse))
     bias = own_mask(x)
-    own, aux = flex(x.q, x.k, x.v, score_mod=_score_mod(bias, x.q, x.k), **settings)
+    own, aux = run(x.q, x.k, x.v, score_mod=_score_mod(bias, x.q, x.k), **settings)
     own_lse = aux.lse[..., None]
     if bias is not None:
         seen = bias if bias.dtype == torch.bool else bias != -torch.inf
         blind = ~seen.any(-1, keepdim=True)
         own, own_lse = own.masked_fill(blind, 0.0), own_lse.masked_fill(blind, -torch.inf)
     return torch.lerp(own.to(near_lse.dtype), near.to(near_lse.dtype), torch.sigmoid(near_lse - own_lse)).to(x.q.dtype)
+
+
+flex_prompt_attention = on_inputs(flex)
 
 
 @cache

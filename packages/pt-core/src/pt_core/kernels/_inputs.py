@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -84,6 +85,16 @@ def check(
     if mask is not None:
         mask = _four_axes(mask, (rows, heads, queries, tokens), q.dtype)
     return Inputs(q, k, v, prompt_k, prompt_v, mask, causal, dim**-0.5 if scale is None else scale)
+
+
+def on_inputs(run: Callable[[Inputs], Tensor]) -> Callable[..., Tensor]:
+    """An implementation with the arguments of `prompt_attention`."""
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, prompt_k: Tensor, prompt_v: Tensor, **options: Any) -> Tensor:
+        plain = {"index": None, "mask": None, "causal": False, "scale": None}
+        return run(check(q, k, v, prompt_k, prompt_v, **{**plain, **options}))
+
+    return attention
 
 
 def _gather(prompt_k: Tensor, prompt_v: Tensor, index: Tensor, rows: int) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from pt_core.kernels._inputs import Inputs, check, own_mask
+from pt_core.kernels._inputs import Inputs, on_inputs, own_mask
 
 Backend = Literal["cpu", "flash", "efficient"]
 _aten = torch.ops.aten
@@ -30,24 +30,8 @@ _NO_SECOND = (
 )
 
 
-def split_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    prompt_k: Tensor,
-    prompt_v: Tensor,
-    *,
-    index: Tensor | None = None,
-    mask: Tensor | None = None,
-    causal: bool = False,
-    scale: float | None = None,
-) -> Tensor:
-    """As `prompt_attention`, always in two partitions. ValueError where `backend_for` finds no operator."""
-    return split(check(q, k, v, prompt_k, prompt_v, index, mask, causal, scale))
-
-
 def split(x: Inputs) -> Tensor:
-    """`split_attention` on checked inputs."""
+    """`prompt_attention`, always in two partitions. ValueError where `backend_for` finds no operator."""
     backend = backend_for(x)
     if backend is None:
         raise ValueError(
@@ -66,6 +50,9 @@ def split(x: Inputs) -> Tensor:
         own = torch.zeros(own.shape, dtype=x.q.dtype, device=own.device).masked_fill_(~own, -torch.inf)
     out: Tensor = _Split.apply(x.q, *keys, own, flagged, x.scale, backend)
     return out
+
+
+split_attention = on_inputs(split)
 
 
 def backend_for(x: Inputs) -> Backend | None:

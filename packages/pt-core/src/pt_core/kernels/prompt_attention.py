@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pt_core.kernels import _split
-from pt_core.kernels._inputs import Inputs, check, own_mask
+from pt_core.kernels._inputs import Inputs, check, on_inputs, own_mask
 from pt_core.kernels._mode import fast_paths_enabled, transforming
 
 _WORTH_IT = 2**19  # elements of the keys that concatenation would write
@@ -85,24 +85,8 @@ def prompt_attention(
     return _split.split(x) if split_pays(x) else concat(x)
 
 
-def concat_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    prompt_k: Tensor,
-    prompt_v: Tensor,
-    *,
-    index: Tensor | None = None,
-    mask: Tensor | None = None,
-    causal: bool = False,
-    scale: float | None = None,
-) -> Tensor:
-    """As `prompt_attention`, always as SDPA over concatenated keys and values: the reference."""
-    return concat(check(q, k, v, prompt_k, prompt_v, index, mask, causal, scale))
-
-
 def concat(x: Inputs) -> Tensor:
-    """`concat_attention` on checked inputs."""
+    """`prompt_attention`, always as SDPA over concatenated keys and values: the reference."""
     rows, heads, queries, _ = x.q.shape
     grouped = heads != x.k.shape[1]
     prompt, tokens = x.prompt_k.shape[2], x.k.shape[2]
@@ -116,6 +100,9 @@ def concat(x: Inputs) -> Tensor:
     k = torch.cat([x.prompt_k.expand(rows, -1, -1, -1), x.k], dim=2)
     v = torch.cat([x.prompt_v.expand(rows, -1, -1, -1), x.v], dim=2)
     return F.scaled_dot_product_attention(x.q, k, v, attn_mask=mask, scale=x.scale, enable_gqa=grouped)
+
+
+concat_attention = on_inputs(concat)
 
 
 def split_pays(x: Inputs) -> bool:
