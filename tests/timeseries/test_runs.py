@@ -80,8 +80,8 @@ STILL = {"steps": 1, "lr": 1e-12}
 
 @pytest.mark.parametrize("method", ["common_prompt", "coral", "codats", "full"])
 def test_a_run_is_the_same_however_its_batches_are_cut(method):
-    """Default options for the prompt (POND, the demo's, declares that its information terms compare the samples of a batch). Where the encoder
-    is tuned, the keys' biases have gradients of rounding only, which Adam makes steps of."""
+    """Default options for the prompt (POND, the demo's, declares that its information terms compare the samples of a batch). Where the
+    encoder is tuned, the keys' biases have gradients of rounding only, which Adam makes steps of."""
     how = {} if method == "common_prompt" else {"optimizer": "sgd", "lr": 0.01}
     found = [fit(method, "three", f"{method}-{parts}", accumulate=parts, steps=5, **how) for parts in (1, 2, 3)]
     for name, want in found[0].items():

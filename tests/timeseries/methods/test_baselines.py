@@ -151,6 +151,18 @@ def test_codats_knows_every_domain_and_dann_two():
     assert not any(name.startswith("critic") for name in each.export("predict"))
 
 
+def test_an_encoder_in_train_mode_couples_the_rows_of_a_batch():
+    from pt_timeseries.methods.pond import POND
+
+    for cls in (FullOnShots, DeepCoral, Codats):
+        assert not make(cls).coupled
+        assert make(cls, stochastic=True).coupled
+    assert make(POND, prompt_length=8).coupled
+    off = {"prompt_length": 8, "fidelity_weight": 0, "discrimination_weight": 0}
+    assert not make(POND, **off).coupled
+    assert make(POND, meta="reptile", **off).coupled
+
+
 def test_full_trains_on_the_shots_and_on_nothing_else():
     method = make(FullOnShots)
     (stage,) = method.stages(SimpleNamespace(options=OPTIONS, data=DATA))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pt_core.errors import UserError, nearest
+from pt_core.errors import UserError, unless_known
 
 if TYPE_CHECKING:
     import torch
@@ -40,13 +40,12 @@ def list_backbones() -> list[tuple[str, str]]:
 def problem(spec: str) -> str | None:
     """What is wrong with a backbone spec, as far as its name and the file system tell; no weights are read."""
     kind, _, name = spec.partition(":")
-    if kind not in ("builtin", "file") or not name:
+    if kind == "builtin" and name:
+        return unless_known("built-in backbone", name, builtin_names())
+    if kind != "file" or not name:
         return f"backbone {spec!r} is of no known kind; use builtin:NAME or file:FILE (see `pt-timeseries pretrain`)"
-    if kind == "builtin" and name not in builtin_names():
-        return f"no built-in backbone {name!r}{nearest(name, builtin_names())}; known: {', '.join(builtin_names())}"
-    if kind == "file" and not Path(name).is_file():
-        return f"{name} does not exist; make it with: pt-timeseries pretrain --data DATA --target NAME --out {name}"
-    return None
+    make = f"pt-timeseries pretrain --data DATA --target NAME --out {name}"
+    return None if Path(name).is_file() else f"{name} does not exist; make it with: {make}"
 
 
 def load_backbone(spec: str, weights: str | None = None, device: torch.device | str = "cpu") -> SeriesBackbone:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from pt_core.data import Batch, Dataset
-from pt_core.errors import DataError, nearest
+from pt_core.errors import DataError
+from pt_core.run.data.labels import relabelled
 from torch import Tensor
 
 from pt_timeseries.data.domains import Domain
@@ -93,16 +94,8 @@ class WindowDataset:
         Raises:
             DataError: a window's class is not in the list.
         """
-        if self.labels is None:
-            return replace(self, classes=list(classes))
-        position = {name: index for index, name in enumerate(classes)}
-        present = [self.classes[label] for label in sorted(set(self.labels))]
-        unknown = [f"{name!r}{nearest(name, classes)}" for name in present if name not in position]
-        if unknown:
-            raise DataError(
-                f"the data have classes that no source has: {', '.join(unknown[:8])} (closed-set adaptation)"
-            )
-        return replace(self, classes=list(classes), labels=[position[self.classes[label]] for label in self.labels])
+        problem = "the data have classes that no source has: {} (closed-set adaptation)"
+        return replace(self, classes=list(classes), labels=relabelled(self.labels, self.classes, classes, problem))
 
     def digests(self) -> list[str]:
         """One digest per window."""

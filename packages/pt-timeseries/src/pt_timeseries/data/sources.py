@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pt_core.errors import DataError, nearest
+from pt_core.errors import DataError, unless_known
 
 from pt_timeseries.data.domains import Domains, collect
 from pt_timeseries.options import DataOptions
@@ -17,9 +17,7 @@ ADATIME = "t*_*.pt"
 def problem(spec: str) -> str | None:
     """What is wrong with a data spec, as far as its name and the file system tell; nothing is read."""
     if spec.startswith("builtin:"):
-        name = spec.removeprefix("builtin:")
-        known = ", ".join(BUILTIN)
-        return None if name in BUILTIN else f"no built-in data {name!r}{nearest(name, BUILTIN)}; known: {known}"
+        return unless_known("built-in data", spec.removeprefix("builtin:"), BUILTIN)
     path = Path(spec)
     if not path.exists():
         return f"{spec} does not exist; give a .npz, .csv, .parquet or .ts file, a folder of them, or builtin:NAME"
