@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from PIL import Image
 from pt_core.data import Batch, stable_seed
-from pt_core.errors import DataError, nearest
+from pt_core.errors import DataError
+from pt_core.run.data.labels import relabelled
 from torch import Tensor
 
 from pt_vision.data.checks import Checked, check, check_all
@@ -121,14 +122,8 @@ class ImageDataset:
         Raises:
             DataError: an image's class is not in the list.
         """
-        if self.labels is None:
-            return replace(self, classes=list(classes))
-        position = {name: index for index, name in enumerate(classes)}
-        present = [self.classes[label] for label in sorted(set(self.labels))]
-        unknown = [f"{name!r}{nearest(name, classes)}" for name in present if name not in position]
-        if unknown:
-            raise DataError(f"the data have classes that are not among the known ones: {', '.join(unknown[:8])}")
-        return replace(self, classes=list(classes), labels=[position[self.classes[label]] for label in self.labels])
+        labels = None if self.labels is None else relabelled(self.labels, self.classes, classes)
+        return replace(self, classes=list(classes), labels=labels)
 
     @cached_property
     def _checks(self) -> Sequence[Checked]:

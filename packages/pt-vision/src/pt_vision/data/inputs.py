@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from pt_core.errors import DataError
+from pt_core.run.data.inputs import input_files
 
 from pt_vision.data.checks import Checked, bad_images, check, check_all, check_head
 from pt_vision.data.dataset import ImageDataset
@@ -37,7 +37,7 @@ def input_images(items: Sequence[Any] | Any, skip_bad: bool = False, background:
     many = [one for item in listed for one in (item if getattr(item, "ndim", 0) == 4 else [item])]
     for number, item in enumerate(many):
         if isinstance(item, (str, Path)):
-            files = _files(Path(item))
+            files = _pictures(Path(item))
             sources += files
             ids += [str(file) for file in files]
             continue
@@ -65,15 +65,5 @@ def input_images(items: Sequence[Any] | Any, skip_bad: bool = False, background:
     )
 
 
-def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file() and not is_clutter(p, path))
-        if not files:
-            raise DataError(f"folder {path} holds no image")
-        return files
-    if not path.exists() and glob.has_magic(str(path)):
-        files = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
-        if not files:
-            raise DataError(f"no file matches {str(path)!r}")
-        return files
-    return [path]
+def _pictures(path: Path) -> list[Path]:
+    return input_files(path, lambda file: not is_clutter(file, path), "image")

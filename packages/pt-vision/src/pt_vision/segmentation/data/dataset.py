@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from pt_core.data import Batch, Dataset
-from pt_core.errors import DataError, nearest
+from pt_core.errors import DataError
+from pt_core.run.data.labels import relabelled
 from torch import Tensor
 
 from pt_vision.data.checks import check_all
@@ -157,12 +158,8 @@ class SegmentationDataset:
         """
         if self.masks is None:
             return replace(self, classes=list(classes))
-        unknown = [f"{name!r}{nearest(name, classes)}" for name in self.classes if name not in classes]
-        if unknown:
-            raise DataError(f"the data have classes that are not among the known ones: {', '.join(unknown[:8])}")
         table = np.full(256, IGNORE, dtype=np.uint8)
-        for index, name in enumerate(self.classes):
-            table[index] = list(classes).index(name)
+        table[: len(self.classes)] = relabelled(range(len(self.classes)), self.classes, classes)
         return replace(self, classes=list(classes), masks=RenamedMasks(self.masks, table), seen=None)
 
     def look(self) -> Sequence[Seen]:
