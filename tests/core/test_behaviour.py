@@ -113,3 +113,11 @@ def test_the_probe_neither_draws_nor_trains():
     assert all(parameter.grad is None for parameter in backbone.module.parameters())
     with torch.autocast("cpu", torch.bfloat16):
         assert network().fingerprint().behaviour == backbone.fingerprint().behaviour
+
+
+def test_what_is_not_a_number_is_no_behaviour():
+    class Blind(TinyBackbone):
+        def probe(self):
+            return torch.full((2, 4), float("nan"))
+
+    assert Blind().behaviour() is None

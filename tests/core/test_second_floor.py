@@ -405,3 +405,127 @@ def test_a_host_says_how_its_tensors_change_their_size(tmp_path):
     longer = make("prompt")
     with pytest.raises((ArtifactError, UserError)):
         longer.warm_start("", artifact)
+
+
+# ---- what broke when it was tried ------------------------------------------------------------------------------------------
+
+
+def test_misspelt_weights_are_refused_and_towers_can_be_bound():
+    backbone, batch = TinyBackbone(), data_of(DATA["val"]).inputs
+    with pytest.raises(UserError, match="has no weight 'mlp.0.0.weigth' \\(did you mean 'mlp.0.0.weight'"):
+        backbone(batch, weights={"mlp.0.0.weigth": torch.zeros(1)})
+    with pytest.raises(UserError, match="has no weight"):
+        backbone.bound({"nothing": torch.zeros(1)})
+    dual = tiny_dual()
+    own = dict(dual.module.named_parameters())
+    bound = dual.bound({"image.mlp.0.0.weight": own["image.mlp.0.0.weight"] * 2})
+    want = dual.image(batch, weights={"mlp.0.0.weight": own["image.mlp.0.0.weight"] * 2}).tokens
+    torch.testing.assert_close(bound({"image": batch})["image"].tokens, want)
+    torch.testing.assert_close(bound.image(batch).tokens, want)
+    assert not torch.allclose(dual.image(batch).tokens, want)
+
+
+def test_two_towers_with_other_weights_or_another_scale_are_told_apart(tmp_path):
+    from pt_core.artifact import read_artifact
+    from pt_core.saving import card_of, save_artifact
+
+    method = make("context", kind="dual")
+    save_artifact(tmp_path / "tuned", method, card_of(method, "pt-toy/context"))
+    artifact = read_artifact(tmp_path / "tuned")
+    louder = tiny_dual(0)
+    louder.preprocessing["scale"] = 100.0
+    with pytest.raises(BackboneMismatch, match="preprocessing"):
+        artifact.check_backbone("backbone", louder)
+    other = tiny_dual(0)
+    other.fingerprints()
+    weight = dict(other.module.named_parameters())["image.mlp.0.0.weight"]
+    other.replaced({"image.mlp.0.0.weight": weight + 1}, "run:x")
+    with pytest.raises(BackboneMismatch):
+        artifact.check_backbone("backbone", other)
+
+
+def test_a_claim_is_folded_into_the_network_it_was_made_of():
+    method = make("pair")
+    method.claimed = method.backbones["coarse"].claim("mlp.*")
+    assert set(method.folded()) == {"coarse"}
+
+
+def test_hidden_labels_stay_hidden_behind_the_feature_cache():
+    from pt_core.run.data.unlabelled import Unlabelled
+
+    class Filled:
+        ids, labels = ["a"], [0]
+
+        def with_frozen(self, features):
+            return self
+
+    assert Unlabelled(Filled()).with_frozen(None).labels is None
+
+
+def test_a_training_step_draws_under_its_batchs_keys_whoever_calls_it():
+    from pt_core.data import Batch
+    from pt_core.randomness import current_rows, keyed
+
+    from tests.core.run.methods.prompt import Prompt
+
+    seen = []
+
+    class Drawing(Prompt):
+        def training_step(self, batch):
+            seen.append(current_rows())
+            return super().training_step(batch)
+
+    method = Drawing(Prompt.Config(), {"backbone": TinyBackbone()}, Classification(["a", "b", "c"]))
+    plain = data_of(DATA["val"])
+    assert isinstance(plain, Batch)
+    batch = keyed(plain, 0, "step")
+    method.training_step(batch)
+    method.training_step(plain)
+    assert torch.equal(seen[0], batch.keys)
+    assert seen[1] is None
+
+
+def test_a_strategy_without_stages_has_its_hosts_with_their_prefix():
+    from pt_core.stage import Optimiser, Stage
+    from pt_core.strategy import Strategy
+
+    class Plain(Strategy):
+        pass
+
+    def with_host(name, kind="tiny"):
+        return Plain(
+            None, {"backbone": network(kind)}, Classification(["a", "b", "c"]), {"host": make(name, kind=kind)}
+        )
+
+    (stage,) = with_host("prompt").stages(None)
+    assert stage.trains == ("hosts.host.*",)
+    with pytest.raises(UserError, match="'gates' steps by itself"):
+        list(with_host("gates").stages(None))
+    own = Stage("s", optimisers={"main": Optimiser(("head.*",))}).under("hosts.host.")
+    assert own.optimisers["main"].params == ("hosts.host.head.*",)
+    assert Stage("s", trains=("hosts.*",)).within("hosts.host.").trains == ("*",)
+    assert Stage("s", trains=("hosts.other.*",)).within("hosts.host.").trains == ()
+
+
+def test_a_method_that_declares_nothing_does_not_start_from_other_classes(tmp_path):
+    from pt_core.artifact import read_artifact
+    from pt_core.saving import card_of, save_artifact
+
+    earlier = make("prompt")
+    save_artifact(tmp_path / "tuned", earlier, card_of(earlier, "pt-toy/prompt"))
+    artifact = read_artifact(tmp_path / "tuned", training=True)
+    with pytest.raises(UserError, match="does not say which of its tensors belong to them"):
+        make("prompt", names=("dog", "eel", "fox")).warm_start("", artifact)
+
+
+def test_roles_that_share_options_take_what_is_given_for_either():
+    from pt_core.run.declare.resolve import _host_config
+    from pt_core.run.declare.spec import HostSpec as Spec
+
+    kind = Toy.registry.load("prompt")
+    done = {"student": Spec("prompt", kind.Config(length=5))}
+    layers = {"student.length": 5, "teacher.auxiliary": True}
+    assert _host_config("student", "teacher", kind, layers, done) == kind.Config(length=5, auxiliary=True)
+    assert _host_config("student", "teacher", kind, {"student.length": 5}, done) == kind.Config(length=5)
+    other = Toy.registry.load("context")
+    assert _host_config("student", "teacher", other, {"student.length": 5}, done) == other.Config()

@@ -25,6 +25,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -157,6 +158,8 @@ class Claim(nn.Module):
 
     def __init__(self, tensors: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> None:
         super().__init__()
+        self.owner: int | None = None
+        """Identity of the network the weights are of; two networks may have weights of the same names."""
         self.stochastic = False
         """True runs the backbone in train mode (dropout, drop-path, BatchNorm updates) while the method trains."""
         for name, tensor in tensors.items():
@@ -220,6 +223,7 @@ class Backbone(ABC):
         self._call = _Call(module)
         self._fingerprint: Fingerprint | None = None
         self._bound: Weights | None = None
+        self._names: frozenset[str] | None = None
         self.weights: str | None = None
         """The weight file that the source was loaded with, where it needed one (recorded, so that it is found again)."""
 
@@ -258,6 +262,7 @@ class Backbone(ABC):
         if weights is None:
             return fn()
         named = weights.tensors() if isinstance(weights, Claim) else weights
+        self._check_names(named)
         swapped = {f"module.{name}": tensor for name, tensor in named.items()}
         self.module.train(isinstance(weights, Claim) and weights.stochastic and weights.training)
         try:
@@ -265,8 +270,17 @@ class Backbone(ABC):
         finally:
             self.module.eval()
 
+    def _check_names(self, named: Mapping[str, Tensor]) -> None:
+        """Refuse weights that the network does not have: `functional_call` would leave them out without a word."""
+        if self._names is None:
+            self._names = frozenset({*dict(self.module.named_parameters()), *dict(self.module.named_buffers())})
+        unknown = next((name for name in named if name not in self._names), None)
+        if unknown is not None:
+            raise UserError(f"backbone {self.source!r} has no weight {unknown!r}{nearest(unknown, self._names)}")
+
     def bound(self, weights: Weights) -> Backbone:
         """A view of this network with other weights (masked ones, say), which a strategy puts under its host."""
+        self._check_names(_named(weights))
         view = copy.copy(self)
         view._bound = weights if self._bound is None else {**_named(self._bound), **_named(weights)}
         view._fingerprint = None
@@ -334,7 +348,9 @@ class Backbone(ABC):
                 raise UserError(f"no weight of backbone {self.source!r} matches {pattern!r}{nearest(pattern, named)}")
         chosen = {name: t for name, t in named.items() if any(fnmatchcase(name, p) for p in patterns)}
         kept = {name: t for name, t in stats.items() if any(fnmatchcase(name, p) for p in patterns)}
-        return Claim(chosen, kept)
+        claim = Claim(chosen, kept)
+        claim.owner = id(self.module)
+        return claim
 
     def fingerprint(self) -> Fingerprint:
         """Identity of the frozen weights and of what the network does with them (cached: they do not change)."""
@@ -363,7 +379,8 @@ class Backbone(ABC):
             return None
         moved = map_tensors(inputs, lambda tensor: tensor.to(self.device))
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False), whole_float32():
-            return sampled(self.probe_features(moved).float())
+            seen = sampled(self.probe_features(moved).float())
+        return seen if all(map(math.isfinite, seen)) else None  # what is not a number tells nothing apart
 
     def structure(self) -> str:
         """Digest of how the network is built, and of what it does: the same weights in another network give other features."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pt_core.backbone import Backbone, Edit, Edits, Features, Weights
+from pt_core.backbone import Backbone, Claim, Edit, Edits, Features, Weights
 from pt_core.errors import UserError, nearest
 from pt_core.fingerprint import Fingerprint
 
@@ -62,6 +62,23 @@ class Composite(Backbone):
             found.setdefault(name, {})[own] = edit
         return found
 
+    def bound(self, weights: Weights) -> Composite:
+        """A view in which every part carries its share of the weights, named by part."""
+        view = super().bound(weights)
+        assert isinstance(view, Composite)
+        named = weights.tensors() if isinstance(weights, Claim) else weights
+        view.parts = {
+            name: part.bound(own) if (own := _within(named, name)) else part for name, part in self.parts.items()
+        }
+        view._bound = None  # the parts have it
+        return view
+
+    def replaced(self, tensors: Mapping[str, Tensor], source: str) -> Composite:
+        super().replaced(tensors, source)
+        for part in self.parts.values():
+            part._fingerprint = None
+        return self
+
     def __call__(  # type: ignore[override]
         self,
         inputs: Mapping[str, Any],
@@ -93,6 +110,10 @@ class Composite(Backbone):
         return {name: part.fingerprint() for name, part in self.parts.items()}
 
 
+def _within(named: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{part}."): tensor for name, tensor in named.items() if name.startswith(f"{part}.")}
+
+
 class TextTower(Backbone):
     """A text encoder that turns class names into vectors. How it pads, masks and pools is read from the network, never assumed."""
 
@@ -122,6 +143,11 @@ class DualBackbone(Composite):
     ) -> None:
         super().__init__({"image": image} | ({} if text is None else {"text": text}), source)
         self.scale, self.bias, self.tokenizer = scale, bias, tokenizer
+        self.preprocessing = {
+            **self.preprocessing,
+            "scale": scale,
+            "bias": bias,
+        }  # recorded and compared as the parts' preparation is
 
     @property
     def image(self) -> Backbone:

@@ -62,6 +62,16 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {match[0]!r}?)" if match else ""
 
 
+def unless_known(what: str, name: str, known: Iterable[str]) -> str | None:
+    """That no `what` has this name, with the nearest and all known names; None where one has.
+
+    >>> unless_known("built-in data", "shape", ("shapes",))
+    "no built-in data 'shape' (did you mean 'shapes'?); known: shapes"
+    """
+    names = list(known)
+    return None if name in names else f"no {what} {name!r}{nearest(name, names)}; known: {', '.join(names)}"
+
+
 def require(module: str, extra: str) -> object:
     """Import an optional module.
 

@@ -62,6 +62,10 @@ class LoweredEdits:
         self._edits: Edits = {}
 
     def get(self, backbone: Backbone, tensors: Sequence[Tensor], edits: Callable[[], Edits]) -> Edits:
+        if (
+            backbone._bound is not None
+        ):  # keys and values of other weights, which may change between calls: nothing is kept
+            return edits()
         kind = backbone.device.type
         autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         cast = torch.get_autocast_dtype(kind) if autocast else None

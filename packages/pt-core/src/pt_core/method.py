@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -99,6 +100,20 @@ class Method(nn.Module):
     def backbone(self) -> Backbone:
         """The backbone of the role `backbone`."""
         return self.backbones["backbone"]
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        """A `training_step` draws under the batch's keys whoever calls it: the loop, a custom step or a strategy."""
+        super().__init_subclass__(**settings)
+        own = cls.__dict__.get("training_step")
+        if own is not None:
+
+            @functools.wraps(own)
+            def training_step(self: Method, batch: Batch) -> StepOutput:
+                with sampled_by(batch.keys):
+                    output: StepOutput = own(self, batch)
+                return output
+
+            cls.training_step = training_step  # type: ignore[method-assign]
 
     def __call__(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
         """`forward`; what it draws belongs to the batch's samples where the batch has keys (`pt_core.randomness`)."""
@@ -259,11 +274,10 @@ class Method(nn.Module):
         found: dict[str, dict[str, Tensor]] = {}
         for claim in (module for module in self.modules() if isinstance(module, Claim)):
             tensors = claim.tensors()
+            own = [role for role, backbone in self.backbones.items() if id(backbone.module) == claim.owner]
             for role, backbone in self.backbones.items():
-                if tensors.keys() <= {
-                    *dict(backbone.module.named_parameters()),
-                    *dict(backbone.module.named_buffers()),
-                }:
+                names = {*dict(backbone.module.named_parameters()), *dict(backbone.module.named_buffers())}
+                if role in own or (not own and tensors.keys() <= names):
                     found.setdefault(role, {}).update({name: tensor.detach() for name, tensor in tensors.items()})
                     break
         if not found:
@@ -318,7 +332,12 @@ def warm_start(method: Method, artifact: Artifact) -> None:
         raise UserError(f"{artifact.folder} was exported with --inference-only: it cannot be tuned further")
     before, now = artifact.card["task"], method.task.to_json()
     if any(key in before and before[key] != now.get(key) for key in method.task.label_keys):
-        kept = {name for name in wanted if matches(name, method.class_tensors or ())}
+        if method.class_tensors is None:
+            raise UserError(
+                f"{artifact.folder} was tuned for other classes, and {kind!r} does not say which of its tensors belong to them "
+                "(`class_tensors`): start from a run on the same classes"
+            )
+        kept = {name for name in wanted if matches(name, method.class_tensors)}
         wanted = {name: tensor for name, tensor in wanted.items() if name not in kept}
         given = {name: tensor for name, tensor in given.items() if name not in kept}
     parameters = dict(method.named_parameters())

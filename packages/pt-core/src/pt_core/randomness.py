@@ -124,7 +124,9 @@ def uniform(keys: Tensor, shape: Sequence[int], purpose: int | str) -> Tensor:
 def bernoulli(keys: Tensor, shape: Sequence[int], p: float, purpose: int | str) -> Tensor:
     """(row, *shape) booleans that are True with probability p, rounded to a multiple of 2^-16."""
     bits = _bits(keys, math.prod(shape), purpose, torch.int16)
-    return (bits < round(p * 2**16) - 2**15).view(len(keys), *shape)
+    threshold = round(p * 2**16) - 2**15
+    zeros = torch.ones_like(bits, dtype=torch.bool) if threshold >= 2**15 else bits < threshold
+    return zeros.view(len(keys), *shape)
 
 
 def normal(keys: Tensor, shape: Sequence[int], purpose: int | str) -> Tensor:
@@ -140,7 +142,7 @@ def dropout(
 
     Args:
         x: axis `axis` has one entry per row, or a whole number of groups of all rows one behind the other (views of the same samples).
-        p: probability of a zero, kept to 5e-6; survivors are scaled by 1 / (1 - p).
+        p: probability of a zero, kept to 8e-6; survivors are scaled by 1 / (1 - p).
         purpose: tells this draw from the others of the same step; the same purpose gives the same mask.
         shared: further axes of `x` that share one value (2 and 3 of a feature map: channel dropout).
 

@@ -205,14 +205,21 @@ class Stage:
 
         def inner(patterns: Sequence[str]) -> tuple[str, ...]:
             reach = [pattern.removeprefix(prefix) for pattern in patterns if pattern.startswith(prefix)]
-            return (*reach, *(pattern for pattern in patterns if pattern.startswith("*")))
+            whole = ["*" for pattern in patterns if fnmatchcase(prefix, pattern)]  # `hosts.*` holds all of a host
+            return (*reach, *whole, *(pattern for pattern in patterns if pattern.startswith("*")))
 
         return replace(self, trains=inner(self.trains), tracks=inner(self.tracks))
 
     def under(self, prefix: str) -> Stage:
         """A host's stage as its strategy's: patterns get the host's prefix (`hosts.ROLE.`)."""
-        trains, tracks = (tuple(prefix + pattern for pattern in patterns) for patterns in (self.trains, self.tracks))
-        return replace(self, trains=trains, tracks=tracks)
+
+        def outer(patterns: Sequence[str]) -> tuple[str, ...]:
+            return tuple(prefix + pattern for pattern in patterns)
+
+        named = None
+        if self.optimisers is not None:
+            named = {name: replace(one, params=outer(one.params)) for name, one in self.optimisers.items()}
+        return replace(self, trains=outer(self.trains), tracks=outer(self.tracks), optimisers=named)
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:

@@ -8,7 +8,7 @@ for nothing that is special to one: it uses `forward`, `training_step`, `predict
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -20,7 +20,7 @@ from pt_core.data import Batch, Dataset
 from pt_core.errors import UserError
 from pt_core.method import Method, assign_tensors, own_claims
 from pt_core.randomness import seeded
-from pt_core.stage import Stage, StepOutput, matches
+from pt_core.stage import RunContext, Stage, StepOutput, matches
 from pt_core.task import Predictions, Task
 
 
@@ -62,6 +62,22 @@ class Strategy(Method):
         for host in self.by_role().values():
             host.adopted = data
             host.adopt(data)
+
+    def stages(self, ctx: RunContext) -> Iterator[Stage]:
+        """The only host's, as it has them.
+
+        Raises:
+            UserError: there are several hosts, or the host steps by itself, so that the strategy has to say what happens.
+        """
+        if len(self.hosts) != 1:
+            raise UserError(f"{type(self).__name__} tunes several methods and must define its stages")
+        (role,) = self.hosts
+        for stage in self.host.stages(ctx):
+            if stage.step is not None or stage.step_parts is not None:
+                raise UserError(
+                    f"{self.host.method_id!r} steps by itself (stage {stage.name!r}), so it cannot be a host here"
+                )
+            yield stage.under(f"hosts.{role}.")
 
     def param_groups(self, stage: Stage) -> list[dict[str, Any]]:
         """The hosts' groups, and one of what the strategy itself trains. A host sees the stage's patterns without its prefix."""
@@ -132,4 +148,9 @@ class Strategy(Method):
                 f"{type(self).__name__} leaves its host's artifact, which cannot hold the backbone weights that the strategy tunes "
                 f"({', '.join(claims)})"
             )
-        return self.host_of(self.leaves)
+        host = self.host_of(self.leaves)
+        if any(backbone._bound is not None for backbone in host.backbones.values()):
+            raise UserError(
+                f"{type(self).__name__} leaves its host's artifact, which cannot hold the weights that the strategy put under it"
+            )
+        return host

@@ -98,7 +98,7 @@ def test_needs_are_those_of_strategy_and_host(capsys):
     assert pt("fit", "rounds", *SHORT) == 2
     assert "needs data role 'unlabeled' (vectors without labels)" in capsys.readouterr().err
     info = Toy.registry.joined("meta", {"host": "pair"})
-    assert set(info.backbones) == {"backbone", "fine", "coarse"}
+    assert set(info.backbones) == {"fine", "coarse"}
     assert pt("fit", "rounds", "--help") == 0
     assert "--teacher METHOD" in capsys.readouterr().out
 
@@ -325,6 +325,8 @@ def test_a_refused_run_leaves_the_folder_free(monkeypatch, capsys):
     monkeypatch.setattr(Prompt, "stages", refusing)
     assert pt("fit", "prompt", *SHORT, "--out", "run") == 2
     assert not Path("run").exists()
+    assert pt("fit", "prompt", *SHORT, "--out", "new/deep/run") == 2
+    assert not Path("new").exists()
     Path("kept").mkdir()
     (Path("kept") / "notes.txt").write_text("mine")
     assert pt("fit", "prompt", *SHORT, "--out", "kept") == 2
@@ -347,3 +349,19 @@ def test_a_run_that_failed_at_work_is_kept(monkeypatch):
     assert pt("fit", "prompt", *SHORT, "--out", "run") == 2
     assert read_json(Path("run") / "run.json")["status"] == "failed"
     assert (Path("run") / "failure.json").is_file()
+
+
+def test_a_folder_with_files_that_a_run_would_overwrite_is_refused(capsys):
+    Path("mine").mkdir()
+    (Path("mine") / "config.yaml").write_text("precious: 1")
+    assert pt("fit", "prompt", *SHORT, "--out", "mine") == 2
+    assert "holds config.yaml, which a run would overwrite" in capsys.readouterr().err
+    assert (Path("mine") / "config.yaml").read_text() == "precious: 1"
+
+
+def test_class_names_beside_data_are_refused_and_long_lists_are_no_path(capsys):
+    assert pt("fit", "prompt", *SHORT, "--class-names", "a,b") == 2
+    assert "the classes of this method are those of its data" in capsys.readouterr().err
+    names = ",".join(f"class number {number}" for number in range(60))
+    assert pt("fit", "setup", *DUAL, "--class-names", names, "--out", "many", "--device", "cpu") == 0
+    assert len(Api(Toy).load("many", device="cpu").method.task.class_names()) == 60

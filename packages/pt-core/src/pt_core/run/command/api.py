@@ -53,7 +53,7 @@ class Api:
         self,
         method: str,
         *,
-        data: str | Sequence[str],
+        data: str | Sequence[str] = (),
         backbone: str | Backbone | Mapping[str, str | Backbone] | None = None,
         out: str | Path | None = None,
         recipe: str | None = None,
@@ -70,7 +70,8 @@ class Api:
             UserError: as on the command line; nothing is written then.
         """
         modality = self.modality
-        roles = list(modality.registry.info(method).backbones)
+        hosts = modality.registry.hosts_of(method, options)
+        roles = list(modality.registry.joined(method, hosts).backbones)
         named = {} if backbone is None else dict(backbone) if isinstance(backbone, Mapping) else {roles[0]: backbone}
         loaded = {role: value for role, value in named.items() if isinstance(value, Backbone)}
         if loaded and set(loaded) != set(roles):

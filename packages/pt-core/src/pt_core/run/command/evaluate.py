@@ -10,15 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pt_core.errors import UserError
-from pt_core.run.command.flags import (
-    OpenCommand,
-    backbone_options,
-    class_names_option,
-    echo_json,
-    json_option,
-    run_argument,
-    split_flags,
-)
+from pt_core.run.command import flags
 from pt_core.run.command.runs import check_flags, open_run, say
 
 if TYPE_CHECKING:
@@ -28,23 +20,23 @@ if TYPE_CHECKING:
 def command(modality: Modality) -> click.Command:
     @click.pass_context
     def callback(ctx: click.Context, /, run: Path, **values: Any) -> None:
-        words, own = split_flags(ctx.args)
+        words, own = flags.split_flags(ctx.args)
         if words:
             raise UserError(f"unexpected argument {words[0]!r}")
         check_flags(modality, run, own, ctx.command)
         evaluate_run(modality, run, **values, own=own)
 
-    return OpenCommand(
+    return flags.OpenCommand(
         "eval",
         help="Evaluate a run on labelled data.",
         callback=callback,
         params=[
-            run_argument(),
+            flags.run_argument(),
             click.Option(["--data"], required=True, help="Labelled data, as in `fit`."),
             click.Option(["--role"], default="test", show_default=True, help="Part of the data to evaluate on."),
-            json_option(),
-            class_names_option(),
-            *backbone_options(),
+            flags.json_option(),
+            flags.class_names_option(),
+            *flags.backbone_options(),
         ],
     )
 
@@ -84,7 +76,7 @@ def evaluate_run(
     dataset = modality.bind(part, method.backbones, method.task, options, training=False)
     result = evaluate(method, dataset, predictor.world, method.task.eval_batch, 0)
     if as_json:
-        echo_json({"role": role, "samples": len(dataset), "metrics": result.metrics, "notes": predictor.notes})
+        flags.echo_json({"role": role, "samples": len(dataset), "metrics": result.metrics, "notes": predictor.notes})
         return
     click.echo(f"{role}: {len(dataset)} samples")
     for name, value in result.metrics.items():

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from pt_core.errors import UserError
 from pt_core.run.command.flags import backbone_options, out_option, run_argument
-from pt_core.run.command.runs import say
+from pt_core.run.command.runs import open_run, say
 
 if TYPE_CHECKING:
     from pt_core.run.declare.modality import Modality
 
 
 def command(modality: Modality) -> click.Command:
-    def callback(**values: Any) -> None:
-        export(modality, **values)
-
     return click.Command(
         "export",
         help="Export a tuned artifact, or backbone and prompt as one program.",
-        callback=callback,
+        callback=partial(export, modality),
         params=[
             run_argument(),
             out_option("File or folder to write.", required=True),
@@ -49,31 +47,22 @@ def export(
     weights: Sequence[str],
     allow_backbone_mismatch: bool,
 ) -> None:
-    from pt_core.run.use.predict import load
     from pt_core.saving import save_artifact
 
     if out.exists():
         raise UserError(f"{out} exists; choose another --out")
     wanted = format_ == "artifact" and not inference_only
-    predictor = load(
-        modality,
-        run,
-        backbone=backbone,
-        weights=weights,
-        allow_backbone_mismatch=allow_backbone_mismatch,
-        device="cpu",
-        training=wanted,
-    )
-    notes = list(predictor.notes)
+    predictor = open_run(modality, run, backbone, weights, allow_backbone_mismatch, device="cpu", training=wanted)
+    notes: Sequence[str] = ()
     if format_ == "artifact":
-        card = {**predictor.card, "notes": [*predictor.card.get("notes", ()), *notes]}
+        card = {**predictor.card, "notes": [*predictor.card.get("notes", ()), *predictor.notes]}
         save_artifact(out, predictor.method, card, inference_only)
     elif format_ in modality.export_formats():
-        notes += modality.export_formats()[format_](predictor.method, out)
+        notes = modality.export_formats()[format_](predictor.method, out)
     else:
         from pt_core.run.use.export import export_program
 
-        notes += export_program(modality, predictor, out, format_)
+        notes = export_program(modality, predictor, out, format_)
     for note in notes:
         say(note)
     click.echo(f"written: {out}")

@@ -34,9 +34,15 @@ def free_folder(parent: Path, name: str) -> Path:
 
 
 def collect(
-    modality: Modality, method: str, values: dict[str, Any], problems: Sequence[str], out: Path | None = None
+    modality: Modality,
+    method: str,
+    values: dict[str, Any],
+    problems: Sequence[str],
+    out: Path | None = None,
+    loads: bool = True,
 ) -> RunSpec:
-    """Flags over --config over --recipe; unknown flags, invalid values, wrong paths and names are reported together.
+    """Flags over --config over --recipe; unknown flags, invalid values, wrong paths and names are reported together. `loads` tells whether
+    the command will read weights.
 
     Raises:
         ConfigError: everything that is wrong with the command line, before any data or weights are read.
@@ -55,7 +61,7 @@ def collect(
         if named is not None and named != method:
             found.append(f"{config_file} is a configuration of {named!r}, not of {method!r}")
     chosen = {**merged, **given(values)}
-    found += check_sources(modality, method, chosen)
+    found += check_sources(modality, method, chosen, loads)
     try:
         spec = resolve(modality, method, chosen, recipe)
     except ConfigError as error:
@@ -154,8 +160,10 @@ def open_run(
     weights: Sequence[str],
     allow_backbone_mismatch: bool,
     class_names: str | None = None,
+    **how: Any,
 ) -> Predictor:
-    """A tuned artifact for a command that uses it, on other class names where some are given; what was noticed while loading is said."""
+    """A tuned artifact for a command that uses it, on other class names where some are given; what was noticed while loading is said.
+    `how` are further arguments of `pt_core.run.use.predict.load`."""
     from pt_core.run.declare.class_names import read_class_names
     from pt_core.run.use.predict import load
 
@@ -166,6 +174,7 @@ def open_run(
         weights=weights,
         allow_backbone_mismatch=allow_backbone_mismatch,
         class_names=None if class_names is None else read_class_names(class_names),
+        **how,
     )
     for note in predictor.notes:
         say(note)

@@ -31,4 +31,7 @@ class Unlabelled:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name in ("base", "target"):  # not there yet while unpickling; targets stay hidden
             raise AttributeError(name)
-        return getattr(self.base, name)
+        value = getattr(self.base, name)
+        if name in ("bind", "relabel", "with_frozen"):
+            return lambda *args, **kwargs: Unlabelled(value(*args, **kwargs))
+        return value

@@ -28,7 +28,11 @@ def read_class_names(given: str) -> ClassNames:
         ConfigError: no such file, fewer than 2 names, an empty name, a name twice, or JSON of another form.
     """
     path = Path(given)
-    if path.is_file():
+    try:
+        is_file = path.is_file()
+    except OSError:  # a list of names that is too long for a path
+        is_file = False
+    if is_file:
         found = _from_json(path) if path.suffix == ".json" else ClassNames(_lines(path))
     elif "," in given:
         found = ClassNames([name.strip() for name in given.split(",")])
@@ -45,7 +49,7 @@ def read_class_names(given: str) -> ClassNames:
 
 def _lines(path: Path) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise ConfigError(f"--class-names {path} is not readable text: {error}") from None
     return [line.strip() for line in text.splitlines() if line.strip()]
@@ -53,8 +57,8 @@ def _lines(path: Path) -> list[str]:
 
 def _from_json(path: Path) -> ClassNames:
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content: Any = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"--class-names {path} is not readable JSON: {error}") from None
     if isinstance(content, list) and all(isinstance(name, str) for name in content):
         return ClassNames(content)

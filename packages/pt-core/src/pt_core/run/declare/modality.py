@@ -78,6 +78,10 @@ class Modality(ABC):
             return f"no backbone {spec!r}{nearest(spec, builtin)}; built in: {', '.join(builtin)}"
         return None
 
+    def weights_problem(self, spec: str, role: str) -> str | None:
+        """What is wrong with loading a known --backbone without --weights, as far as its name tells."""
+        return None
+
     def data_problem(self, spec: str) -> str | None:
         """What is wrong with a --data, as far as the name tells; nothing is read."""
         scheme, found, _ = spec.partition(":")
@@ -92,6 +96,10 @@ class Modality(ABC):
     @abstractmethod
     def load_backbone(self, spec: str, weights: str | None, options: Any | None, role: str) -> Backbone:
         """The backbone behind a spec. `options` are the run's data options, or None where a tuned artifact is loaded."""
+
+    def reload_backbone(self, spec: str, weights: str | None, preprocessing: Mapping[str, Any], role: str) -> Backbone:
+        """The backbone as an artifact was tuned on it, whose recorded `preprocessing` may tell options that it was loaded with."""
+        return self.load_backbone(spec, weights, None, role)
 
     def backbone_of(self, module: nn.Module) -> Backbone:
         """The backbone around a user's own network.

@@ -207,6 +207,8 @@ def read_info(path: Path, module: str | None) -> MethodInfo | None:
         roles = {role: _need(need) for role, need in values["NEEDS"].items()}
     except (AttributeError, TypeError) as error:
         raise UserError(f"{path}: NEEDS is no mapping of data roles ({error})") from None
+    if "HOSTS" in values:
+        values.setdefault("BACKBONES", {})  # a strategy has its hosts'
     optional = {key.lower(): values[key] for key in ("BACKBONES", "EXTRA", "HOSTS") if key in values}
     return MethodInfo(values["ID"], values["TITLE"], values["TUNES"], roles, path, module, **optional)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -83,8 +84,11 @@ def _host_config(
 ) -> Any:
     """The configuration of one host: its own recipe's method options under what was given for it, or that of the role it shares."""
     given = {key.partition(".")[2]: value for key, value in layers.items() if key.startswith(f"{role}.")}
-    if shared is not None and not given:
-        return done[shared].config
+    if shared is not None and shared in done and registered(done[shared].method, kind):
+        if not given:
+            return done[shared].config
+        theirs = {key.partition(".")[2]: value for key, value in layers.items() if key.startswith(f"{shared}.")}
+        given = {**theirs, **given}
     names = {field.name for field in fields(kind.Config)}
     recipe = {key: value for key, value in kind.recipe.items() if key in names}
     try:
@@ -93,8 +97,14 @@ def _host_config(
         raise ConfigError([f"{role}: {problem}" for problem in error.problems]) from None
 
 
-def check_sources(modality: Modality, method: str, values: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the paths and names among the options, found without reading data or weights."""
+def registered(method_id: str, kind: type[Method]) -> bool:
+    """Whether a class is the method of this id."""
+    return str(getattr(sys.modules.get(kind.__module__), "ID", "")) == method_id
+
+
+def check_sources(modality: Modality, method: str, values: Mapping[str, Any], loads: bool = True) -> list[str]:
+    """What is wrong with the paths and names among the options, found without reading data or weights. `loads` tells whether weights will
+    be read."""
     registry = modality.registry
     try:
         roles = list(registry.joined(method, registry.hosts_of(method, values)).backbones)
@@ -116,7 +126,8 @@ def check_sources(modality: Modality, method: str, values: Mapping[str, Any]) ->
         if spec.startswith("run:"):
             problems.append("" if Path(spec[4:]).exists() else f"--backbone {spec}: {spec[4:]} does not exist")
         elif role not in files:  # these stand in for what the name points to; the loader looks at both
-            problems.append(modality.backbone_problem(spec, role) or "")
+            wrong = modality.backbone_problem(spec, role)
+            problems.append(wrong or (modality.weights_problem(spec, role) if loads else None) or "")
     for file in files.values():
         problems.append("" if Path(file).exists() else f"--weights {file} does not exist")
     for given in _texts(values.get("init_from")):

@@ -55,8 +55,8 @@ def execute(
         work: _Work | None = None
         try:
             work = _Work(modality, prepared, run, world, say)
-            run.write_config({"method": spec.method, "options": spec.flat()})
             run.update({**_header(modality, prepared), "status": "running", "started": now(), "processes": world.size})
+            run.write_config({"method": spec.method, "options": spec.flat()})
             started = time.perf_counter()
             work.trainer.fit(resume, checkpoint, allow_topology_change)
             return work.finish(time.perf_counter() - started, report)

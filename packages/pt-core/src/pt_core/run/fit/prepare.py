@@ -68,11 +68,16 @@ def prepare(modality: Modality, spec: RunSpec, say: Say, backbones: Mapping[str,
         say(report.table())
     for warning in report.warnings:
         note(warning)
-    task = modality.make_task(spec.task, raw or {"train": _classes_only(spec)})
+    trained = any(not need.optional for need in info.roles.values())
+    if trained and spec.run.class_names is not None:
+        raise ConfigError("--class-names: the classes of this method are those of its data; leave it out")
+    task = modality.make_task(spec.task, raw if trained else {**raw, "train": _classes_only(spec)})
     own = {role for role in raw if role in info.roles and info.roles[role].labels != "task"}
     raw = split_roles(spec, info, {**raw, **in_label_space(raw, task, own)}, task, note)
     if backbones is None:
         backbones = load_backbones(modality, spec, info, note)
+    for backbone in backbones.values():
+        backbone.fingerprint()  # what the card will need: a network whose probe fails is told before training
     data = {
         role: modality.bind(dataset, backbones, task, spec.data, training=role not in ("val", "test"))
         for role, dataset in raw.items()
@@ -213,9 +218,12 @@ def averaged(artifacts: Sequence[Artifact]) -> Artifact:
     first = artifacts[0]
     shapes = {name: tensor.shape for name, tensor in first.tensors.items()}
     for other in artifacts[1:]:
-        if other.method != first.method or {name: t.shape for name, t in other.tensors.items()} != shapes:
+        same = {name: t.shape for name, t in other.tensors.items()} == shapes
+        same = same and set(other.training or {}) == set(first.training or {})
+        same = same and other.card["task"].get("labels") == first.card["task"].get("labels")
+        if other.method != first.method or not same:
             raise UserError(
-                f"{first.folder} and {other.folder} tuned different tensors: they have no mean to start from"
+                f"{first.folder} and {other.folder} tuned different tensors, or other classes: they have no mean to start from"
             )
     if len(artifacts) == 1:
         return first

@@ -19,6 +19,19 @@ import yaml
 from pt_core.errors import UserError
 from pt_core.sealed import read_json, sweep, write_text
 
+OWN = {
+    "config.yaml",
+    "metrics.jsonl",
+    "tuned",
+    "stages",
+    "checkpoints",
+    "predictions",
+    "work",
+    "report.json",
+    "report.html",
+}
+"""What a run writes besides run.json."""
+
 
 class RunDir:
     """A run folder held by this process. Only the main process of a distributed run opens one for writing.
@@ -32,6 +45,8 @@ class RunDir:
         self._lock: Any = None
         self._before: set[str] | None = None
         """What lay in the folder before this run; None where there was no folder."""
+        self._made: Path | None = None
+        """The first folder that had to be made for it."""
 
     def open(self, resume: bool = False) -> RunDir:
         """Take the lock; a new run refuses a folder that already holds one."""
@@ -48,6 +63,10 @@ class RunDir:
             advice = "choose another --out" if status == "finished" else f"continue it with `resume {self.path}`"
             raise UserError(f"{self.path} already holds a run ({status}); {advice}")
         self._before = {path.name for path in self.path.iterdir()} if self.path.is_dir() else None
+        taken = sorted(OWN & (self._before or set()))
+        if taken and not resume:
+            raise UserError(f"{self.path} holds {', '.join(taken)}, which a run would overwrite; choose another --out")
+        self._made = next((p for p in reversed([self.path, *self.path.parents]) if not p.exists()), None)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".probe-{os.getpid()}"
@@ -86,6 +105,14 @@ class RunDir:
         self.close()
         if self._before is None:
             shutil.rmtree(self.path, ignore_errors=True)
+            for folder in self.path.parents:  # those that were made for it, as long as nothing else went there
+                if (
+                    self._made is None
+                    or not (folder == self._made or self._made in folder.parents)
+                    or any(folder.iterdir())
+                ):
+                    break
+                folder.rmdir()
             return
         for path in self.path.iterdir():
             if path.name not in self._before:

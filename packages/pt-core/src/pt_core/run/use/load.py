@@ -102,7 +102,8 @@ def load_tuned(
         elif isinstance(source, Backbone):
             network = source
         else:
-            network = load_network(modality, source, file, None, role, chain=chain)
+            prepared = recorded[role].get("preprocessing", {})
+            network = load_network(modality, source, file, None, role, chain, prepared)
         notes += artifact.check_backbone(role, network, allow_backbone_mismatch)
         networks[role] = network
 
@@ -118,9 +119,16 @@ def load_tuned(
 
 
 def load_network(
-    modality: Modality, source: str, weights: str | None, options: Any | None, role: str, chain: int = 0
+    modality: Modality,
+    source: str,
+    weights: str | None,
+    options: Any | None,
+    role: str,
+    chain: int = 0,
+    prepared: Mapping[str, Any] | None = None,
 ) -> Backbone:
-    """The backbone behind a spec; `run:RUN` is the network of an earlier run with the weights that it tuned.
+    """The backbone behind a spec; `run:RUN` is the network of an earlier run with the weights that it tuned. `prepared` is the preprocessing
+    of an artifact that it is loaded for.
 
     Raises:
         UserError: the earlier run tuned no weights, or has no network in this role.
@@ -128,6 +136,8 @@ def load_network(
     if source.startswith(MODULE):
         raise UserError(f"it was tuned on a {source.removeprefix(MODULE)} of your own: pass that network as backbone=")
     if not source.startswith(RUN):
+        if prepared is not None:
+            return modality.reload_backbone(source, weights, prepared, role)
         return modality.load_backbone(source, weights, options, role)
     if weights is not None:
         raise UserError(f"--weights {weights}: {source} brings its own weights")
@@ -187,7 +197,7 @@ def _arbitrary(build: Callable[[], Method], artifact: Artifact) -> Method:
         raise _unbuilt(artifact, error) from error
 
 
-BUILDING = (RuntimeError, MemoryError, OverflowError, TypeError, ValueError)
+BUILDING = (KeyError, RuntimeError, MemoryError, OverflowError, TypeError, ValueError)
 """What a configuration that makes no sense ends in."""
 
 

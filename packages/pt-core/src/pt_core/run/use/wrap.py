@@ -54,6 +54,8 @@ class Wrapped(nn.Module):
         if labels is None:
             return self.method(batch)
         full = Batch(batch.inputs, labels, batch.index, batch.ids, batch.extra)
+        if type(self.method).training_step is not Method.training_step:  # a loss of the method's own
+            return {"loss": self.method.training_step(full).loss, "logits": self.method(batch)}
         output = self.method(full)
         return {"loss": self.method.task.loss(output, full)[0], "logits": output}
 
