@@ -127,3 +127,12 @@ def test_classes_are_fixed(place: Path) -> None:
         "a,b",
     )
     good("predict", "vpt", "photos", "--class-names", "cat,dog")
+
+
+def test_a_run_at_another_size_finds_its_network_again(place: Path) -> None:
+    """What `fit` recommends to do next works without repeating its flags."""
+    good("fit", "vpt", "--data", "photos", *SHORT, "--image-size", "48", "--out", "large")
+    assert read_artifact(Path("large")).card["backbones"]["backbone"]["preprocessing"]["input_size"] == [3, 48, 48]
+    assert len(good("predict", "large", "photos", "--json").out.splitlines()) == 12
+    assert pt_vision.load("large").method.backbone.image_size == (48, 48)
+    refused("does not fit this backbone", "predict", "large", "photos", "--backbone", "run:full")

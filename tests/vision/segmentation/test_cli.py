@@ -106,8 +106,9 @@ def test_mistakes_are_one_line(folder, backbone, tmp_path):
     assert "target" in said or "needs a folder with images/ and masks/" in said
     said = refused("fit", "coda", *NEEDED, "--data", folder / "train", "--backbone", backbone, *out)
     assert "needs data role 'target'" in said
-    said = refused("fit", "coda", *NEEDED, "--data", folder, "--backbone", "mit:b0", *out)
-    assert "'mit:b0' needs --weights FILE" in said
+    said = refused("fit", "coda", *NEEDED, "--data", "nowhere", "--backbone", "mit:b0", "--threshold", "2", *out)
+    for problem in ("'mit:b0' needs --weights FILE", "'nowhere' does not exist", "threshold='2'"):
+        assert problem in said, problem  # with everything else, before the data are read
     said = refused("fit", "coda", *NEEDED, "--data", folder, "--backbone", "mit:b7", *out)
     assert "no MiT 'b7'" in said
     said = refused("fit", "coda", *NEEDED, "--data", folder, "--backbone", backbone, "--augment", "medical", *out)

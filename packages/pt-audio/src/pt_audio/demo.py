@@ -25,14 +25,11 @@ def sounds(modality: Modality, out: Path, seeds: int, fast: bool) -> None:
     """Name what is heard: a linear map against the Q-former, on clips that were not trained on; then a few answers."""
     from pt_core.run.command.contenders import compare_methods
 
-    contenders = {}
-    for name, changes in CONTENDERS.items():
-        short = {"steps": 4, "eval_every": 4, "limit": 24} if fast else {}
-        contenders[name] = {**COMMON, **changes, **short}
+    short = {"steps": 4, "eval_every": 4, "limit": 24} if fast else {}
     compare_methods(
         modality,
         out,
-        contenders,
+        {name: {**COMMON, **changes, **short} for name, changes in CONTENDERS.items()},
         intro="builtin:mae_sounds + builtin:lm_sounds -> builtin:sounds: what is heard in a clip of 4 to 9 s? "
         f"{24 if fast else 240} training clips, answers in words",
         next_="pt-audio fit acoustic_apt --data CLIPS/ --backbone lm=hf:Qwen/Qwen2.5-0.5B",

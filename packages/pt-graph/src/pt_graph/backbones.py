@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pt_core.errors import UserError, nearest
+from pt_core.errors import UserError, nearest, unless_known
 
 if TYPE_CHECKING:
     import torch
@@ -52,8 +52,8 @@ def problem(spec: str) -> str | None:
     kind, _, name = spec.partition(":")
     if kind not in ("builtin", "file", "chem", "pyg") or not name:
         return f"backbone {spec!r} is of no known kind; use builtin:NAME, file:FILE, chem:KIND or pyg:MODEL"
-    if kind == "builtin" and name not in builtin_names():
-        return f"no built-in backbone {name!r}{nearest(name, builtin_names())}; known: {', '.join(builtin_names())}"
+    if kind == "builtin":
+        return unless_known("built-in backbone", name, builtin_names())
     if kind == "file" and not Path(name).is_file():
         return f"weight file {name} does not exist"
     if kind == "chem" and name not in KIND_NAMES:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pt_core.errors import UserError, nearest, problem_of
+from pt_core.errors import UserError, problem_of, unless_known
 
 if TYPE_CHECKING:
     from pt_language.adapters.base import LanguageBackbone
@@ -65,10 +65,9 @@ def locate(spec: str) -> tuple[str | Path, str | None]:
     """
     kind, _, name = spec.partition(":")
     if kind == "builtin":
-        if name not in builtin_names():
-            raise UserError(
-                f"no built-in backbone {name!r}{nearest(name, builtin_names())}; known: {', '.join(builtin_names())}"
-            )
+        unknown = unless_known("built-in backbone", name, builtin_names())
+        if unknown is not None:
+            raise UserError(unknown)
         return ASSETS / name, None
     if kind == "local" and name:
         folder = Path(name)

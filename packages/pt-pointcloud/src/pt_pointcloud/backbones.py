@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pt_core.errors import ConfigError, UserError, nearest
+from pt_core.errors import ConfigError, UserError, nearest, unless_known
 
 from pt_pointcloud.data.normalise import RULES
 
@@ -69,8 +69,8 @@ def problem(spec: str) -> str | None:
         )
     if kind not in ("builtin", "file") or not name:
         return f"backbone {spec!r} is of no known kind; use builtin:NAME, file:FILE, pointmae:NAME or pointbert:NAME with --weights FILE"
-    if kind == "builtin" and name not in builtin_names():
-        return f"no built-in backbone {name!r}{nearest(name, builtin_names())}; known: {', '.join(builtin_names())}"
+    if kind == "builtin":
+        return unless_known("built-in backbone", name, builtin_names())
     if kind == "file" and not Path(name).is_file():
         return f"{name} does not exist; make it with: pt-pointcloud pretrain --data DIR --out {name}"
     return None

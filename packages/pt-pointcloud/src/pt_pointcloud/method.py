@@ -34,6 +34,7 @@ class PointMethod(Method):
     """
 
     predicts: ClassVar[Literal["cloud", "point"]] = "cloud"
+    class_tensors: tuple[str, ...] | None = ("head.*",)
     exports_forward = True  # votes are averaged outside of it
 
     def __init__(self, config: Any, backbones: Mapping[str, Backbone], task: Task) -> None:

@@ -14,11 +14,11 @@ from pt_pointcloud.options import DataOptions, PredictOptions, PretrainOptions, 
 if TYPE_CHECKING:  # the command line's help must not wait for torch
     import click
     from pt_core.backbone import Backbone
-    from pt_core.data import Dataset
+    from pt_core.data import Batch, Dataset
     from pt_core.method import Method
     from pt_core.run.declare.panel import Panel
     from pt_core.task import Evaluation, Task
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from pt_pointcloud.data.dataset import PointDataset
     from pt_pointcloud.networks.backbone import PointBackbone
@@ -33,6 +33,18 @@ class PointClouds(Package):
         from pt_pointcloud.backbones import load_backbone
 
         return load_backbone(spec, weights, getattr(options, "normalise", None))
+
+    def backbone_of(self, module: nn.Module) -> Backbone:
+        from pt_pointcloud.networks.adapt import adapt
+
+        return adapt(module, f"module:{type(module).__name__}")
+
+    def plain_batch(self, method: Method, inputs: Sequence[Any], named: Mapping[str, Any]) -> Batch:
+        if getattr(method.task, "unit", "cloud") == "cloud":
+            return super().plain_batch(method, inputs, named)
+        from pt_pointcloud.data.plain import labelled_points
+
+        return labelled_points(inputs, named)
 
     def load_data(self, spec: str, options: DataOptions, seed: int) -> Mapping[str, Dataset]:
         from pt_pointcloud.data.load import load_clouds

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from pt_core.errors import ConfigError
+from pt_core.errors import ConfigError, UserError
 from pt_core.run.declare.modality import Demo
 from pt_core.run.declare.package import Package
 
@@ -37,6 +37,19 @@ class Vision(Package):
 
         return load_backbone(spec, weights, getattr(options, "image_size", None))
 
+    def reload_backbone(self, spec: str, weights: str | None, preprocessing: Mapping[str, Any], role: str) -> Backbone:
+        """A run may have given a ViT or Swin another --image-size."""
+        from pt_vision.backbones import load_backbone
+
+        backbone = load_backbone(spec, weights)
+        size = tuple(preprocessing.get("input_size", ()))[1:]
+        if len(size) != 2 or size == backbone.image_size:
+            return backbone
+        try:
+            return load_backbone(spec, weights, size)
+        except UserError:  # one that takes no size: what does not fit is told by comparing
+            return backbone
+
     def backbone_of(self, module: nn.Module) -> Backbone:
         from pt_vision.adapters import adapt
         from pt_vision.adapters.own import without_classifier
@@ -52,6 +65,11 @@ class Vision(Package):
                 "a wrapped network takes one tensor of images, in place or as pixel_values (HF Trainer: set remove_unused_columns=False)"
             )
         return super().plain_batch(method, inputs, named)
+
+    def weights_problem(self, spec: str, role: str) -> str | None:
+        from pt_vision.networks.names import MIT, weights_needed
+
+        return weights_needed(spec) if spec.partition(":")[0] in MIT else None
 
     def data_problem(self, spec: str) -> str | None:
         from pt_vision.data.names import problem

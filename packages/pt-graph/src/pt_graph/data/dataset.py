@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from pt_core.data import Batch
-from pt_core.errors import DataError, nearest
+from pt_core.run.data.labels import relabelled
 from torch import Tensor
 
 from pt_graph.graphs.batch import Graphs, collate
@@ -61,14 +61,8 @@ class GraphDataset:
         Raises:
             DataError: a graph's class is not in the list.
         """
-        if self.labels is None:
-            return replace(self, classes=list(classes))
-        position = {name: index for index, name in enumerate(classes)}
-        present = [self.classes[label] for label in sorted(set(self.labels))]
-        unknown = [f"{name!r}{nearest(name, classes)}" for name in present if name not in position]
-        if unknown:
-            raise DataError(f"the data have classes that are not among the known ones: {', '.join(unknown[:8])}")
-        return replace(self, classes=list(classes), labels=[position[self.classes[label]] for label in self.labels])
+        labels = None if self.labels is None else relabelled(self.labels, self.classes, classes)
+        return replace(self, classes=list(classes), labels=labels)
 
     def subset(self, rows: Sequence[int]) -> GraphDataset:
         """Some of the graphs, renumbered."""

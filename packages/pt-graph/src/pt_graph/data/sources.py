@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pt_core.errors import UserError, nearest
+from pt_core.errors import UserError, nearest, unless_known
 
 if TYPE_CHECKING:
     from pt_graph.data.dataset import GraphDataset
@@ -22,8 +22,7 @@ def problem(spec: str) -> str | None:
     """What is wrong with a data spec, as far as its name and the file system tell; nothing is read."""
     kind, _, name = spec.partition(":")
     if kind == "builtin":
-        known = ", ".join(BUILTIN)
-        return None if name in BUILTIN else f"no built-in data {name!r}{nearest(name, BUILTIN)}; known: {known}"
+        return unless_known("built-in data", name, BUILTIN)
     if kind == "pyg":
         family, _, which = name.partition("/")
         if family in FAMILIES and which.replace("-", "").replace("_", "").isalnum():

@@ -8,11 +8,12 @@ from typing import Any, Literal
 import torch
 from pt_core.data import Batch, Dataset
 from pt_core.errors import ArtifactError, DataError
+from pt_core.run.tasks.sums import gathered
 from pt_core.task import Evaluator, Predictions, Task
 from torch import Tensor
 from torch.nn import functional as F
 
-from pt_graph.tasks.means import WithMeans, further, gathered
+from pt_graph.tasks.means import WithMeans, further
 
 MAX_TASKS, MAX_NODES = 10_000, 1_000_000
 

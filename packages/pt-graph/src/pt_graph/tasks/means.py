@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from pt_core.data import Batch
+from pt_core.run.tasks.sums import gathered
 from pt_core.task import Evaluator, Predictions
 
 
@@ -58,12 +58,3 @@ def further(predictions: Predictions, row: int) -> dict[str, float]:
         for name, value in predictions.items()
         if value.ndim == 1 and value.is_floating_point() and bool(torch.isfinite(value[row]))
     }
-
-
-def gathered(value: Any) -> list[Any]:
-    """One value per process."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return [value]
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, value)
-    return parts

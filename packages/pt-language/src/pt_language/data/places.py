@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pt_core.errors import DataError, nearest
+from pt_core.errors import DataError, unless_known
 
 ROLES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -36,8 +36,9 @@ def check_builtin(name: str) -> None:
     Raises:
         DataError: lists the known ones.
     """
-    if name not in BUILTIN:
-        raise DataError(f"no built-in data {name!r}{nearest(name, BUILTIN)}; known: {', '.join(BUILTIN)}")
+    unknown = unless_known("built-in data", name, BUILTIN)
+    if unknown is not None:
+        raise DataError(unknown)
 
 
 def part_files(path: Path) -> dict[str, Path]:

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pt_core.data import Batch, generator, stable_seed
-from pt_core.errors import DataError, nearest
+from pt_core.errors import DataError
+from pt_core.run.data.labels import relabelled
 from torch import Tensor
 
 from pt_pointcloud.data.augment import rotate_y, scale_translate
@@ -81,8 +82,8 @@ class PointDataset:
 
     @property
     def augmented(self) -> bool:
-        """Whether samples differ between epochs."""
-        return self.view is not None and self.view.augment != "none"
+        """Whether a sample is more than one cloud: another one in every epoch, or several views to vote on."""
+        return self.view is not None and (self.view.augment != "none" or self.view.votes > 0)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -209,14 +210,7 @@ class PointDataset:
         Raises:
             DataError: a cloud's class is not in the list.
         """
-        if self.labels is None:
-            return replace(self, classes=list(classes), _ordered={}, _indices={})
-        position = {name: index for index, name in enumerate(classes)}
-        present = [self.classes[label] for label in sorted(set(self.labels))]
-        unknown = [f"{name!r}{nearest(name, classes)}" for name in present if name not in position]
-        if unknown:
-            raise DataError(f"the data have classes that are not among the known ones: {listed(unknown)}")
-        labels = [position[self.classes[label]] for label in self.labels]
+        labels = None if self.labels is None else relabelled(self.labels, self.classes, classes)
         return replace(self, classes=list(classes), labels=labels, _ordered={}, _indices={})
 
     def digests(self) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from pt_core.errors import DataError, nearest
 from pt_core.method import Method
+from pt_core.run.data.inputs import input_files
 
 from pt_pointcloud.data.dataset import PointDataset
 from pt_pointcloud.data.files import is_cloud, read_cloud
@@ -27,7 +27,7 @@ def input_clouds(items: Sequence[Any], method: Method, options: PredictOptions) 
     clouds, ids, folders = [], [], []
     for number, item in enumerate(items):
         if isinstance(item, (str, Path)):
-            for file in input_files(item):
+            for file in input_files(item, is_cloud, "cloud or mesh"):
                 clouds.append(read_cloud(file, options.mesh_points, options.mesh_seed, str(file))[0])
                 ids.append(str(file))
                 folders.append(file.resolve().parent.name)
@@ -56,19 +56,3 @@ def input_clouds(items: Sequence[Any], method: Method, options: PredictOptions) 
         labels = [categories.index(name) for name in names]
     dataset = PointDataset(clouds, ids, labels, categories)
     return dataset.bind(method.backbone.preprocessing, votes=options.votes, parts=bool(categories))
-
-
-def input_files(item: str | Path) -> list[Path]:
-    """Cloud and mesh files for prediction: a file, a folder (searched to any depth), or a pattern such as `scans/*.ply`."""
-    path = Path(item)
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file() and is_cloud(p))
-        if not files:
-            raise DataError(f"folder {path} holds no cloud or mesh")
-        return files
-    if not path.exists() and glob.has_magic(str(path)):
-        files = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
-        if not files:
-            raise DataError(f"no file matches {str(path)!r}")
-        return files
-    return [path]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pt_core.errors import DataError, nearest
+from pt_core.errors import DataError, nearest, unless_known
 
 from pt_pointcloud.data.found import ARRAY_FILES, Found
 from pt_pointcloud.options import DataOptions
@@ -16,9 +16,7 @@ TABLES = (".csv", ".parquet")
 def problem(spec: str) -> str | None:
     """What is wrong with a data spec, as far as its name and the file system tell; nothing is read."""
     if spec.startswith("builtin:"):
-        name = spec.removeprefix("builtin:")
-        known = ", ".join(BUILTIN)
-        return None if name in BUILTIN else f"no built-in data {name!r}{nearest(name, BUILTIN)}; known: {known}"
+        return unless_known("built-in data", spec.removeprefix("builtin:"), BUILTIN)
     path = Path(spec)
     if not path.exists():
         near = nearest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""

@@ -22,7 +22,8 @@ NEEDS = {"train": "labelled point clouds or meshes"}
 @dataclass(frozen=True)
 class FullConfig:
     stochastic: bool = True
-    """Train mode of the backbone while training, as published: drop-path, and BatchNorm statistics of the patch encoder follow the data."""
+    """Train mode of the backbone while training, as published: drop-path, and BatchNorm statistics of the patch encoder follow the data. With
+    or without it results depend on how a batch is cut: the head has BatchNorm."""
 
 
 class FullFineTuning(PointMethod):
@@ -49,5 +50,5 @@ class FullFineTuning(PointMethod):
         """(batch, class) logits."""
         features = self.backbone(batch.inputs, weights=self.claimed, class_token=True)
         pooled = torch.cat([features.part("class")[:, 0], features.part("token").max(1).values], -1)
-        logits: Tensor = self.head(pooled.float())
+        logits: Tensor = self.head(self.own_precision(pooled))
         return logits

@@ -106,7 +106,7 @@ class IDPT(PublishedTraining):
 
     def compute_prompt(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
         """(batch, G, C) patch tokens without their positions -> (batch, 1, C)."""
-        prompt: Tensor = self.prompt_module(tokens.float(), positions)
+        prompt: Tensor = self.prompt_module(self.own_precision(tokens), positions)
         return prompt
 
     def features(self, batch: Batch, read: tuple[str, ...] | None = None) -> Features:
@@ -120,7 +120,7 @@ class IDPT(PublishedTraining):
         positions = None
         if self.config.prompt_module == "transformer":
             inputs = self.backbone.prepare(inputs)
-            positions = self.backbone.positions(inputs).float()
+            positions = self.own_precision(self.backbone.positions(inputs))
 
         def insert(hidden: Tensor, layout: Layout) -> Tensor:
             return self.compute_prompt(hidden[:, layout.slice("token")], positions) + self.prompt_position
@@ -148,7 +148,7 @@ class IDPT(PublishedTraining):
             "prompt_class": ("class", "prompt"),
             "class_points": ("class", "points"),
         }[self.config.head_input]
-        logits: Tensor = self.head(torch.cat([parts[name] for name in wanted], -1).float())
+        logits: Tensor = self.head(self.own_precision(torch.cat([parts[name] for name in wanted], -1)))
         return logits
 
     def attention(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import torch
 from pt_core import Backbone, Batch, Insert, Layout, Task
 from pt_core.errors import ConfigError
+from pt_core.randomness import Dropout
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -51,6 +52,7 @@ class IDPTSeg(PointMethod):
     Config = IDPTSegConfig
     coupled = True  # BatchNorm
     predicts = "point"
+    class_tensors = ("head.*", "label.*")
     recipe: ClassVar[Mapping[str, Any]] = {**RECIPE, "lr": 2e-4, "batch_size": 16}
     config: IDPTSegConfig
 
@@ -78,7 +80,7 @@ class IDPTSeg(PointMethod):
         self.head = nn.Sequential(
             Norm(512),
             nn.ReLU(),
-            nn.Dropout(0.5),
+            Dropout(0.5, "head"),
             nn.Linear(512, 256),
             Norm(256),
             nn.ReLU(),
@@ -91,7 +93,7 @@ class IDPTSeg(PointMethod):
 
         def insert(number: int) -> Any:
             def compute(hidden: Tensor, layout: Layout) -> Tensor:
-                prompts[number] = self.prompt_modules[number](hidden[:, layout.slice("token")].float())
+                prompts[number] = self.prompt_modules[number](self.own_precision(hidden[:, layout.slice("token")]))
                 return prompts[number] + self.prompt_position
 
             return compute
@@ -104,9 +106,10 @@ class IDPTSeg(PointMethod):
         generated = [norm(prompts[number].to(self.backbone.dtype))[:, 0].float() for number in range(len(self.layers))]
         points = batch.inputs["points"].float()
         carried = propagate(points, features.extra["centres"].float(), torch.cat([out[:, 1:] for out in outputs], -1))
-        per_point = self.points(torch.cat([points, carried], -1))
+        per_point = self.points(self.own_precision(torch.cat([points, carried], -1)))
         onehot = F.one_hot(batch.inputs["category"], len(self.task.class_names())).float()
-        per_cloud = torch.cat([*generated, *(out[:, 0] for out in outputs), self.label(onehot)], -1)
+        label = self.label(self.own_precision(onehot))
+        per_cloud = self.own_precision(torch.cat([*generated, *(out[:, 0] for out in outputs), label], -1))
         # The product with what all points of a cloud share is computed once per cloud.
         of_point, of_cloud = self.join.weight.split([per_point.shape[-1], per_cloud.shape[-1]], 1)
         joined = F.linear(per_point, of_point) + F.linear(per_cloud, of_cloud, self.join.bias)[:, None]

@@ -59,5 +59,5 @@ class LinearProbe(PointMethod):
     def forward(self, batch: Batch) -> Tensor:
         """(batch, class) logits."""
         pooled = batch.extra.get("frozen")
-        logits: Tensor = self.head((self.frozen_part(batch) if pooled is None else pooled).float())
+        logits: Tensor = self.head(self.own_precision(self.frozen_part(batch) if pooled is None else pooled))
         return logits

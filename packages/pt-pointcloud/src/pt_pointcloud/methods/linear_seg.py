@@ -56,5 +56,5 @@ class LinearSegProbe(PointMethod):
         carried = propagate(points, features.extra["centres"].float(), z)
         onehot = F.one_hot(batch.inputs["category"], len(self.task.class_names())).float()
         cloud = torch.cat([z.max(1).values, onehot], -1)[:, None].expand(-1, points.shape[1], -1)
-        logits: Tensor = self.head(torch.cat([points, carried, cloud], -1))
+        logits: Tensor = self.head(self.own_precision(torch.cat([points, carried, cloud], -1)))
         return logits.log_softmax(-1)

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import torch
 from annotated_types import Ge
 from pt_core import Backbone, Batch, Edits, Insert, LoweredEdits, Task
+from pt_core.prompts import overlaid
 from torch import Tensor, nn
 
 from pt_pointcloud.method import RECIPE
@@ -72,6 +73,10 @@ class VPT(PublishedTraining):
         """(batch, G, C + 3): the embedded patches, each with its centre."""
         return self.backbone.pack(batch.inputs, 0)
 
+    def resized(self, name: str, tensor: Tensor, shape: torch.Size) -> Tensor | None:
+        """With more prompts per block the new ones are fresh."""
+        return overlaid(tensor, self.own_tensors()[name], axis=1) if name in ("prompts", "positions") else None
+
     def edits(self) -> Edits:
         if not self.config.prompt_length:
             return {}
@@ -86,5 +91,5 @@ class VPT(PublishedTraining):
             edits = self._lowered.get(self.backbone, [self.prompts, self.positions], self.edits)
         features = self.backbone(self.read(batch), edits, weights=self.own, class_token=True)
         pooled = torch.cat([features.part("class")[:, 0], features.part("token").max(1).values], -1)
-        logits: Tensor = self.head(pooled.float())
+        logits: Tensor = self.head(self.own_precision(pooled))
         return logits

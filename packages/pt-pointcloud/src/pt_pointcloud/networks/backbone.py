@@ -117,6 +117,25 @@ class PointBackbone(Backbone):
             layout = Layout(tuple(kept))
         return Features(hidden, layout, {"centres": centres, **extra})
 
+    def probe(self) -> dict[str, Tensor]:
+        """Points on a spiral, in patches of consecutive ones, so that nothing hangs on which of two distances is larger."""
+        groups, size = self.groups, self.config.group_size
+        point = torch.arange(max(2 * groups, size + 1))
+        along, turn = point / len(point), 2.4 * point
+        points = torch.stack([along * turn.cos(), 1 - 2 * along, (0.3 + along) * turn.sin()], -1)
+        centres = torch.arange(groups) * len(point) // groups
+        return {
+            "points": points[None],
+            "centres": centres[None],
+            "neighbours": ((centres[:, None] + torch.arange(size)) % len(point))[None],
+        }
+
+    def replaced(self, tensors: Mapping[str, Tensor], source: str) -> Backbone:
+        """A class token that an earlier run tuned takes part from now on."""
+        found = super().replaced(tensors, source)
+        self.module.class_token_trained = self.module.class_token_trained or set(CLASS_TENSORS) <= set(tensors)
+        return found
+
     def pack(self, inputs: Any, layer: int, weights: Weights | None = None) -> Tensor:
         """(batch, token, dim + 3): what enters block `layer`, without edits, for `Resume`. Layer 0 is without the class token."""
 
@@ -254,8 +273,8 @@ class PointBackbone(Backbone):
         else:
             attended = F.scaled_dot_product_attention(q, k, v)
         branch = apply(f"attn_out[{layer}]", block.attn.join(attended), layout, edits, added)
-        hidden = hidden + block.drop_path(branch)
-        out: Tensor = hidden + block.drop_path(block.mlp(block.norm2(hidden)))
+        hidden = hidden + block.drop_path(branch, "attn")
+        out: Tensor = hidden + block.drop_path(block.mlp(block.norm2(hidden)), "mlp")
         for edit in edits.get(f"mlp_in[{layer}]", ()):
             assert isinstance(edit, Add)
             out = torch.cat([out[:, :added], out[:, added:] + edit.fn(hidden[:, added:], layout).to(out.dtype)], 1)

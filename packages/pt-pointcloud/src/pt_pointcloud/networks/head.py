@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pt_core.errors import DataError
+from pt_core.randomness import Dropout
 from torch import Tensor, nn
 
 HIDDEN = 256
@@ -34,10 +35,10 @@ def build_head(width: int, classes: int) -> nn.Sequential:
         nn.Linear(width, HIDDEN),
         Norm(HIDDEN),
         nn.ReLU(),
-        nn.Dropout(0.5),
+        Dropout(0.5, "head 1"),
         nn.Linear(HIDDEN, HIDDEN),
         Norm(HIDDEN),
         nn.ReLU(),
-        nn.Dropout(0.5),
+        Dropout(0.5, "head 2"),
         nn.Linear(HIDDEN, classes),
     )

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, Gt
+from pt_core.randomness import current_rows, dropout
 from pt_core.run.declare.fields import Depth, Heads
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -122,15 +123,22 @@ class Mlp(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Drops a residual branch per sample and scales the kept ones, in train mode."""
+    """Drops a residual branch per sample and scales the kept ones, in train mode; in a training step of a method the draw belongs to the
+    sample.
 
-    def __init__(self, rate: float) -> None:
+    Args:
+        name: tells the draws of this block from those of others.
+    """
+
+    def __init__(self, rate: float, name: str = "") -> None:
         super().__init__()
-        self.rate = rate
+        self.rate, self.name = rate, name
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, branch: str = "") -> Tensor:
         if not self.training or self.rate == 0:
             return x
+        if current_rows() is not None:
+            return x * dropout(x.new_ones(len(x), 1, 1), self.rate, True, f"drop path {self.name} {branch}")
         kept = torch.rand(len(x), 1, 1, device=x.device, dtype=x.dtype) >= self.rate
         return x * kept / (1 - self.rate)
 
@@ -138,15 +146,15 @@ class DropPath(nn.Module):
 class Block(nn.Module):
     """x + DP(Attn(LN x)); x + DP(MLP(LN x))."""
 
-    def __init__(self, dim: int, heads: int, drop_path: float) -> None:
+    def __init__(self, dim: int, heads: int, drop_path: float, name: str = "") -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.attn, self.mlp = Attention(dim, heads), Mlp(dim)
-        self.drop_path = DropPath(drop_path)
+        self.drop_path = DropPath(drop_path, name)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+        x = x + self.drop_path(self.attn(self.norm1(x)), "attn")
+        out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)), "mlp")
         return out
 
 
@@ -156,7 +164,7 @@ class Blocks(nn.Module):
     def __init__(self, dim: int, heads: int, depth: int, drop_path: float) -> None:
         super().__init__()
         rates = [drop_path * layer / max(1, depth - 1) for layer in range(depth)]
-        self.blocks = nn.ModuleList(Block(dim, heads, rate) for rate in rates)
+        self.blocks = nn.ModuleList(Block(dim, heads, rate, f"block {number}") for number, rate in enumerate(rates))
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
         for block in self.blocks:

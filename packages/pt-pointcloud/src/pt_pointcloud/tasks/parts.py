@@ -28,6 +28,7 @@ class PartSegmentation(Task):
 
     name = "parts"
     unit = "point"
+    label_keys = ("categories", "part_names", "parts_of")
     select: tuple[str, Literal["max", "min"]] = ("instance_miou", "max")
 
     def __init__(
@@ -82,6 +83,10 @@ class PartSegmentation(Task):
         """(mean negative log-likelihood over points, number of points)."""
         points = batch.target.numel()
         return F.nll_loss(output.float().flatten(0, 1), batch.target.flatten()), points
+
+    def logits(self, output: Tensor) -> Tensor:
+        """(batch, point, part) log-probabilities."""
+        return output
 
     def predict(self, output: Tensor) -> Predictions:
         return {"logits": output}

@@ -95,7 +95,8 @@ class WindowDataset:
             DataError: a window's class is not in the list.
         """
         problem = "the data have classes that no source has: {} (closed-set adaptation)"
-        return replace(self, classes=list(classes), labels=relabelled(self.labels, self.classes, classes, problem))
+        labels = None if self.labels is None else relabelled(self.labels, self.classes, classes, problem)
+        return replace(self, classes=list(classes), labels=labels)
 
     def digests(self) -> list[str]:
         """One digest per window."""

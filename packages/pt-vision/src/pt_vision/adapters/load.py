@@ -23,6 +23,7 @@ from pt_vision.networks.hub_folder import (
     weight_file,
 )
 from pt_vision.networks.mit import MitNetwork, build_mit, load_published, preprocessing
+from pt_vision.networks.names import weights_needed
 from pt_vision.networks.timm_models import check_model, check_patches, create
 from pt_vision.networks.weights import load_weights, read_weights
 
@@ -64,9 +65,7 @@ def published_mit(
         module = build_mit(name, decoder=kind == "segformer")
     if not meta:
         if weights is None:
-            raise UserError(
-                f"backbone {spec!r} needs --weights FILE, a published MiT or SegFormer state dict (.pth or .safetensors)"
-            )
+            raise UserError(weights_needed(spec))
         file = weight_file(weights)
         load_published(module, read_weights(file), str(file))
     backbone = MitBackbone(module, spec, preprocessing(1024))

@@ -25,6 +25,11 @@ def builtin_names() -> list[str]:
     return sorted(path.stem for path in ASSETS.glob("*.safetensors"))
 
 
+def weights_needed(spec: str) -> str:
+    """Why a MiT cannot be loaded by its name alone."""
+    return f"backbone {spec!r} needs --weights FILE, a published MiT or SegFormer state dict (.pth or .safetensors)"
+
+
 def check_spec(spec: str) -> None:
     """Refuse a spec whose kind, name or file does not exist.
 
