@@ -22,7 +22,7 @@ NEEDS = {"train": "labelled point clouds or meshes"}
 @dataclass(frozen=True)
 class FullConfig:
     stochastic: bool = True
-    """Train mode of the backbone while training, as published: drop-path, and BatchNorm statistics of the patch encoder follow the data. With
+    """Train mode of the backbone while training, as published: drop-path, and BatchNorm statistics follow the data. With
     or without it results depend on how a batch is cut: the head has BatchNorm."""
 
 

@@ -127,8 +127,8 @@ def load_network(
     chain: int = 0,
     prepared: Mapping[str, Any] | None = None,
 ) -> Backbone:
-    """The backbone behind a spec; `run:RUN` is the network of an earlier run with the weights that it tuned. `prepared` is the preprocessing
-    of an artifact that it is loaded for.
+    """The backbone behind a spec; `run:RUN` is the network of an earlier run with the weights that it tuned. `prepared` is what
+    an artifact says of its preprocessing.
 
     Raises:
         UserError: the earlier run tuned no weights, or has no network in this role.
