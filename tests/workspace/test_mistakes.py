@@ -48,7 +48,7 @@ TYPED: dict[str, tuple[tuple[str, ...], str]] = {
     "leftover word": ((*FIT, "photos2"), "unexpected argument 'photos2'"),
     "not a number": (changed("--lr", "fast"), "lr='fast': input should be a valid number"),
     "out of range": (changed("--batch-size", "0"), "batch_size='0': input should be greater than or equal to 1"),
-    "unknown choice": (changed("--optimizer", "adamax"), "optimizer='adamax': input should be 'adamw', 'adam' or 'sgd'"),
+    "unknown choice": (changed("--optimizer", "adamax"), "optimizer='adamax': input should be 'adamw', 'adam', 'sgd' or 'adafactor'"),
     "contradiction": ((*FIT, "--mode", "shallow", "--depth", "1"), "depth, shared and reverse_depth belong to mode='deep'"),
     "missing config": (changed("--config", "nowhere.yaml"), "config file nowhere.yaml does not exist"),
     "config that is no mapping": (changed("--config", "list.yaml"), "list.yaml must hold a mapping"),
