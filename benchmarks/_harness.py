@@ -49,17 +49,28 @@ class Times:
         return (high - low) / middle
 
 
-def alternate(contenders: Mapping[str, Callable[[], Any]], rounds: int, warmup: int = 1) -> Times:
+def seconds(body: Callable[[], Any]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    body()
+    return time.perf_counter() - start
+
+
+def alternate(
+    contenders: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    warmup: int = 1,
+    measure: Callable[[Callable[[], Any]], float] = seconds,
+) -> Times:
     """Run every contender once per round; the order turns around with every round. `warmup` rounds are not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    taken: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(-warmup, rounds):
         order = list(contenders) if number % 2 else list(reversed(contenders))
         for name in order:
-            start = time.perf_counter()
-            contenders[name]()
+            found = measure(contenders[name])
             if number >= 0:
-                seconds[name].append(time.perf_counter() - start)
-    return Times(seconds)
+                taken[name].append(found)
+    return Times(taken)
 
 
 def difference(have: Any, want: Any) -> float:
@@ -147,10 +158,3 @@ def finished_run(fit: Callable[..., Any], folder: Path, options: Mapping[str, An
         fit(values.pop("method"), out=folder, quiet=True, **values)
         status = RunDir(folder).status()
     return status
-
-
-def seconds(body: Callable[[], Any]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    body()
-    return time.perf_counter() - start
