@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import soundfile
+import torch
 from pt_audio.modality import Audio
 from pt_audio.pretrain.encoder import save
+from pt_core.errors import UserError
 from pt_core.run.command import cli
 from pt_core.run.train import trainer
 from pt_core.testing.html import external_requests
@@ -285,3 +287,55 @@ def test_the_published_recipe_is_valid(place: Path) -> None:
         1.5,
     )
     assert (options["instruction_tokens"], options["answer_tokens"]) == (128, 256)
+
+
+# ---- other tags, earlier runs, networks of one's own -------------------------------------------------------------------------
+
+
+def test_answers_are_matched_with_other_tags(place: Path) -> None:
+    clip = Path("clips/low/0.wav")
+    (row,) = records("a", clip, "--ask", "what is it?", "--class-names", "deep,shrill,soft")
+    assert row.get("tag", "deep") in ("deep", "shrill", "soft")
+    assert row["predicted"] == records("a", clip, "--ask", "what is it?")[0]["predicted"]
+    told = json.loads(
+        good("eval", "a", "--data", "clips", "--role", "train", "--class-names", "high,low,mid_tone,soft", "--json")
+    )
+    assert "tag_accuracy" in told["metrics"]
+
+
+def test_earlier_runs_are_averaged_into_a_start(place: Path) -> None:
+    good("fit", "acoustic_apt", "--data", "clips", *BACKBONES, *SHORT, "--seed", "1", "--out", "second")
+    still = ("--lr", "1e-12", "--weight-decay", "0", "--no-select", "--init-from", "a", "--init-from", "second")
+    good("fit", "acoustic_apt", "--data", "clips", *BACKBONES, *SHORT, *still, "--out", "mean")
+    one, two, mean = (load_file(f"{run}/tuned/weights.safetensors") for run in ("a", "second", "mean"))
+    for name, tensor in mean.items():
+        torch.testing.assert_close(tensor, (one[name] + two[name]) / 2, rtol=1e-4, atol=1e-6)
+    refused(
+        "holds a 'acoustic_apt', 'projector' cannot start from it",
+        *("fit", "projector", "--data", "clips", *BACKBONES, *SHORT[:10], "--init-from", "a", "--out", "no"),
+    )  # fmt: skip
+
+
+def test_an_encoder_that_a_run_tuned_is_a_backbone(place: Path) -> None:
+    good("fit", "acoustic_apt", "--data", "clips", *BACKBONES, *SHORT, "--tune-encoder", "--out", "tuned")
+    others = BACKBONES[2:]
+    good("fit", "projector", "--data", "clips", "--backbone", "encoder=run:tuned", *others, *SHORT[:10], "--out", "on")
+    import pt_audio
+
+    weights = load_file("tuned/tuned/weights.safetensors")
+    encoder = pt_audio.load("on").method.backbones["encoder"].module
+    for name, tensor in encoder.named_parameters():
+        assert torch.equal(tensor, weights[f"claimed.{name.replace('.', '/')}"])
+    refused(
+        "tuned no weights of its backbone",
+        *("fit", "projector", "--data", "clips", "--backbone", "encoder=run:a", *others, *SHORT[:10], "--out", "no"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["acoustic_apt", "projector"])
+def test_methods_over_three_networks_are_not_wrapped(method: str) -> None:
+    import pt_audio
+
+    said = f"'{method}' is built from several networks or methods \\(encoder, text, lm\\); train it with `fit`"
+    with pytest.raises(UserError, match=said):
+        pt_audio.wrap(tiny.encoder().module, method, classes=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
@@ -73,6 +74,12 @@ class Answers(Task):
             options.instruction_tokens,
             options.answer_tokens,
         )
+
+    def with_classes(self, names: Sequence[str], texts: Mapping[str, Sequence[str]] | None = None) -> Answers:
+        """The same task with other tags that answers are matched with; the answers themselves are written freely."""
+        other = copy.copy(self)
+        other.tags = tuple(names)
+        return other
 
     def attach(self, lm: LanguageModel) -> None:
         self.lm = lm
