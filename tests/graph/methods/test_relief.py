@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from pt_core import Add
+from pt_core.data import generator, take
 from pt_core.errors import ConfigError, DataError
+from pt_core.randomness import keyed
 from pt_core.run.declare.options import build_all
 from pt_core.run.declare.resolve import resolve
 from pt_core.run.fit.execute import execute
@@ -34,7 +38,7 @@ from pt_graph.relief.episodes import (
 )
 from pt_graph.relief.epoch import episode_returns
 from pt_graph.relief.policy import FlatCritic, Policy, PooledCritic
-from pt_graph.relief.shares import member_shares
+from pt_graph.relief.shares import Averages, member_shares
 from pt_graph.relief.update import (
     RunningScale,
     Weights,
@@ -125,7 +129,12 @@ CASES = {
 pytestmark = pytest.mark.filterwarnings("ignore:.* training graphs have no label")
 
 
-@pytest.mark.parametrize(("one", "check"), conformance(CASES))
+CASES["dropout"] = replace(
+    CASES["ensemble"], make=partial(make, RELIEF, "molecules", **{**QUICK, "frozen_mode": "dropout"}), bad_inputs=()
+)
+
+
+@pytest.mark.parametrize(("one", "check"), conformance(CASES, brief={"dropout": ("resume",)}))
 def test_conformance(one, check, tmp_path):
     check(one, tmp_path)
 
@@ -663,3 +672,31 @@ def test_collate_keeps_episodes_apart():
     with torch.no_grad():
         together = method.backbone.nodes(collate(graphs))
         close(together[: graphs[0].nodes], method.backbone.nodes(graphs[0]), 1e-4)
+
+
+def test_what_the_heads_step_drops_belongs_to_a_graph():
+    """Every pass and step draws masks of its own, the same whatever the other graphs are."""
+    method, seen = relief(frozen_mode="dropout", head_steps=2).train(), []
+    plain = method.nodes
+    method.nodes = lambda graphs, edits=None, noisy=None: (
+        seen.append((noisy, plain(graphs, edits, noisy))) or seen[-1][1]
+    )
+    part = keyed(batch(role="train"), 0, "sample", 1)
+
+    def pooled(rows):
+        seen.clear()
+        ctx = SimpleNamespace(
+            rng=lambda *key: generator(0, *key), backward=lambda loss, count: None, update=lambda name: None
+        )
+        own = take(part, rows)
+        method.fit_head(ctx, own, "head 0", Averages(), prompted=False)
+        method.fit_head(ctx, own, "head 1", Averages(), prompted=False)
+        order = [torch.randperm(len(rows), generator=generator(0, f"head {n}")).tolist() for n in range(2)]
+        sizes = own.inputs.sizes.tolist()
+        found = [nodes.split([sizes[i] for i in chosen]) for (noisy, nodes), chosen in zip(seen, order, strict=True)]
+        return [dict(zip(chosen, nodes, strict=True)) for chosen, nodes in zip(order, found, strict=True)]
+
+    whole, few = pooled([1, 2, 3]), pooled([2])
+    close(few[0][0], whole[0][1])
+    close(few[1][0], whole[1][1])
+    assert not torch.allclose(whole[0][1], whole[1][1])

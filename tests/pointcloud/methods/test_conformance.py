@@ -54,7 +54,8 @@ CASES = {
 
 
 CASES["idpt_published"] = replace(CASES["idpt_published"], options=replace(OPTIONS, clip_norm=10.0))
-CASES["full"] = replace(CASES["full"], tolerance=3e-4)  # the patch encoder has such biases too
+for name in ("vpt", "full"):  # biases in front of a BatchNorm get gradients of rounding only
+    CASES[name] = replace(CASES[name], tolerance=3e-4)
 BRIEF = {
     "idpt_early_mlp": ("declarations", "parameter_count", "fast_path"),
     "idpt_published": ("declarations", "parameter_count", "resume"),

@@ -9,9 +9,11 @@ from pt_core.backbone import KeyValue
 from pt_core.data import generator
 from pt_core.errors import DataError, UserError
 from pt_core.kernels import reference_kernels
+from pt_core.randomness import Dropout, row_keys, sampled_by
 from pt_pointcloud.networks.backbone import Resume
 from pt_pointcloud.networks.grouping import group, group_indices
-from pt_pointcloud.networks.transformer import PatchEncoder, PointConfig, PointTransformer
+from pt_pointcloud.networks.head import build_head
+from pt_pointcloud.networks.transformer import Blocks, PatchEncoder, PointConfig, PointTransformer
 from torch import Tensor, nn
 
 from tests.pointcloud.common import batch_of, close, tiny
@@ -259,3 +261,26 @@ def test_drop_path_drops_whole_branches_and_keeps_their_mean():
     assert float(out.mean()) == pytest.approx(1, abs=0.05)
     assert torch.equal(drop.eval()(x), x)
     assert isinstance(drop, nn.Module)
+
+
+def test_in_a_training_step_a_cloud_drops_branches_and_units_of_its_own():
+    """Whatever else is in its batch: the same masks in one batch and in parts, others in every block, branch and step."""
+    blocks, head = Blocks(16, 2, 3, 0.5).train(), build_head(16, 3)
+    x, where = torch.randn(6, 8, 16), torch.zeros(6, 8, 16)
+    keys = row_keys(torch.tensor([5, 2, 9, 4, 11, 30]), 0, "step", 1)
+    for part in head:
+        part.train(isinstance(part, Dropout))  # BatchNorm couples rows, dropout does not
+
+    def run(rows, by=keys):
+        with sampled_by(by[rows]), torch.no_grad():
+            return blocks(x[rows], where[rows]), head(x[rows].mean(1))
+
+    whole, parts = run(slice(None)), [run(slice(0, 1)), run(slice(1, 6))]
+    for number in range(2):
+        close(torch.cat([part[number] for part in parts]), whole[number])
+        other = run(slice(None), row_keys(torch.tensor([5, 2, 9, 4, 11, 30]), 0, "step", 2))[number]
+        assert not torch.allclose(other, whole[number])
+    ones = torch.ones(6, 1, 1)
+    with sampled_by(keys):
+        drops = [block.drop_path(ones, branch) for block in blocks.blocks[1:] for branch in ("attn", "mlp")]
+    assert len({tuple(drop.flatten().tolist()) for drop in drops}) == 4

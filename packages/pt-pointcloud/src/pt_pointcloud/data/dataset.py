@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pt_core.data import Batch, generator, stable_seed
-from pt_core.errors import DataError
+from pt_core.errors import ConfigError, DataError
 from pt_core.run.data.labels import relabelled
 from torch import Tensor
 
@@ -175,10 +175,15 @@ class PointDataset:
         """The same clouds as a backbone's inputs; `changes` are fields of `View`.
 
         Raises:
+            ConfigError: votes over clouds with parts.
             DataError: no point of a cloud is far enough from the origin for furthest point sampling.
         """
         sizes = {name: int(preprocessing[name]) for name in ("points", "groups", "group_size")}
         view = View(**{**sizes, "rule": preprocessing["normalise"], **changes})
+        if view.votes and view.parts:
+            raise ConfigError(
+                "--votes averages logits of whole clouds; the views of a cloud with parts have other points"
+            )
         bound = replace(self, view=view, _ordered={}, _indices={})
         near = [self.ids[i] for i, cloud in enumerate(self.clouds) if view.rule == "as_stored" and near_origin(cloud)]
         if near:

@@ -87,7 +87,7 @@ class EdgeConv(nn.Module):
             mean, var = self.norm.running_mean, self.norm.running_var
         best = neighbour_extreme(p, idx, self.norm.weight.detach() >= 0) + q
         scale = self.norm.weight * torch.rsqrt(var + self.norm.eps)
-        return F.leaky_relu((best - mean) * scale + self.norm.bias, SLOPE)
+        return F.leaky_relu((best - mean) * scale + self.norm.bias, SLOPE).to(u.dtype)
 
     def _statistics(self, p: Tensor, q: Tensor, idx: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and biased variance (dim,) over all edges; updates the running ones as BatchNorm does."""
