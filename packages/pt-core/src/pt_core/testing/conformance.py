@@ -183,9 +183,7 @@ def check_fast_path(case: MethodCase, folder: Path) -> None:
     largest = max((float(g.abs().max()) for g in want_gradients.values()), default=0.0)
     for name, gradient in want_gradients.items():
         # A gradient that is zero but for rounding has no scale of its own.
-        require_close(
-            gradients[name], gradient, 10 * case.tolerance, f"gradient of {name!r}", floor=max(1e-3 * largest, 2e-2)
-        )
+        require_close(gradients[name], gradient, 10 * case.tolerance, f"gradient of {name!r}", floor=1e-3 * largest)
 
 
 def check_bf16(case: MethodCase, folder: Path) -> None:
