@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import pt_language
@@ -122,3 +124,14 @@ def test_help_does_not_import_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_the_readmes_examples_run(tmp_path, monkeypatch, capsys):
+    """In order and in one namespace, as a reader would paste them."""
+    page = (Path(__file__).parents[2] / "packages" / "pt-language" / "README.md").read_text()
+    code, namespace = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE), {}
+    assert len(code) == 2
+    monkeypatch.chdir(tmp_path)
+    for block in code:
+        exec(compile(block, "README.md", "exec"), namespace)
+    assert capsys.readouterr().out.count("'predicted'") == 2

@@ -280,7 +280,8 @@ def check_two_processes(case: MethodCase, folder: Path) -> None:
     first, second = in_processes(2, train_share, case, folder)
     for name, tensor in want.items():
         require(same_bytes(first[name], second[name]), f"{name!r} differs between the two processes")
-        require_close(first[name], tensor, 10 * case.tolerance, f"{name!r} of two processes")
+        # A tensor that is zero but for rounding has no scale of its own.
+        require_close(first[name], tensor, 10 * case.tolerance, f"{name!r} of two processes", floor=1e-6)
 
 
 CHECKS: dict[str, Callable[[MethodCase, Path], None]] = {
