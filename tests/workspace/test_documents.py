@@ -107,12 +107,13 @@ def test_python_blocks_of_the_package_run(
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
     code = blocks(VISION, "python")
-    assert len(code) == 2
+    assert len(code) == 3
     for block in code:
         exec(compile(block, VISION, "exec"), namespace)
     shown = capsys.readouterr().out
     assert "'predicted'" in shown
     assert "'run': 'other'" in shown
+    assert shown.rstrip().endswith("torch.Size([1, 10])")
 
 
 def test_the_python_block_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

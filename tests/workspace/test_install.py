@@ -139,5 +139,5 @@ def test_the_readmes_install_command_works(tmp_path: Path) -> None:
     clone = tmp_path / "clone"
     shutil.rmtree(clone / ".git")
     run(UV, "pip", "install", "--python", python, "--no-deps", "./packages/pt-core", "./packages/pt-vision", cwd=clone)
-    run(UV, "pip", "install", "--python", python, "click>=8.1", "annotated-types", cwd=clone)
+    run(UV, "pip", "install", "--python", python, "click>=8.1", "annotated-types", "lazy-loader>=0.4", cwd=clone)
     assert "vpt_pixel" in run(tmp_path / "venv" / "bin" / "pt-vision", "methods", cwd=tmp_path)

@@ -35,7 +35,8 @@ def case(name: str, parameters: int, **options) -> MethodCase:
     return MethodCase(
         make=partial(make, name, **options),
         data=DATA,
-        options=OPTIONS,
+        # With seed 0 a ReLU of CoDA's is within rounding of 0 at a pixel, where gradients jump.
+        options=replace(OPTIONS, seed=1) if name == "coda" else OPTIONS,
         parameters=parameters,
         method_id=f"pt-vision/{name}",
         other_backbone=partial(tiny, 5),
@@ -82,7 +83,6 @@ BRIEF = {
 """Checks that run by default; the others of these methods are slow ones. `coda` and `dvpt_seg` run all but `reload`."""
 CASES["coda"] = replace(
     CASES["coda"],
-    options=replace(OPTIONS, seed=1),  # with seed 0 a ReLU is within rounding of 0, where gradients jump
     bad_inputs=(
         BadInput("margins", partial(make, "coda", margin_top=0.5, margin_bottom=0.5), "leave nothing of the frame"),
         BadInput("things", partial(make, "coda", thing_classes=("unicorn",)), "'unicorn', which is no class"),
