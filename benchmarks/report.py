@@ -17,7 +17,7 @@ Row = Mapping[str, Any]
 
 
 def render() -> str:
-    sections = (_intro(), _flops(), _vpt_deep(), _prompt_attention(), _linear_cache(), _cli_startup())
+    sections = (_intro(), _flops(), _vpt_deep(), _prompt_attention(), _linear_cache(), _cli_startup(), _startup())
     return "\n\n".join(sections) + "\n"
 
 
@@ -168,6 +168,39 @@ def _cli_startup() -> str:
 {_where(data)}
 
 {table}"""
+
+
+def _startup() -> str:
+    data = read("startup")
+    settings = data["settings"]
+    rows = [
+        (r["package"], f"`{r['upstream']}`", f"{r['import_s']:.2f}",
+         *(cell for what in ("predict", "fit") for cell in _beside(r, what, settings["targets"][what])))
+        for r in data["rows"]
+    ]  # fmt: skip
+    names = (
+        "package", "beside", "import s", "predict s", "x import", "earlier build", "fit s", "x import", "earlier build"
+    )  # fmt: skip
+    predict, fit = settings["targets"]["predict"], settings["targets"]["fit"]
+    return f"""## Time to the first answer
+
+`python -m benchmarks.startup --base DIR`: CPU time (user and system) of whole processes on one thread, medians of {settings["rounds"]} in
+turning order. `predict` answers for one sample, `fit` trains one step, evaluates and writes its report, both by the built-in
+network; beside them the import of the library that this network comes from. The aim is {predict} x that import for `predict`
+and {fit} x for `fit`, bold where reached. The earlier build is the one before commands were made to import only what they use.
+pt-audio's sounds need torchaudio's functions at most, but its answers come from a language model of transformers, by which it is judged.
+Behind pt-timeseries stands torch alone: what its fit takes beyond that is three stages of POND and a report with pictures of its prompts.
+
+{_where(data)}
+
+{_table(names, rows, left=(0, 1))}"""
+
+
+def _beside(row: Row, what: str, target: float) -> tuple[str, str, str]:
+    ratio = row[f"today_{what}_ratio"]
+    shown = f"**{ratio:.2f}**" if ratio <= target and row["judged"] else f"{ratio:.2f}"
+    earlier = f"{row[f'base_{what}_ratio']:.2f}" if f"base_{what}_ratio" in row else ""
+    return f"{row[f'today_{what}_s']:.2f}", shown, earlier
 
 
 def _where(data: Row) -> str:

@@ -132,8 +132,11 @@ def test_without_a_confusion_matrix_and_without_metrics(tmp_path):
 
 
 def test_undefined_metric_is_shown_as_such(tmp_path):
-    lines = [*pages.lines(20), {"stage": "train", "stage_number": 1, "step": 21, "split": "val", "auroc": math.nan}]
-    _, text, _ = page(pages.write_run(tmp_path / "run", pages.status(), metrics=lines), tmp_path)
+    line = {"stage": "train", "stage_number": 1, "step": 21, "split": "val", "auroc": math.nan}
+    _, text, _ = page(pages.write_run(tmp_path / "run", pages.status(), metrics=[*pages.lines(20), line]), tmp_path)
+    assert "AUROC validation NaN at step 21" in text
+    lines = [*pages.lines(20), line, {**line, "step": 22}]
+    _, text, _ = page(pages.write_run(tmp_path / "twice", pages.status(), metrics=lines), tmp_path)
     assert "no finite values" in text
 
 
@@ -258,6 +261,24 @@ def test_stage_names_stand_where_there_is_room(tmp_path):
     assert "warm" in text
     assert "a" * 50 not in text
     assert "aa…aa" in text
+
+
+def test_what_was_logged_once_is_told_in_words(tmp_path):
+    """There is nothing to draw a line through, and plots are most of what a short run waits for."""
+    logged = [
+        {"stage": "train", "stage_number": 1, "step": 1, "split": "train", "loss": 0.6931, "<blink>": 1234.5},
+        {"stage": "train", "stage_number": 1, "step": 2, "split": "val", "loss": float("nan"), "accuracy": 0.25},
+    ]
+    html, text, reader = page(pages.write_run(tmp_path / "run", pages.status(), metrics=logged), tmp_path)
+    assert "Loss training 0.693 at step 1, validation NaN at step 2" in text
+    assert "Accuracy validation 25.0 % at step 2" in text
+    assert "1 more curves" in text, "what is not known is folded away"
+    assert "training 1,234" in text
+    assert "<blink>" not in html
+    assert "svg" not in reader.tags
+    logged.append({**logged[1], "step": 3, "accuracy": 0.5})
+    _, text, reader = page(pages.write_run(tmp_path / "twice", pages.status(), metrics=logged), tmp_path)
+    assert reader.tags.count("svg") == 2, "loss and accuracy have two points now"
 
 
 def test_long_curves_are_binned(tmp_path):

@@ -24,6 +24,7 @@ from pt_core.run.command import (
     pretrain,
     resume,
 )
+from pt_core.run.declare.process import loading
 
 if TYPE_CHECKING:
     from pt_core.run.declare.modality import Modality
@@ -43,6 +44,9 @@ COMMANDS: tuple[Callable[[Modality], click.Command | None], ...] = (
     pretrain.command,
 )
 
+LOADING = ("fit", "predict")
+"""Commands that say themselves when loading is over and work begins."""
+
 
 def entry(modality: str) -> Callable[[], None]:
     """A console entry point for the modality named `module:class`; the class is imported when the command runs."""
@@ -50,6 +54,8 @@ def entry(modality: str) -> Callable[[], None]:
 
     def console() -> None:
         """Console entry point."""
+        if sys.argv[1:2] and sys.argv[1] in LOADING:
+            loading()
         main(lambda: getattr(importlib.import_module(module), name)())
 
     return console

@@ -21,6 +21,7 @@ from pt_core.run.command.flags import (
     split_flags,
 )
 from pt_core.run.command.runs import check_flags, open_run, say
+from pt_core.run.declare.process import working
 
 if TYPE_CHECKING:
     from pt_core.run.declare.modality import Modality
@@ -116,6 +117,7 @@ def predict(
         results = predictor.results(inputs, batch_size, options=options)
         stream = (record for record, files in results if _kept(folder, record, files))
         task_of = {"": predictor.method.task}
+    working()
     rows = []
     for record in stream:
         if as_json:

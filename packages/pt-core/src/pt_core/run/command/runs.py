@@ -10,7 +10,7 @@ import click
 
 from pt_core.errors import ConfigError, UserError, nearest
 from pt_core.run.command.flags import given
-from pt_core.run.declare.process import launched_rank
+from pt_core.run.declare.process import launched_rank, working
 
 if TYPE_CHECKING:
     from pt_core.backbone import Backbone
@@ -85,6 +85,7 @@ def run_fit(
     tell = (lambda text: None) if quiet else say
     check_out(out)
     prepared = prepare(modality, spec, tell, backbones)
+    working()
     return execute(modality, prepared, out, tell)
 
 

@@ -18,6 +18,7 @@ from pt_core.method import Method
 from pt_core.run.data.tables import write_files
 from pt_core.run.declare.modality import Modality
 from pt_core.run.declare.options import to_plain
+from pt_core.run.declare.process import without_collector
 from pt_core.run.declare.spec import RunSpec
 from pt_core.run.fit.prepare import Prepared, Say, frozen_values, sources_of
 from pt_core.run.train.evaluate import evaluate
@@ -185,7 +186,8 @@ def _write_report(modality: Modality, prepared: Prepared, run: RunDir, finals: M
     from pt_core.run.report.collect import write_panels
 
     write_panels(modality, prepared.method, prepared.data, run.path, finals)
-    write_report(run.path / "report.html", read_run(run.path))
+    with without_collector():  # plots are many small objects that refer to each other
+        write_report(run.path / "report.html", read_run(run.path))
 
 
 def _defined(metrics: Mapping[str, float]) -> dict[str, float]:

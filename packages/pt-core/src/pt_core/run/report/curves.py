@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from pt_core.run.report import plots
-from pt_core.run.report.values import finite, is_number, is_percentage, label, percent
+from pt_core.run.report.values import finite, is_number, is_percentage, label, number, percent
 
 Points = list[tuple[float, float]]
 PLACE = ("stage", "stage_number", "step", "split", "seconds", "time", "epoch")
@@ -22,6 +22,7 @@ MAX_MARKS = 8
 class Curve:
     title: str
     svg: Markup
+    """A plot, or a line of text where nothing was logged twice."""
     main: bool
     """Shown at once; the others are folded away."""
 
@@ -38,7 +39,10 @@ def curves(metrics: Sequence[Mapping[str, Any]], first: str = "accuracy") -> lis
         parts = {name: points for name, points in parts.items() if points}
         if not parts:
             return
-        share = any(is_percentage(key) for key in (title.lower().replace(" ", "_"),))
+        share = is_percentage(title.lower().replace(" ", "_"))
+        if all(len(points) == 1 for points in parts.values()):
+            drawn.append(Curve(title, _once(parts, share), main))
+            return
         tick = _whole_percent if share else plots.compact
         shown = next(iter(parts)) if len(parts) == 1 else "training and validation"
         name = f"{title}: {shown} over steps, last value " + ", ".join(
@@ -74,6 +78,12 @@ def step_seconds(metrics: Sequence[Mapping[str, Any]]) -> float | None:
     """Median time of a training step among the logged ones."""
     times = sorted(line["seconds"] for line in metrics if line.get("split") == "train" and finite(line.get("seconds")))
     return times[len(times) // 2] if times else None
+
+
+def _once(parts: Mapping[str, Points], share: bool) -> Markup:
+    """One value each: in words, as there is nothing to draw a line through."""
+    said = [f"{name} {percent(y) if share else number(y)} at step {x:g}" for name, ((x, y),) in parts.items()]
+    return Markup('<p class="once">{}</p>').format(", ".join(said))
 
 
 def _title(key: str) -> str:
