@@ -48,16 +48,16 @@ def check_codes(ids: Tensor, codes: Tensor) -> None:
         )
 
 
-def build_context(samples: Sequence[Any], end: int | None) -> Context:
-    """Concatenate samples (of `TokenDataset`): source, answer, end token.
+def build_context(samples: Sequence[Any], end: int | None, begin: Sequence[int] = ()) -> Context:
+    """Concatenate samples (of `TokenDataset`): source, answer, end token; `begin` stands once, in front of all.
 
     Raises:
         DataError: no samples, or one without an answer.
     """
     if not samples:
         raise DataError("a context needs at least one example")
-    ids: list[int] = []
-    codes: list[int] = []
+    ids: list[int] = list(begin)
+    codes: list[int] = [0] * len(ids)
     for number, sample in enumerate(samples):
         if sample.answer is None:
             raise DataError("a context needs examples with answers")
@@ -70,6 +70,11 @@ def build_context(samples: Sequence[Any], end: int | None) -> Context:
     context = Context(torch.tensor(ids, dtype=torch.long), torch.tensor(codes, dtype=torch.long))
     check_codes(context.ids, context.codes)
     return context
+
+
+def behind(context: Tensor, begin: tuple[int, ...]) -> tuple[int, ...]:
+    """Special tokens that a text begins with behind a context: none where the context begins with them."""
+    return () if begin and tuple(context[: len(begin)].tolist()) == begin else begin
 
 
 def choose(dataset: Any, count: int | None, seed: int) -> list[int]:

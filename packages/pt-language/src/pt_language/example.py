@@ -37,9 +37,9 @@ def example(
     task: Task
     if options.task in ("auto", "classification"):
         labels = [chr(ord("a") + n) if n < 26 else f"class {n}" for n in range(classes)]
-        task = TextClassification(labels, template.text, None, options.scoring)
+        task = TextClassification(labels, template.text, None, options.scoring, special_tokens=options.special_tokens)
     else:
-        task = Generation(template.text, options.max_new_tokens, options.beams)
+        task = Generation(template.text, options.max_new_tokens, options.beams, options.special_tokens)
     ids = torch.zeros(batch_size, TEXT, dtype=torch.long)
     inputs = {"ids": ids, "mask": torch.ones_like(ids), "roles": torch.full_like(ids, 2)}
     answer = torch.zeros(batch_size, 1, dtype=torch.long)

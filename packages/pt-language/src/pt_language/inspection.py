@@ -56,12 +56,13 @@ def attention_mass(method: LanguageMethod, batch: Batch) -> list[float]:
         return []
     method.eval()
     with bridge.eager(backbone.module):
-        given = {**batch.inputs, "keep": 1, "prefix": method.prefix(batch)}
+        texts = method.texts(batch)
+        given = {**texts, "keep": 1, "prefix": method.prefix(batch)}
         features = backbone(given, method.edits(batch), weights=method.weights, read=("logits", "attentions"))
     found = features.extra["attentions"]
     if not found or found[0] is None:
         return []
-    own, real = batch.inputs["ids"].shape[1], batch.inputs["mask"].bool()
+    own, real = texts["ids"].shape[1], texts["mask"].bool()
     return [float(weights[:, :, -own:, : weights.shape[3] - own].sum(-1).mean(1)[real].mean()) for weights in found]
 
 

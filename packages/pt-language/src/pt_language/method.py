@@ -16,6 +16,7 @@ from pt_core.task import Predictions
 from torch import Tensor, nn
 
 from pt_language.adapters.base import LanguageBackbone, Prefix
+from pt_language.data.tokens import headless
 from pt_language.mixing import mixed
 from pt_language.tasks.contract import TextTask
 
@@ -85,6 +86,15 @@ class LanguageMethod(Method):
         """Positions that the method puts in front of every text."""
         return self.backbone.prompt_length(self.edits(_NO_BATCH)) if self.static else 0
 
+    @property
+    def begin(self) -> tuple[int, ...]:
+        """Special tokens that a text begins with, behind what the method puts in front of it."""
+        return self.text_task.begin
+
+    def texts(self, batch: Batch) -> Mapping[str, Tensor]:
+        """What the network reads of a batch."""
+        return batch.inputs if self.begin else headless(batch.inputs, self.text_task.begin)
+
     def prompt_rows(self) -> Tensor | None:
         """(L, d) vectors in the space of token embeddings, for inspection; None where the prompt is of another kind."""
         return None
@@ -117,26 +127,26 @@ class LanguageMethod(Method):
     def head_logits(self, batch: Batch) -> Tensor:
         """(batch, class)."""
         assert self.head is not None
-        pooled = self.network.pooled(batch.inputs, self.current_edits(batch), self.weights)
+        pooled = self.network.pooled(self.texts(batch), self.current_edits(batch), self.weights)
         logits: Tensor = self.head(pooled.to(self.head.weight.dtype))
         return logits
 
     def target_logits(self, batch: Batch) -> Tensor:
         """(batch, answer, vocabulary)."""
         return self.network.target_logits(
-            batch.inputs, batch.extra["answer"], self.current_edits(batch), self.weights, self.prefix(batch)
+            self.texts(batch), batch.extra["answer"], self.current_edits(batch), self.weights, self.prefix(batch)
         )
 
     def choice_scores(self, batch: Batch, choices: Tensor) -> Tensor:
         """(batch, choice)."""
         return self.network.choice_scores(
-            batch.inputs, choices, self.current_edits(batch), self.weights, self.prefix(batch)
+            self.texts(batch), choices, self.current_edits(batch), self.weights, self.prefix(batch)
         )
 
     def generate(self, batch: Batch, max_new_tokens: int, options: Mapping[str, Any]) -> Tensor:
         """(batch, at most max_new_tokens)."""
         return self.network.generate(
-            batch.inputs, max_new_tokens, self.current_edits(batch), self.weights, self.prefix(batch), options
+            self.texts(batch), max_new_tokens, self.current_edits(batch), self.weights, self.prefix(batch), options
         )
 
     @property

@@ -42,6 +42,8 @@ class TaskOptions(ClassificationOptions):
     """How classes are told: by the probability of their label words, or by a linear head on the text's state."""
     label_words: tuple[str, ...] = ()
     """Words that stand for the classes, as CLASS=WORD (default: the class names)."""
+    special_tokens: bool = True
+    """Put the tokenizer's own special tokens around every text ([CLS] and [SEP], </s>, <s>), as its users do."""
     max_new_tokens: Annotated[int, Ge(1)] = 64
     """Longest generated answer."""
     beams: Annotated[int, Ge(1)] = 1

@@ -100,6 +100,15 @@ class Text(Package):
         dataset = input_texts(items, task.template, getattr(options, "text_column", None))
         return dataset.bind(cast("LanguageBackbone", method.backbone), task)
 
+    def mixing_problem(self, one: Method, other: Method) -> str | None:
+        """Texts are tokenised once for a batch."""
+        first, second = cast("LanguageMethod", one).text_task, cast("LanguageMethod", other).text_task
+        if first.template.text != second.template.text:
+            return f"their templates are {first.template.text!r} and {second.template.text!r}; predict with one at a time, or serve them"
+        if first.special_tokens != second.special_tokens:
+            return "only one of them was tuned with the tokenizer's special tokens; predict with one at a time, or serve them"
+        return None
+
     def export_formats(self) -> Mapping[str, Callable[[Method, Path], Sequence[str]]]:
         def peft(method: Method, out: Path) -> Sequence[str]:
             from pt_language.interop.outgoing import export_peft

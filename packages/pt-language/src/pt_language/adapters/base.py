@@ -65,6 +65,10 @@ class LanguageBackbone(Backbone):
         weight: Tensor = self.module.get_input_embeddings().weight  # type: ignore[operator]
         return weight
 
+    def around(self, special: tuple[tuple[int, ...], tuple[int, ...]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Which of the special tokens in front of and behind a text this kind of model reads: both."""
+        return special
+
     @property
     def feature_dim(self) -> int:
         """Width of what `pooled` returns."""

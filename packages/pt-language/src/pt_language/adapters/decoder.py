@@ -127,6 +127,10 @@ class DecoderBackbone(LanguageBackbone):
 
         return count, fn
 
+    def around(self, special: tuple[tuple[int, ...], tuple[int, ...]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Those in front; behind the text its answer goes on."""
+        return special[0], ()
+
     def lower(self, edits: Edits) -> Edits:
         """A prompt at `input` as the keys and values it becomes: they are computed once, not per call."""
         checked = self.check_edits(edits)

@@ -104,9 +104,12 @@ class Template:
 
 
 class Encoder:
-    """Turns parts into tokens of one tokenizer, without special tokens. There has to be one.
+    """Turns parts into tokens of one tokenizer, without special tokens; `begin` and `close` are what it puts around a whole text.
 
     Tokenizers that mark the start of a word by themselves (SentencePiece) get parts without the space that they would double.
+
+    Raises:
+        UserError: there is no tokenizer.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -140,6 +143,16 @@ class Encoder:
     def answer(self, template: Template, text: str) -> Tokens:
         """The answer's tokens, as they follow the text."""
         return self.encode(template.answer_space + text, ANSWER)
+
+    @cached_property
+    def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """(begin, close): what the tokenizer itself puts in front of and behind one text ([CLS] and [SEP] of BERT, </s> of T5, <s> of
+        Llama, nothing of GPT-2)."""
+        whole = self.tokenizer("a word", return_special_tokens_mask=True, verbose=False)
+        ids, special = list(whole["input_ids"]), list(whole["special_tokens_mask"])
+        first = special.index(0) if 0 in special else len(ids)
+        last = len(special) - special[::-1].index(0) if 0 in special else len(ids)
+        return tuple(ids[:first]), tuple(ids[last:])
 
     @property
     def end(self) -> int | None:

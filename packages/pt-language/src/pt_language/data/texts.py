@@ -11,7 +11,7 @@ from pt_core.data import Batch
 from pt_core.errors import DataError
 
 from pt_language.adapters.base import LanguageBackbone
-from pt_language.data.templates import SEPARATOR, Encoder, Template, Tokens
+from pt_language.data.templates import Encoder, Template
 from pt_language.data.tokens import TextSample, TokenDataset
 
 
@@ -19,6 +19,7 @@ class AnswerSpace(Protocol):
     """What a task says of its answers: whether they are classes, and the answer of every class."""
 
     closed: bool
+    special_tokens: bool
 
     @property
     def words(self) -> Sequence[str]: ...
@@ -81,13 +82,14 @@ class TextDataset:
     def bind(self, backbone: LanguageBackbone, task: AnswerSpace, longest: int | None = None) -> TokenDataset:
         """Token sequences for a backbone; the task tells whether answers are classes, and with which words."""
         encoder = Encoder(backbone.tokenizer)
-        begin = backbone.tokenizer.bos_token_id if backbone.tokenizer.bos_token_id is not None else encoder.end
+        begin, close = backbone.around(encoder.around) if task.special_tokens else ((), ())
+        if not self.template.inputs and not begin:  # running text: its first word is predicted from something
+            first = backbone.tokenizer.bos_token_id if backbone.tokenizer.bos_token_id is not None else encoder.end
+            begin = () if first is None else (first,)
         samples = []
         for number, row in enumerate(self.rows):
             source = encoder.source(self.template, row, longest)
-            if not self.template.inputs and begin is not None:
-                source = Tokens((begin,), (SEPARATOR,)) + source
-            if not len(source):
+            if not len(source) and (self.template.inputs or not begin):
                 raise DataError(
                     f"row {self.ids[number]!r} has no text: template {self.template.text!r} gives zero tokens"
                 )
@@ -99,4 +101,4 @@ class TextDataset:
                 if not len(answer):
                     raise DataError(f"row {self.ids[number]!r} has an answer of zero tokens ({text!r})")
             samples.append(TextSample(source, answer, label))
-        return TokenDataset(samples, self, encoder.end, task.closed)
+        return TokenDataset(samples, self, encoder.end, task.closed, begin, close)

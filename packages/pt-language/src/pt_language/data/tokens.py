@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ from pt_core.bridges.answers import IGNORED
 from pt_core.data import Batch
 from torch import Tensor
 
-from pt_language.data.templates import Tokens
+from pt_language.data.templates import SEPARATOR, Tokens
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class TextSample:
     """A tokenised row.
 
     Attributes:
-        source: everything before the answer.
+        source: everything before the answer, without special tokens around it.
         answer: the answer's tokens without an end token; None where the row has none.
         label: class index, or None.
     """
@@ -42,7 +42,8 @@ class Rows(Protocol):
 
 
 class TokenDataset:
-    """Tokenised rows. Batches pad texts on the left and answers on the right, so that every text ends where its answer begins.
+    """Tokenised rows. Batches pad texts on the left and answers on the right, so that every text ends where its answer begins. Special
+    tokens (`begin`, `close`) are put around every text.
 
     `batch.inputs`: ids, mask, roles (batch, text). `batch.extra["answer"]`: (batch, answer) ids, padded by IGNORED, with the end token
     where answers are free text. `batch.target`: class indices, or the answer ids.
@@ -50,8 +51,12 @@ class TokenDataset:
 
     augmented = False
 
-    def __init__(self, samples: Sequence[TextSample], base: Rows, end: int | None, closed: bool) -> None:
+    def __init__(
+        self, samples: Sequence[TextSample], base: Rows, end: int | None, closed: bool,
+        begin: Sequence[int] = (), close: Sequence[int] = (),
+    ) -> None:  # fmt: skip
         self.samples, self.base, self.end, self.closed = samples, base, end, closed
+        self.begin, self.close = tuple(begin), tuple(close)
         self.ids, self.labels = base.ids, base.labels
 
     def __len__(self) -> int:
@@ -60,9 +65,16 @@ class TokenDataset:
     def sample(self, index: int, *, epoch: int | None, seed: int) -> TextSample:
         return self.samples[index]
 
+    def whole(self, source: Tokens) -> Tokens:
+        """A text with the special tokens around it; one that brings them itself, in its template, gets them once."""
+        begin = () if source.ids[: len(self.begin)] == self.begin else self.begin
+        close = () if self.close and source.ids[-len(self.close) :] == self.close else self.close
+        return Tokens(begin, (SEPARATOR,) * len(begin)) + source + Tokens(close, (SEPARATOR,) * len(close))
+
     def collate(self, index: Sequence[int], samples: Sequence[Any]) -> Batch:
-        ids, mask = pad([sample.source.ids for sample in samples], left=True)
-        roles, _ = pad([sample.source.roles for sample in samples], left=True)
+        sources = [self.whole(sample.source) for sample in samples]
+        ids, mask = pad([source.ids for source in sources], left=True)
+        roles, _ = pad([source.roles for source in sources], left=True)
         inputs = {"ids": ids, "mask": mask, "roles": roles}
         extra: dict[str, Any] = {}
         target: Tensor | None = None
@@ -80,7 +92,7 @@ class TokenDataset:
 
     def longest(self) -> tuple[int, str]:
         """(tokens, id) of the longest row, answer and end included."""
-        sizes = [len(s.source) + (len(s.answer) + 1 if s.answer is not None else 0) for s in self.samples]
+        sizes = [len(self.whole(s.source)) + (len(s.answer) + 1 if s.answer is not None else 0) for s in self.samples]
         row = max(range(len(sizes)), key=sizes.__getitem__)
         return sizes[row], self.ids[row]
 
@@ -104,3 +116,17 @@ def pad(rows: Sequence[Sequence[int]], left: bool) -> tuple[Tensor, Tensor]:
         values[number, place] = torch.tensor(list(row), dtype=torch.long)
         mask[number, place] = 1
     return values, mask
+
+
+def headless(inputs: Mapping[str, Tensor], begin: Sequence[int]) -> Mapping[str, Tensor]:
+    """The same texts without the special tokens that they begin with: something else stands in front of them, and begins so itself."""
+    ids, mask = inputs["ids"], inputs["mask"]
+    count = len(begin)
+    if not count or ids.shape[1] < count:
+        return inputs
+    place = mask.long().argmax(1)[:, None] + torch.arange(count, device=ids.device)
+    same = ids.gather(1, place.clamp(max=ids.shape[1] - 1)) == torch.tensor(list(begin), device=ids.device)
+    left = torch.zeros_like(mask).scatter(
+        1, place.clamp(max=ids.shape[1] - 1), same.all(1, keepdim=True).expand(-1, count).to(mask.dtype)
+    )
+    return {**inputs, "mask": mask * (1 - left)}

@@ -65,8 +65,8 @@ def export_embeddings(method: LanguageMethod, out: Path) -> list[str]:
 
 
 def request_embeddings(method: LanguageMethod, text: str) -> Tensor:
-    """(L + T, d) in the backbone's dtype: what an engine gets for one text, tokenised without special tokens as while tuning."""
-    ids = torch.tensor(Encoder(method.backbone.tokenizer).encode(text, 0).ids, dtype=torch.long)
+    """(L + T, d) in the backbone's dtype: what an engine gets for one text, tokenised as while tuning."""
+    ids = torch.tensor(method.begin + Encoder(method.backbone.tokenizer).encode(text, 0).ids, dtype=torch.long)
     with torch.no_grad():
         own = method.backbone.embed(ids.to(method.backbone.device))
         return torch.cat([virtual_tokens(method).to(own), own])

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from pt_language.adapters.base import Prefix
 from pt_language.adapters.decoder import DecoderBackbone
 from pt_language.adapters.logits import wide
-from pt_language.context import build_context, check_codes, choose
+from pt_language.context import behind, build_context, check_codes, choose
 from pt_language.method import LanguageMethod
 
 ID = "cpt"
@@ -99,7 +99,7 @@ class CPT(LanguageMethod):
         self.rows = choose(train, self.config.examples, self.config.order_seed)
         if self.config.queries == "others" and len(self.rows) >= len(train):
             raise ConfigError(f"queries='others' leaves no training query: examples must be below {len(train)}")
-        context = build_context([train.sample(row, epoch=None, seed=0) for row in self.rows], train.end)
+        context = build_context([train.sample(row, epoch=None, seed=0) for row in self.rows], train.end, train.begin)
         self.set_context(context.ids, context.codes)
         super().adopt(data)
 
@@ -136,6 +136,11 @@ class CPT(LanguageMethod):
 
     def front(self) -> int:
         return len(self.ids)
+
+    @property
+    def begin(self) -> tuple[int, ...]:
+        """The context begins with them."""
+        return behind(self.ids, super().begin)
 
     @property
     def movable(self) -> Tensor:
@@ -187,12 +192,12 @@ class CPT(LanguageMethod):
         rows, length = int(asked.sum()), len(self.ids)
         if fast_paths_enabled():
             prefix, shown = self.backbone.run_prefix(self.prompt()[None], keep=length)
-            logits = self.backbone.target_logits(batch.inputs, answer, prefix=prefix)
+            logits = self.backbone.target_logits(self.texts(batch), answer, prefix=prefix)
             context_losses = self.context_losses(shown) * rows
         else:  # every row runs the whole context
             whole = self.prompt()[None].expand(len(batch), -1, -1)
             prefix, shown = self.backbone.run_prefix(whole, keep=length)
-            logits = self.backbone.target_logits(batch.inputs, answer, prefix=prefix)
+            logits = self.backbone.target_logits(self.texts(batch), answer, prefix=prefix)
             context_losses = self.context_losses(shown[asked])
         losses = F.cross_entropy(wide(logits).flatten(0, 1), answer.flatten(), reduction="sum", ignore_index=IGNORED)
         own = int((answer != IGNORED).sum())

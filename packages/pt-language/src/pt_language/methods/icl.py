@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pt_language.adapters.base import Prefix
 from pt_language.adapters.decoder import DecoderBackbone
-from pt_language.context import build_context, choose
+from pt_language.context import behind, build_context, choose
 from pt_language.method import LanguageMethod
 
 ID = "icl"
@@ -63,7 +63,9 @@ class InContext(LanguageMethod):
         train: Any = data["train"]
         rows = choose(train, self.config.examples, self.config.order_seed)
         if self.config.examples != 0:
-            self.context = build_context([train.sample(row, epoch=None, seed=0) for row in rows], train.end).ids
+            self.context = build_context(
+                [train.sample(row, epoch=None, seed=0) for row in rows], train.end, train.begin
+            ).ids
         super().adopt({role: dataset for role, dataset in data.items() if role != "train" or self.config.examples == 0})
 
     def restore(self, view: View, tensors: Mapping[str, Tensor]) -> None:
@@ -76,6 +78,11 @@ class InContext(LanguageMethod):
 
     def front(self) -> int:
         return len(self.context)
+
+    @property
+    def begin(self) -> tuple[int, ...]:
+        """The examples begin with them."""
+        return behind(self.context, super().begin)
 
     def prefix(self, batch: Batch) -> Prefix | None:
         """The examples' cache, computed once per loaded context and device."""

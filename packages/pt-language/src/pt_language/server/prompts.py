@@ -63,6 +63,7 @@ class PromptServer:
         bounds = [size for size in (sizes.context, sizes.window) if size is not None]
         self.context = min(bounds) if bounds else None
         self.encoder = Encoder(backbone.tokenizer)
+        self.begin = backbone.around(self.encoder.around)[0]
         self.lock = threading.RLock()
         """Held while the model runs, and while the set of prompts changes."""
         self._tenants: dict[str, Tenant] = {}
@@ -166,14 +167,15 @@ class PromptServer:
         return Request(tenant, tuple(ids), max_new_tokens, **options)
 
     def _ids(self, text: str | Sequence[int] | Mapping[str, str], tenant: Tenant | None) -> list[int]:
+        begin = self.begin if tenant is None else tenant.method.begin
         if isinstance(text, str):
-            ids = list(self.encoder.encode(text, 0).ids)
+            ids = list(begin + self.encoder.encode(text, 0).ids)
         elif isinstance(text, Mapping):
             if tenant is None:
                 raise UserError("columns need a prompt with a template; give text, or name a prompt")
             template = tenant.method.text_task.template
             template.check_columns(list(text), f"the input for prompt {tenant.name!r}", answer=False)
-            ids = list(self.encoder.source(template, text).ids)
+            ids = list(begin + self.encoder.source(template, text).ids)
         else:
             ids = list(text)
             if not all(

@@ -26,7 +26,7 @@ def make_task(options: TaskOptions, train: TextDataset) -> Task:
     if kind != "classification":
         _refuse_options_of_classes(options, kind)
         cls = Generation if kind == "generation" else LanguageModelling
-        return cls(template.text, options.max_new_tokens, options.beams)
+        return cls(template.text, options.max_new_tokens, options.beams, options.special_tokens)
     if train.labels is None:
         raise DataError(
             f"task=classification needs answers that repeat; column {template.answer!r} has "
@@ -40,6 +40,7 @@ def make_task(options: TaskOptions, train: TextDataset) -> Task:
         class_weights(train.labels, len(train.classes)) if options.class_weights else None,
         options.label_smoothing,
         options.ordinal,
+        options.special_tokens,
     )
 
 

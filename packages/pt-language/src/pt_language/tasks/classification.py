@@ -17,7 +17,7 @@ from pt_language.adapters.base import LanguageBackbone
 from pt_language.adapters.logits import wide
 from pt_language.data.templates import Encoder, Template
 from pt_language.data.tokens import pad
-from pt_language.tasks.contract import MAX_TEMPLATE, LanguageModel
+from pt_language.tasks.contract import MAX_TEMPLATE, LanguageModel, begin_of, read_special
 
 
 class TextClassification(Classification):
@@ -32,12 +32,14 @@ class TextClassification(Classification):
 
     def __init__(
         self, labels: Sequence[str], template: str, words: Sequence[str] | None = None, scoring: Literal["words", "head"] = "words",
-        class_weights: Tensor | None = None, label_smoothing: float = 0.0, ordinal: bool = False,
+        class_weights: Tensor | None = None, label_smoothing: float = 0.0, ordinal: bool = False, special_tokens: bool = True,
     ) -> None:  # fmt: skip
         super().__init__(labels, class_weights, label_smoothing, ordinal)
         self.template = Template(template)
         self.words = list(words or self.labels)
         self.scoring = scoring
+        self.special_tokens = special_tokens
+        self.begin: tuple[int, ...] = ()
         if len(self.words) != len(self.labels):
             raise ConfigError(
                 f"{len(self.words)} label words for {len(self.labels)} classes ({', '.join(self.labels)})"
@@ -55,6 +57,7 @@ class TextClassification(Classification):
             DataError: a word of zero tokens, or two words of the same tokens.
             UserError: there is no tokenizer.
         """
+        self.begin = begin_of(backbone, self.special_tokens)
         if self.scoring == "head":
             return
         if backbone.kind == "encoder":
@@ -111,7 +114,14 @@ class TextClassification(Classification):
         known = {**dict(zip(self.labels, self.words, strict=True)), **told}
         words = [known.get(name, name) for name in names]
         other = TextClassification(
-            names, self.template.text, words, self.scoring, None, self.label_smoothing, self.ordinal
+            names,
+            self.template.text,
+            words,
+            self.scoring,
+            None,
+            self.label_smoothing,
+            self.ordinal,
+            self.special_tokens,
         )
         other.texts = dict(texts or {})
         return other
@@ -124,11 +134,12 @@ class TextClassification(Classification):
 
     def to_json(self) -> dict[str, Any]:
         spec = {**super().to_json(), "template": self.template.text, "scoring": self.scoring}
+        spec["special_tokens"] = self.special_tokens
         return spec if self.words == self.labels else {**spec, "words": self.words}
 
     @classmethod
     def from_json(cls, spec: Mapping[str, Any]) -> TextClassification:
-        own = {key: spec.get(key) for key in ("template", "words", "scoring")}
+        own = {key: spec.get(key) for key in ("template", "words", "scoring", "special_tokens")}
         plain = Classification.from_json({key: value for key, value in spec.items() if key not in own})
         template, words, scoring = own["template"], own["words"], own["scoring"]
         if not isinstance(template, str) or len(template) > MAX_TEMPLATE or scoring not in ("words", "head"):
@@ -137,8 +148,8 @@ class TextClassification(Classification):
             raise ArtifactError("the card's task has words that are not a list of texts")
         try:
             task = cls(
-                plain.labels, template, words, scoring, plain.class_weights, plain.label_smoothing, plain.ordinal
-            )
+                plain.labels, template, words, scoring, plain.class_weights, plain.label_smoothing, plain.ordinal, read_special(spec)
+            )  # fmt: skip
         except (ConfigError, DataError) as error:
             raise ArtifactError(f"the card's task is not valid: {error}") from None
         task.texts = plain.texts

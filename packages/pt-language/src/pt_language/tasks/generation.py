@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from pt_language.adapters.base import LanguageBackbone
 from pt_language.data.templates import Encoder, Template
-from pt_language.tasks.contract import MAX_TEMPLATE, LanguageModel
+from pt_language.tasks.contract import MAX_TEMPLATE, LanguageModel, begin_of, read_special
 from pt_language.tasks.token_metrics import TokenEvaluator
 
 
@@ -27,9 +27,11 @@ class TokenTask(Task):
     outputs = 0
     select: tuple[str, Literal["max", "min"]] = ("nll", "min")
 
-    def __init__(self, template: str, max_new_tokens: int = 64, beams: int = 1) -> None:
+    def __init__(self, template: str, max_new_tokens: int = 64, beams: int = 1, special_tokens: bool = True) -> None:
         self.template = Template(template)
         self.max_new_tokens, self.beams = max_new_tokens, beams
+        self.special_tokens = special_tokens
+        self.begin: tuple[int, ...] = ()
         self.tokenizer: Any = None
         self.end: int | None = None
 
@@ -38,6 +40,7 @@ class TokenTask(Task):
             raise ConfigError(
                 f"backbone {backbone.source!r} is an encoder and writes no text; use a causal or an encoder-decoder model"
             )
+        self.begin = begin_of(backbone, self.special_tokens)
         self.tokenizer, self.end = backbone.tokenizer, Encoder(backbone.tokenizer).end
 
     def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, int]:
@@ -86,7 +89,8 @@ class TokenTask(Task):
         return rows
 
     def to_json(self) -> dict[str, Any]:
-        return {"template": self.template.text, "max_new_tokens": self.max_new_tokens, "beams": self.beams}
+        numbers = {"max_new_tokens": self.max_new_tokens, "beams": self.beams}
+        return {"template": self.template.text, **numbers, "special_tokens": self.special_tokens}
 
     @classmethod
     def from_json(cls, spec: Mapping[str, Any]) -> TokenTask:
@@ -101,7 +105,7 @@ class TokenTask(Task):
         if not good or not numbers:
             raise ArtifactError("the card's task needs a template, max_new_tokens and beams")
         try:
-            return cls(str(template), int(longest), int(beams))  # type: ignore[arg-type]
+            return cls(str(template), int(longest), int(beams), read_special(spec))  # type: ignore[arg-type]
         except ConfigError as error:
             raise ArtifactError(f"the card's task is not valid: {error}") from None
 

@@ -141,6 +141,10 @@ class Modality(ABC):
         """
 
     @abstractmethod
+    def mixing_problem(self, one: Method, other: Method) -> str | None:
+        """Why inputs that were read for one method over a backbone are not those of another over it; None where they are."""
+        return None
+
     def inputs(self, items: Sequence[Any], method: Method, options: Any | None) -> Dataset:
         """Unlabelled inputs for `predict`: paths, folders, or in-memory samples; `options` is an instance of `predict_options`."""
 

@@ -33,6 +33,10 @@ class MixedPredictor:
         first = next(iter(self.predictors.values()))
         self.modality, self.world, self._first = first.modality, first.world, first.method
         methods = [predictor.method for predictor in self.predictors.values()]
+        for name, predictor in self.predictors.items():
+            problem = self.modality.mixing_problem(self._first, predictor.method)
+            if problem is not None:
+                raise UserError(f"runs {next(iter(self.predictors))!r} and {name!r} cannot share a batch: {problem}")
         same = len({type(method) for method in methods}) == 1
         self._together = type(methods[0]).mixed(methods) if same else None
 
