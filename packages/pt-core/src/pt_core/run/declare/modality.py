@@ -140,11 +140,11 @@ class Modality(ABC):
             ArtifactError: unknown or malformed.
         """
 
-    @abstractmethod
     def mixing_problem(self, one: Method, other: Method) -> str | None:
         """Why inputs that were read for one method over a backbone are not those of another over it; None where they are."""
         return None
 
+    @abstractmethod
     def inputs(self, items: Sequence[Any], method: Method, options: Any | None) -> Dataset:
         """Unlabelled inputs for `predict`: paths, folders, or in-memory samples; `options` is an instance of `predict_options`."""
 
