@@ -10,7 +10,7 @@ from pt_core.errors import DataError
 
 from pt_language.data.files import read_file
 from pt_language.data.places import SUFFIXES
-from pt_language.data.tables import as_text
+from pt_language.data.tables import Nested, as_text
 from pt_language.data.templates import Template
 from pt_language.data.texts import TextDataset
 
@@ -22,7 +22,7 @@ def input_texts(items: Sequence[Any], template: Template, column: str | None = N
         column: column of a file that holds the only input, where it has another name than in the template.
 
     Raises:
-        DataError: nothing given, a missing column, or a plain text where the template has several inputs.
+        DataError: nothing given, a missing column, a cell that is no text, or a plain text where the template has several inputs.
     """
     rows: list[Mapping[str, str]] = []
     ids: list[str] = []
@@ -51,4 +51,9 @@ def input_texts(items: Sequence[Any], template: Template, column: str | None = N
             raise DataError(f"an input is of type {type(item).__name__}; give texts, mappings of columns, or files")
     if not rows:
         raise DataError("no input texts are given")
+    for one, name in zip(rows, ids, strict=True):
+        for field in template.inputs:
+            cell = one[field]
+            if isinstance(cell, Nested):
+                raise DataError(f"input {name!r} has {cell.kind} as {field!r}; every cell must be one text or number")
     return TextDataset(rows, ids, template, None, answered=False)

@@ -62,9 +62,21 @@ def read_tables(spec: str, split_column: str | None = None, where: Sequence[str]
     return tables
 
 
+class Nested(str):
+    """A cell that is a list or a mapping, as text; a template that asks for it is refused."""
+
+    kind: str
+
+
 def as_text(value: object) -> str:
-    """A cell as text; missing values are empty."""
-    if value is None or (isinstance(value, float) and value != value):
+    """A cell as text; missing values of every kind are empty."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping) or (hasattr(value, "__len__") and not isinstance(value, bytes)):
+        cell = Nested(value)
+        cell.kind = "a mapping" if isinstance(value, Mapping) else "a list"
+        return cell
+    if value is None or type(value).__name__ in ("NAType", "NaTType") or value != value:
         return ""
     return str(value)
 
