@@ -57,9 +57,10 @@ def _check_cells(table: Table, template: Template, spec: str, role: str) -> list
     empty = dict.fromkeys(template.inputs, 0)
     for row, name in zip(table.rows, table.ids, strict=True):
         for field in (*template.inputs, template.answer):
-            if isinstance(row[field], Nested):
+            cell = row[field]
+            if isinstance(cell, Nested):
                 raise DataError(
-                    f"row {name!r} of {spec} has {row[field].kind} as {field!r} ({row[field][:60]}); every cell must be one text or number"
+                    f"row {name!r} of {spec} has {cell.kind} as {field!r} ({cell[:60]}); every cell must be one text or number"
                 )
         void = [field for field in template.inputs if not row[field].strip()]
         if not row[template.answer].strip() or (void and len(void) == len(template.inputs)):
