@@ -47,23 +47,22 @@ def collect(
     Raises:
         ConfigError: everything that is wrong with the command line, before any data or weights are read.
     """
-    from pt_core.run.declare.resolve import check_sources, read_config, resolve
+    from pt_core.run.declare.resolve import check_sources, layered, read_config, resolve
 
     config_file, recipe = values.pop("config_file", None), values.pop("recipe", None)
     found = [*problems, *out_problems(out)]
-    merged: dict[str, Any] = {}
+    below: dict[str, dict[str, Any]] = {}
     if config_file is not None:
         try:
-            named, merged = read_config(config_file)
+            named, below[str(config_file)] = read_config(config_file)
         except ConfigError as error:
             named = None
             found += error.problems
         if named is not None and named != method:
             found.append(f"{config_file} is a configuration of {named!r}, not of {method!r}")
-    chosen = {**merged, **given(values)}
-    found += check_sources(modality, method, chosen, loads)
+    found += check_sources(modality, method, layered(modality, method, given(values), recipe, below)[0], loads)
     try:
-        spec = resolve(modality, method, chosen, recipe)
+        spec = resolve(modality, method, given(values), recipe, below, say)
     except ConfigError as error:
         raise ConfigError([*found, *error.problems]) from None
     if found:
