@@ -15,7 +15,7 @@ from pt_core.run.declare.hosts import host_options, typed
 from pt_core.run.declare.layers import stacked
 from pt_core.run.declare.modality import Modality
 from pt_core.run.declare.options import TrainOptions, build_all
-from pt_core.run.declare.roles import by_role, parse_roles
+from pt_core.run.declare.roles import RUN, by_role, parse_roles
 from pt_core.run.declare.spec import HostSpec, RunOptions, RunSpec
 
 if TYPE_CHECKING:
@@ -157,8 +157,9 @@ def check_sources(modality: Modality, method: str, values: Mapping[str, Any], lo
         problems.append(modality.data_problem(path) or "")
     files = told("weights", lambda given: by_role("--weights", given, roles))
     for role, spec in told("backbone", lambda given: by_role("--backbone", given, roles)).items():
-        if spec.startswith("run:"):
-            problems.append("" if Path(spec[4:]).exists() else f"--backbone {spec}: {spec[4:]} does not exist")
+        if spec.startswith(RUN):
+            run = spec.removeprefix(RUN)
+            problems.append("" if Path(run).exists() else f"--backbone {spec}: {run} does not exist")
         elif role not in files:  # these stand in for what the name points to; the loader looks at both
             wrong = modality.backbone_problem(spec, role)
             problems.append(wrong or (modality.weights_problem(spec, role) if loads else None) or "")
