@@ -1,14 +1,17 @@
 """Options of a strategy's hosts: which layer counts, how flags are read, what is refused in a line."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from pt_core import Insert
 from pt_core.artifact import read_artifact
-from pt_core.errors import ConfigError
+from pt_core.errors import ConfigError, UserError
 from pt_core.run.command.api import Api
 from pt_core.run.declare.resolve import resolve
+from pt_core.run.declare.roles import located
 
 from tests.core.run.methods.gates import Gates
 from tests.core.run.methods.meta import Meta
@@ -122,10 +125,10 @@ def test_a_search_takes_options_of_hosts_and_hosts(capsys):
     words = ("--data", "vectors:40", "--data", "unlabeled=more.csv", "--rounds", 1, "--device", "cpu", "--steps", 2)
     assert pt("fit", "rounds", *words, "--search", "student.length=1,3", "--out", "run") == 0
     assert [read_artifact(Path(f"run/search/0{n}")).card["config"]["length"] for n in (0, 1)] == [1, 3]
-    sizes = ("--search", "student=prompt,gates", "--student.length", 3, "--out", "other")
-    assert pt("fit", "rounds", *words, *sizes) == 0
-    cards = [read_artifact(Path(f"other/search/0{n}")).card for n in (0, 1)]
-    assert [card["method"] for card in cards] == ["pt-toy/prompt", "pt-toy/gates"]
+    aids = ("--data", "vectors:40", "--steps", 1, "--search", "aid=prompt,gates", "--aid.length", 3, "--out", "other")
+    assert pt("fit", "keeper", *aids) == 0
+    cards = [read_artifact(Path(f"other/search/0{n}")).card["hosts"]["aid"] for n in (0, 1)]
+    assert [card["method"] for card in cards] == ["prompt", "gates"]
     assert cards[0]["config"]["length"] == 3
     capsys.readouterr()
     assert refused(capsys, "rounds", *words, "--search", "student.lenght=1,2") == [
@@ -217,10 +220,137 @@ def test_the_early_check_sees_the_host_of_a_file(flag, capsys):
 
 
 def test_a_recipe_that_names_a_host_serves_the_api(capsys):
-    Path("set.yaml").write_text("student: prompt\nstudent.length: 3\nteacher: gates\n")
-    data = ("vectors:40", "unlabeled=more.csv")
-    run = Api(Toy).fit("rounds", data=data, recipe="set.yaml", steps=1, rounds=1, device="cpu", out="run")
-    assert read_artifact(run.path).card["config"]["length"] == 3
-    with pytest.raises(ConfigError, match="student: unknown option 'lenght'"):
-        Api(Toy).fit("rounds", data=data, out="x", **{"student.lenght": 3})
-    assert torch.isfinite(read_artifact(run.path).tensors["prompt"]).all()
+    Path("set.yaml").write_text("aid: gates\naid.sparse: 0.5\nhost.rows: 3\n")
+    run = Api(Toy).fit("keeper", data="vectors:40", recipe="set.yaml", steps=1, device="cpu", out="run")
+    hosts = read_artifact(run.path).card["hosts"]
+    assert hosts["aid"] == {"method": "gates", "config": {"sparse": 0.5}}
+    assert hosts["host"]["config"] == {"rows": 3}
+    with pytest.raises(ConfigError, match="aid: unknown option 'lenght'"):
+        Api(Toy).fit("keeper", data="vectors:40", out="x", **{"aid.lenght": 3})
+    Path("set.yaml").write_text("host: pair\n")
+    with pytest.raises(UserError, match="this method has: fine, coarse"):
+        Api(Toy).fit("meta", data="vectors:40", recipe="set.yaml", backbone={"backbone": "tiny:0"}, out="x")
+
+
+# ---- a strategy that leaves itself -------------------------------------------------------------------------------------------
+
+
+def test_a_strategy_that_leaves_itself_predicts_exports_and_is_shown(capsys):
+    words = ("fit", "keeper", "--data", "vectors:40", "--host.rows", 3, "--aid.length", 1, "--out", "run")
+    assert pt(*words) == 0, capsys.readouterr().err
+    card = read_artifact(Path("run")).card
+    assert card["hosts"] == {
+        "host": {"method": "stored", "config": {"rows": 3}},
+        "aid": {"method": "prompt", "config": {"length": 1, "auxiliary": False}},
+    }
+    capsys.readouterr()
+    assert pt("info", "run") == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert "host        stored  rows=3" in shown
+    assert "aid         prompt  length=1, auxiliary=False" in shown
+    method = Api(Toy).load("run", device="cpu").method
+    with torch.no_grad():
+        logits = method.host(vectors(1).collate([0], [torch.tensor([1.0, 0, 2, 1]) + 0.5]))
+    for heat in (1, 4):
+        assert pt("predict", "run", "1,0,2,1", "--json", "--heat", heat, "--loud") == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["score"] == pytest.approx(float((logits / heat).softmax(-1).max()), rel=1e-4)
+    assert pt("predict", "run", "1,0,2,1", "--haet", 4) == 2
+    assert "unknown option '--haet' (did you mean '--heat'?)" in capsys.readouterr().err
+    assert pt("eval", "run", "--data", "vectors:9", "--role", "train", "--heat", 2, "--json") == 0
+    panels = json.loads(Path("run/report.json").read_text())["panels"]
+    assert [panel["data"] for panel in panels if panel["title"] == "Centre (host)"] == [
+        {"first": pytest.approx(float(method.host.centre[0]))}
+    ]
+    assert pt("export", "run", "--out", "one.pt2", "--format", "torch.export") == 0
+    program = torch.export.load("one.pt2").module()
+    torch.testing.assert_close(program(torch.tensor([[1.0, 0, 2, 1]]) + 0.5), logits)
+    assert pt("export", "run", "--out", "copy", "--inference-only") == 0
+    assert not any(name.startswith("hosts.aid.") for name in read_artifact(Path("copy")).tensors)
+    assert pt("fit", "keeper", "--data", "vectors:40", "--host.rows", 3, "--aid.length", 1, "--init-from", "run") == 0
+
+
+def test_info_of_a_host_that_was_left_names_the_strategy(capsys):
+    words = ("--data", "vectors:40", "--data", "unlabeled=more.csv", "--steps", 2, "--rounds", 1, "--device", "cpu")
+    assert pt("fit", "rounds", *words, "--teacher.length", 3, "--out", "run") == 0
+    capsys.readouterr()
+    assert pt("info", "run") == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert "method      pt-toy/prompt" in shown
+    assert "teacher     prompt  length=3, auxiliary=False" in shown
+    assert "made by     pt-toy/rounds  rounds=1" in shown
+    assert pt("info", "run/tuned") == 0
+    assert "made by     pt-toy/rounds  rounds=1" in capsys.readouterr().out.splitlines()
+
+
+# ---- earlier runs, found again from another folder ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def claiming(monkeypatch):
+    """`prompt` tunes weights of its backbone as well."""
+    plain = Prompt.__init__
+
+    def build(self, config, backbones, task):
+        plain(self, config, backbones, task)
+        self.claimed = self.backbone.claim("mlp.*")
+
+    def forward(self, batch):
+        edits = {f"tokens[{layer}]": Insert(self.prompt[layer]) for layer in range(self.backbone.depth)}
+        return self.head(self.backbone(batch.inputs, edits, weights=self.claimed).tokens.mean(1))
+
+    monkeypatch.setattr(Prompt, "__init__", build)
+    monkeypatch.setattr(Prompt, "forward", forward)
+
+
+def test_a_run_over_a_run_predicts_and_resumes_from_another_folder(claiming, monkeypatch, tmp_path, capsys):
+    from pt_core.run.train.trainer import Trainer
+
+    write_table(tmp_path / "all.csv", vectors(40))
+    words = ("--data", "all.csv", "--steps", 4, "--device", "cpu", "--checkpoint-every", 1)
+    assert pt("fit", "prompt", *words, "--out", "first") == 0
+    assert pt("fit", "prompt", *words, "--backbone", "run:first", "--out", "second") == 0
+    further = ("--backbone", "run:first", "--init-from", "second")
+    assert pt("fit", "prompt", *words, *further, "--out", "whole") == 0
+    capsys.readouterr()
+    assert pt("predict", "whole", "1,0,2,1", "--json") == 0
+    here = capsys.readouterr().out
+    usual, count = Trainer._stop_if_signalled, iter(range(100))
+
+    def stopping(self, loop):
+        if next(count) == 1:
+            self._signal = 15
+        usual(self, loop)
+
+    monkeypatch.setattr(Trainer, "_stop_if_signalled", stopping)
+    assert pt("fit", "prompt", *words, *further, "--out", "killed") == 143
+    monkeypatch.setattr(Trainer, "_stop_if_signalled", usual)
+    Path("away/deep").mkdir(parents=True)
+    monkeypatch.chdir("away/deep")
+    capsys.readouterr()
+    assert pt("predict", "../../whole", "1,0,2,1", "--json") == 0
+    assert capsys.readouterr().out == here
+    assert pt("resume", "../../killed") == 0, capsys.readouterr().err
+    first, second = (read_artifact(tmp_path / name).tensors for name in ("whole", "killed"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert pt("fit", "prompt", "--config", "../../whole/config.yaml", "--out", "again") == 0
+    again = read_artifact(Path("again")).tensors
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        ("more.csv", "{here}/more.csv"),
+        ("unlabeled=./more.csv", "unlabeled={here}/more.csv"),
+        ("run:more.csv", "run:{here}/more.csv"),
+        ("fine=run:more.csv", "fine=run:{here}/more.csv"),
+        ("vectors:40", "vectors:40"),
+        ("gone.csv", "gone.csv"),
+        ("ant,bee", "ant,bee"),
+        ("", ""),
+        ("a" * 5000, "a" * 5000),
+    ],
+)
+def test_paths_are_stored_absolute_and_names_as_they_are(value, stored, tmp_path):
+    assert located(value) == stored.format(here=tmp_path)

@@ -143,8 +143,12 @@ def check_flags(modality: Modality, run: Path, given: Mapping[str, Any], command
 
     from pt_core.artifact import read_artifact
 
-    cls = modality.registry.load(read_artifact(run).method.partition("/")[2]) if given else None
-    own = [kind for kind in (modality.predict_options, getattr(cls, "PredictOptions", None)) if kind is not None]
+    if not given:
+        return
+    card = read_artifact(run).card
+    ids = [card["method"].partition("/")[2], *(host["method"] for host in card["hosts"].values())]
+    kinds = [modality.predict_options, *(modality.registry.load(name).PredictOptions for name in ids)]
+    own = [kind for kind in kinds if kind is not None]
     names = {field.name for kind in own for field in dataclasses.fields(kind)}
     flags = [*("--" + name.replace("_", "-") for name in names), *(flag for p in command.params for flag in p.opts)]
     unknown = ["--" + name.replace("_", "-") for name in given if name not in names]
