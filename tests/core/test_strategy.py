@@ -211,6 +211,21 @@ def test_a_host_that_did_its_own_may_be_tuned_further(tmp_path):
     assert method.host(batch).square().mean() < 0.5 * alone(batch).square().mean()
 
 
+def test_a_hosts_jobs_alone_may_precede_a_stage_of_its_own(tmp_path):
+    class Jobs(Marked):
+        def stages(self, ctx):
+            yield from (stage for stage in self.host_stages(ctx) if stage.run is not None)
+            yield Stage("train", trains=("hosts.*", "hosts.host.head.*"), select=False)
+
+    method = fit(over(Jobs, "stored"), tmp_path / "run", replace(OPTIONS, steps=30))
+    batch = data_of(DATA["train"])
+    untrained = host("stored")
+    untrained.adopt(DATA)
+    untrained.centre = method.host.centre
+    torch.testing.assert_close(method.host.centre, batch.inputs.mean(0))
+    assert method.host(batch).square().mean() < 0.5 * untrained(batch).square().mean(), "trained by the strategy's loss"
+
+
 def test_a_forward_of_its_own_predicts_and_is_trained():
     class Scaled(Strategy):
         def forward(self, batch):

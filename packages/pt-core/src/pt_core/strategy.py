@@ -128,7 +128,8 @@ class Strategy(Method):
     def host_stages(self, ctx: RunContext, role: str = "host", named: str = "{}") -> Iterator[Stage]:
         """What a host does by itself, as stages of this strategy: its jobs, its steps, its own loss, selected by its own predictions.
 
-        A stage may be changed before it is yielded on (`dataclasses.replace(stage, options=...)`), but for its name.
+        A stage may be changed before it is yielded on (`dataclasses.replace(stage, options=...)`), but for its name; a strategy that
+        needs a host's jobs and trains it by a step of its own yields those with a `run` only.
 
         Args:
             named: how the stages are called here, such as `round-1-{}`; names are unique within a run.
@@ -159,7 +160,7 @@ class Strategy(Method):
         Raises:
             UserError: names what would be left out.
         """
-        if stage.run is not None or stage.name in self._driven:
+        if stage.run is not None or (stage.acting is not None and stage.name in self._driven):
             return
         seen = {role for role, _ in self._driven.values()}
         for role, host in self.by_role().items():
@@ -178,7 +179,7 @@ class Strategy(Method):
     def param_groups(self, stage: Stage) -> list[dict[str, Any]]:
         """The hosts' groups, and one of what the strategy itself trains. A host sees the stage's patterns without its prefix, and its own
         stages as it made them."""
-        if stage.name in self._driven:
+        if stage.acting is not None and stage.name in self._driven:
             role, own_stage = self._driven[stage.name]
             return self.host_of(role).param_groups(own_stage)
         groups: list[dict[str, Any]] = []

@@ -257,6 +257,8 @@ def test_a_strategy_that_leaves_itself_predicts_exports_and_is_shown(capsys):
         assert found["score"] == pytest.approx(float((logits / heat).softmax(-1).max()), rel=1e-4)
     assert pt("predict", "run", "1,0,2,1", "--haet", 4) == 2
     assert "unknown option '--haet' (did you mean '--heat'?)" in capsys.readouterr().err
+    assert pt("predict", "run", "1,0,2,1", "--heat", "--loud") == 2
+    assert capsys.readouterr().err == "error: option '--heat' requires an argument\n"
     assert pt("eval", "run", "--data", "vectors:9", "--role", "train", "--heat", 2, "--json") == 0
     panels = json.loads(Path("run/report.json").read_text())["panels"]
     assert [panel["data"] for panel in panels if panel["title"] == "Centre (host)"] == [

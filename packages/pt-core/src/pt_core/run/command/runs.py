@@ -134,14 +134,16 @@ def summary(modality: Modality, status: Mapping[str, Any], out: Path) -> None:
 
 
 def check_flags(modality: Modality, run: Path, given: Mapping[str, Any], command: click.Command) -> None:
-    """Refuse flags that neither the command nor the run's method knows, before any weights are read.
+    """Refuse flags that neither the command nor the run's method (or a host of it) knows, and those without the value they need, before
+    any weights are read.
 
     Raises:
-        ConfigError: all unknown flags.
+        ConfigError: all such flags.
     """
     import dataclasses
 
     from pt_core.artifact import read_artifact
+    from pt_core.run.declare.options import hints, is_flag
 
     if not given:
         return
@@ -149,11 +151,17 @@ def check_flags(modality: Modality, run: Path, given: Mapping[str, Any], command
     ids = [card["method"].partition("/")[2], *(host["method"] for host in card["hosts"].values())]
     kinds = [modality.predict_options, *(modality.registry.load(name).PredictOptions for name in ids)]
     own = [kind for kind in kinds if kind is not None]
-    names = {field.name for kind in own for field in dataclasses.fields(kind)}
+    names = {field.name: hints(kind)[field.name] for kind in own for field in dataclasses.fields(kind)}
     flags = [*("--" + name.replace("_", "-") for name in names), *(flag for p in command.params for flag in p.opts)]
-    unknown = ["--" + name.replace("_", "-") for name in given if name not in names]
-    if unknown:
-        raise ConfigError([f"unknown option {flag!r}{nearest(flag, flags)}" for flag in unknown])
+    problems = []
+    for name, value in given.items():
+        flag = "--" + name.replace("_", "-")
+        if name not in names:
+            problems.append(f"unknown option {flag!r}{nearest(flag, flags)}")
+        elif isinstance(value, bool) and not is_flag(names[name]):
+            problems.append(f"option {flag!r} requires an argument")
+    if problems:
+        raise ConfigError(problems)
 
 
 def open_run(
