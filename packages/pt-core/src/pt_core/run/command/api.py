@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pt_core.backbone import Backbone
-from pt_core.run.command.runs import free_folder, run_fit
+from pt_core.run.command.runs import free_folder, run_fit, say
 from pt_core.run.declare.modality import Modality
-from pt_core.run.declare.resolve import resolve
+from pt_core.run.declare.resolve import layered, resolve
 from pt_core.run.use import mixed, predict
 from pt_core.run.use.wrap import Wrapped, wrap
 
@@ -70,7 +70,7 @@ class Api:
             UserError: as on the command line; nothing is written then.
         """
         modality = self.modality
-        hosts = modality.registry.hosts_of(method, options)
+        hosts = modality.registry.hosts_of(method, layered(modality, method, options, recipe)[0])
         roles = list(modality.registry.joined(method, hosts).backbones)
         named = {} if backbone is None else dict(backbone) if isinstance(backbone, Mapping) else {roles[0]: backbone}
         loaded = {role: value for role, value in named.items() if isinstance(value, Backbone)}
@@ -84,7 +84,7 @@ class Api:
             "backbone": tuple(specs),
             "weights": (weights,) if isinstance(weights, str) else tuple(weights or ()),
         }
-        spec = resolve(modality, method, given, recipe)
+        spec = resolve(modality, method, given, recipe, note=None if quiet else say)
         folder = Path(out) if out is not None else free_folder(Path("runs"), method)
         return Run(folder, run_fit(modality, spec, folder, loaded or None, quiet))
 

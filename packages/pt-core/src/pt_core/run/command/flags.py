@@ -193,22 +193,25 @@ def split_flags(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
 
 
 def _host_options(args: Sequence[str], roles: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """(other arguments, `role.name` -> value)."""
+    """(other arguments, `role.name` -> `Words`). `--no-role.name` and `--role.no-name` both are `role.no_name`."""
+    from pt_core.run.declare.hosts import Words
+
     rest: list[str] = []
     found: dict[str, Any] = {}
-    for place, word in enumerate(args):
-        role, dot, _ = word.removeprefix("--").partition(".")
-        if word.startswith("--") and dot and role in roles:
-            following = [] if "=" in word else [value for value in args[place + 1 : place + 2] if value[:2] != "--"]
-            found |= split_flags([word, *following])[1]
-        elif not (place and _takes_next(args[place - 1], roles) and not word.startswith("--")):
+    waiting = list(args)
+    while waiting:
+        word = waiting.pop(0)
+        flag, equals, value = word.partition("=")
+        negated = flag.startswith("--no-") and flag[5:].partition(".")[0] in roles
+        role, dot, option = flag.removeprefix("--no-" if negated else "--").partition(".")
+        if not (word.startswith("--") and dot and role in roles):
             rest.append(word)
+            continue
+        name = f"{role}.{'no_' if negated else ''}{option.replace('-', '_')}"
+        follows = not equals and waiting and not waiting[0].startswith("--")
+        typed = value if equals else waiting.pop(0) if follows else None
+        found[name] = Words((*found.pop(name, ()), typed))
     return rest, found
-
-
-def _takes_next(word: str, roles: Sequence[str]) -> bool:
-    role, dot, _ = word.removeprefix("--").partition(".")
-    return word.startswith("--") and bool(dot) and role in roles and "=" not in word
 
 
 def _unknown(args: list[str]) -> list[str]:

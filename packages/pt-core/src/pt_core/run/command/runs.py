@@ -47,23 +47,22 @@ def collect(
     Raises:
         ConfigError: everything that is wrong with the command line, before any data or weights are read.
     """
-    from pt_core.run.declare.resolve import check_sources, read_config, resolve
+    from pt_core.run.declare.resolve import check_sources, layered, read_config, resolve
 
     config_file, recipe = values.pop("config_file", None), values.pop("recipe", None)
     found = [*problems, *out_problems(out)]
-    merged: dict[str, Any] = {}
+    below: dict[str, dict[str, Any]] = {}
     if config_file is not None:
         try:
-            named, merged = read_config(config_file)
+            named, below[str(config_file)] = read_config(config_file)
         except ConfigError as error:
             named = None
             found += error.problems
         if named is not None and named != method:
             found.append(f"{config_file} is a configuration of {named!r}, not of {method!r}")
-    chosen = {**merged, **given(values)}
-    found += check_sources(modality, method, chosen, loads)
+    found += check_sources(modality, method, layered(modality, method, given(values), recipe, below)[0], loads)
     try:
-        spec = resolve(modality, method, chosen, recipe)
+        spec = resolve(modality, method, given(values), recipe, below, say)
     except ConfigError as error:
         raise ConfigError([*found, *error.problems]) from None
     if found:
@@ -136,22 +135,34 @@ def summary(modality: Modality, status: Mapping[str, Any], out: Path) -> None:
 
 
 def check_flags(modality: Modality, run: Path, given: Mapping[str, Any], command: click.Command) -> None:
-    """Refuse flags that neither the command nor the run's method knows, before any weights are read.
+    """Refuse flags that neither the command nor the run's method (or a host of it) knows, and those without the value they need, before
+    any weights are read.
 
     Raises:
-        ConfigError: all unknown flags.
+        ConfigError: all such flags.
     """
     import dataclasses
 
     from pt_core.artifact import read_artifact
+    from pt_core.run.declare.options import hints, is_flag
 
-    cls = modality.registry.load(read_artifact(run).method.partition("/")[2]) if given else None
-    own = [kind for kind in (modality.predict_options, getattr(cls, "PredictOptions", None)) if kind is not None]
-    names = {field.name for kind in own for field in dataclasses.fields(kind)}
+    if not given:
+        return
+    card = read_artifact(run).card
+    ids = [card["method"].partition("/")[2], *(host["method"] for host in card["hosts"].values())]
+    kinds = [modality.predict_options, *(modality.registry.load(name).PredictOptions for name in ids)]
+    own = [kind for kind in kinds if kind is not None]
+    names = {field.name: hints(kind)[field.name] for kind in own for field in dataclasses.fields(kind)}
     flags = [*("--" + name.replace("_", "-") for name in names), *(flag for p in command.params for flag in p.opts)]
-    unknown = ["--" + name.replace("_", "-") for name in given if name not in names]
-    if unknown:
-        raise ConfigError([f"unknown option {flag!r}{nearest(flag, flags)}" for flag in unknown])
+    problems = []
+    for name, value in given.items():
+        flag = "--" + name.replace("_", "-")
+        if name not in names:
+            problems.append(f"unknown option {flag!r}{nearest(flag, flags)}")
+        elif isinstance(value, bool) and not is_flag(names[name]):
+            problems.append(f"option {flag!r} requires an argument")
+    if problems:
+        raise ConfigError(problems)
 
 
 def open_run(

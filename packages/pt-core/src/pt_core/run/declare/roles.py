@@ -1,8 +1,9 @@
-"""`ROLE=VALUE` on the command line."""
+"""`ROLE=VALUE` on the command line, and paths among the values."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from pt_core.errors import ConfigError, nearest
 
@@ -38,3 +39,21 @@ def by_role(flag: str, values: Sequence[str], roles: Sequence[str]) -> dict[str,
             raise ConfigError(f"{flag} gives role {role!r} twice")
         chosen[role] = spec
     return chosen
+
+
+RUN = "run:"
+"""Starts a --backbone that is the network of an earlier run."""
+
+
+def located(value: str) -> str:
+    """PATH, ROLE=PATH or run:PATH as it is stored: where the path is something that exists, it is made absolute, so that what is stored
+    is found again from another folder. Names of other things stay as they are."""
+    role, found, path = value.partition("=")
+    if found and role.isidentifier():
+        return f"{role}={located(path)}"
+    if value.startswith(RUN):
+        return RUN + located(value.removeprefix(RUN))
+    try:
+        return str(Path(value).absolute()) if value and Path(value).exists() else value
+    except OSError:  # a text that is too long for a path
+        return value

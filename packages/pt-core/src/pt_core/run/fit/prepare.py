@@ -20,7 +20,7 @@ from pt_core.run.data.unlabelled import Unlabelled
 from pt_core.run.declare.class_names import read_class_names
 from pt_core.run.declare.modality import Modality
 from pt_core.run.declare.registry import MethodInfo
-from pt_core.run.declare.roles import by_role, parse_roles
+from pt_core.run.declare.roles import by_role, located, parse_roles
 from pt_core.run.declare.spec import RunSpec
 from pt_core.run.use.load import build_method, load_network
 from pt_core.task import Task
@@ -178,7 +178,7 @@ def load_backbones(modality: Modality, spec: RunSpec, info: MethodInfo, note: Sa
             source = modality.default_backbone(role)
             note(f"no --backbone: using the small built-in {source}; a real pretrained one will do much better")
         loaded[role] = load_network(modality, source, weights.get(role), spec.data, role)
-        loaded[role].weights = weights.get(role)
+        loaded[role].weights = located(weights[role]) if role in weights else None
     return loaded
 
 

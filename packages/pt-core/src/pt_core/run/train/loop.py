@@ -42,6 +42,7 @@ class StageLoop:
         log: Callable[[dict[str, Any]], None],
     ) -> None:
         self.method, self.stage, self.number = method, stage, number
+        self.acting: Method = stage.acting or method
         self.data, self.options, self.world, self.run = data, options, world, run
         self.log = log
         self.device = world.device
@@ -152,7 +153,7 @@ class StageLoop:
                 batch = self._keyed(name, drawn_batch)
                 self.ctx.ids = list(batch.ids)
                 with self.world.autocast(), sampled_by(batch.keys):
-                    output = self.method.training_step(batch)
+                    output = self.acting.training_step(batch)
                 self.ctx.backward(output.loss, output.count)
                 total += output.count
                 prefix = f"{name}/" if len(self.stage.streams) > 1 else ""
@@ -206,7 +207,7 @@ class StageLoop:
         if not len(data):
             return
         result = evaluate(
-            self.method, data, self.world, self.options.batch_size, self.options.seed, self.options.workers
+            self.acting, data, self.world, self.options.batch_size, self.options.seed, self.options.workers
         )
         self.method.train()
         self.log({**self._where("val"), **result.metrics})

@@ -19,13 +19,13 @@ from pt_core.randomness import seeded
 from pt_core.run.declare.modality import Modality
 from pt_core.run.declare.options import build_all
 from pt_core.run.declare.registry import Registry
-from pt_core.run.declare.roles import by_role
+from pt_core.run.declare.roles import RUN, by_role, located
 from pt_core.run.declare.spec import HostSpec
 from pt_core.saving import restore_for_training
 from pt_core.strategy import Strategy
 from pt_core.task import Task
 
-RUN, MODULE = "run:", "module:"
+MODULE = "module:"
 MAX_CHAIN = 8
 """Runs whose networks are runs whose networks are runs ... that are followed."""
 
@@ -147,7 +147,7 @@ def load_network(
     folded = method.folded()
     if role not in folded:
         raise UserError(f"{source} tuned the weights of {', '.join(folded)}, not of {role!r}")
-    return method.backbones[role].replaced(folded[role], source)
+    return method.backbones[role].replaced(folded[role], located(source))
 
 
 def _per_role(flag: str, given: Sources, roles: Sequence[str]) -> dict[str, Any]:

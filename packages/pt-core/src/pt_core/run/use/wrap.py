@@ -50,7 +50,7 @@ class Wrapped(nn.Module):
         Returns:
             (batch, class) logits, or {"loss", "logits"}.
         """
-        batch = self.modality.plain_batch(self.method, inputs, named)
+        batch = self.modality.plain_batch(self.method.at_work, inputs, named)
         if labels is None:
             return self.method(batch)
         full = Batch(batch.inputs, labels, batch.index, batch.ids, batch.extra)
