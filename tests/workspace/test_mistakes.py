@@ -57,7 +57,7 @@ TYPED: dict[str, tuple[tuple[str, ...], str]] = {
     "wrong path": (changed("--data", "nowhere"), "nowhere"),
     "wrong builtin": (changed("--data", "builtin:digit"), r"no built-in data 'digit' \(did you mean 'digits'\?\)"),
     "role that is not needed instead of the one that is": (
-        changed("--data", "trian=photos"), r"needs data role 'train' \(labelled images\): give --data train=PATH"
+        changed("--data", "trian=photos"), r"names role 'trian' \(did you mean 'train'\?\); this method has: train, val, test"
     ),
     "a role twice": ((*FIT, "--data", "photos"), "--data gives role 'train' twice"),
     "backbone role": (changed("--backbone", "teacher=builtin:vit_glyphs"), "names role 'teacher'; this method has: backbone"),

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pt_core.backbone import Backbone
-from pt_core.run.command.runs import free_folder, run_fit
+from pt_core.run.command.runs import free_folder, out_problems, run_fit, settle
 from pt_core.run.declare.modality import Modality
-from pt_core.run.declare.resolve import resolve
+from pt_core.run.declare.needs import needs_of
 from pt_core.run.use import mixed, predict
 from pt_core.run.use.wrap import Wrapped, wrap
 
@@ -67,12 +67,13 @@ class Api:
             backbone: spec or loaded backbone, or role -> one of them where the method has several; all specs or all loaded.
 
         Raises:
-            UserError: as on the command line; nothing is written then.
+            UserError: as on the command line, all problems in one; nothing is written then.
         """
         modality = self.modality
-        hosts = modality.registry.hosts_of(method, options)
-        roles = list(modality.registry.joined(method, hosts).backbones)
-        named = {} if backbone is None else dict(backbone) if isinstance(backbone, Mapping) else {roles[0]: backbone}
+        info = needs_of(modality, method, options) or modality.registry.info(method)  # `settle` names an unknown host
+        roles = list(info.backbones)
+        first = roles[0] if roles else "backbone"
+        named = {} if backbone is None else dict(backbone) if isinstance(backbone, Mapping) else {first: backbone}
         loaded = {role: value for role, value in named.items() if isinstance(value, Backbone)}
         if loaded and set(loaded) != set(roles):
             raise TypeError(f"pass a loaded backbone for every role of {method!r} ({', '.join(roles)}), or none")
@@ -84,8 +85,8 @@ class Api:
             "backbone": tuple(specs),
             "weights": (weights,) if isinstance(weights, str) else tuple(weights or ()),
         }
-        spec = resolve(modality, method, given, recipe)
         folder = Path(out) if out is not None else free_folder(Path("runs"), method)
+        spec = settle(modality, method, given, recipe, out_problems(folder), loaded=bool(loaded))
         return Run(folder, run_fit(modality, spec, folder, loaded or None, quiet))
 
     def load(self, run: str | Path | Run, **options: Any) -> predict.Predictor:

@@ -48,7 +48,8 @@ def fit(modality: Modality, method: str, values: dict[str, Any], problems: Seque
     out, print_config, search = values.pop("out"), values.pop("print_config"), values.pop("search")
     if out is None and not print_config and launched_processes() > 1:
         problems = [*problems, "--out is needed with several processes"]
-    spec = collect(modality, method, values, problems, None if print_config else out)
+    written = None if print_config else out
+    spec = collect(modality, method, values, problems, written, trains=not print_config, grid=search)
     if print_config:
         import yaml
 
@@ -71,15 +72,7 @@ def search_grid(modality: Modality, spec: RunSpec, grid: Sequence[str], out: Pat
 
     points = parse_grid(list(grid))
     flat = {key: tuple(value) if isinstance(value, list) else value for key, value in spec.flat().items()}
-    problems: list[str] = []
-    specs = []
-    for point in points:  # all points are checked before the first run
-        try:
-            specs.append(resolve(modality, spec.method, {**flat, **point}))
-        except ConfigError as error:
-            problems += [problem for problem in error.problems if problem not in problems]
-    if problems:
-        raise ConfigError(problems)
+    specs = [resolve(modality, spec.method, {**flat, **point}) for point in points]  # `collect` has checked them
     name, mode = "", "max"
 
     def evaluate(point: Mapping[str, Any]) -> float:

@@ -152,9 +152,16 @@ class StrictCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         args, ctx.meta["pt.hosts"] = _host_options(args, self.hosts)
-        rest = super().parse_args(ctx, args)
+        problems: list[str] = []
+        while True:
+            try:
+                rest = super().parse_args(ctx, list(args))
+                break
+            except click.BadOptionUsage as error:  # no value where one belongs, or the other way round
+                problems.append(error.format_message().rstrip("."))
+                args = _without(args, error.option_name)
         known = [name for param in self.params for name in param.opts]
-        ctx.meta["pt.problems"] = [
+        ctx.meta["pt.problems"] = problems + [
             f"unknown option {flag!r}{nearest(flag, known)}"
             if flag.startswith("-")
             else f"unexpected argument {flag!r}"
@@ -209,6 +216,12 @@ def _host_options(args: Sequence[str], roles: Sequence[str]) -> tuple[list[str],
 def _takes_next(word: str, roles: Sequence[str]) -> bool:
     role, dot, _ = word.removeprefix("--").partition(".")
     return word.startswith("--") and bool(dot) and role in roles and "=" not in word
+
+
+def _without(args: Sequence[str], flag: str) -> list[str]:
+    """The arguments without a flag that lacks its value, which is the last word, or has one too many."""
+    kept = [word for word in args if not word.startswith(f"{flag}=")]
+    return kept[:-1] if kept[-1:] == [flag] else kept
 
 
 def _unknown(args: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,14 +41,20 @@ def collect(
     problems: Sequence[str],
     out: Path | None = None,
     loads: bool = True,
+    trains: bool = True,
+    grid: Sequence[str] = (),
 ) -> RunSpec:
-    """Flags over --config over --recipe; unknown flags, invalid values, wrong paths and names are reported together. `loads` tells whether
-    the command will read weights.
+    """Flags over --config over --recipe; unknown flags, invalid values, wrong paths and names are reported together.
+
+    Args:
+        loads: whether the command will read weights.
+        trains: whether it will train, and so needs data and a device.
+        grid: entries of --search.
 
     Raises:
         ConfigError: everything that is wrong with the command line, before any data or weights are read.
     """
-    from pt_core.run.declare.resolve import check_sources, read_config, resolve
+    from pt_core.run.declare.resolve import read_config
 
     config_file, recipe = values.pop("config_file", None), values.pop("recipe", None)
     found = [*problems, *out_problems(out)]
@@ -60,15 +67,73 @@ def collect(
             found += error.problems
         if named is not None and named != method:
             found.append(f"{config_file} is a configuration of {named!r}, not of {method!r}")
-    chosen = {**merged, **given(values)}
-    found += check_sources(modality, method, chosen, loads)
+    return settle(modality, method, {**merged, **given(values)}, recipe, found, loads, trains, grid)
+
+
+def settle(
+    modality: Modality,
+    method: str,
+    values: Mapping[str, Any],
+    recipe: str | None,
+    problems: Sequence[str] = (),
+    loads: bool = True,
+    trains: bool = True,
+    grid: Sequence[str] = (),
+    loaded: bool = False,
+) -> RunSpec:
+    """The run that options describe; `loaded` tells that its backbones are at hand. See `collect` for the other arguments.
+
+    Raises:
+        ConfigError: `problems`, and all that is wrong with the options.
+    """
+    from pt_core.run.declare.needs import needs_problems
+    from pt_core.run.declare.resolve import check_sources, read_recipe, resolve
+    from pt_core.run.train.world import device_problems
+
+    published: dict[str, Any] = {}
+    if recipe:
+        with suppress(ConfigError):  # told by `resolve`
+            published = read_recipe(modality, recipe, modality.registry.info(method).id)
+    layers = {**modality.registry.load(method).recipe, **published, **values}
+    named = {key: value for key, value in layers.items() if not loaded or key not in ("backbone", "weights")}
+    found = [
+        *problems,
+        *check_sources(modality, method, named, loads),
+        *needs_problems(modality, method, layers, trains),
+    ]
+    if trains:
+        found += device_problems(str(layers.get("device", "auto")), str(layers.get("precision", "fp32")))
+    spec = None
     try:
-        spec = resolve(modality, method, chosen, recipe)
+        spec = resolve(modality, method, values, recipe)
     except ConfigError as error:
-        raise ConfigError([*found, *error.problems]) from None
-    if found:
-        raise ConfigError(found)
+        found += error.problems
+    found += [problem for problem in grid_problems(modality, method, values, recipe, grid) if problem not in found]
+    if spec is None or found:
+        raise ConfigError(list(dict.fromkeys(found)))
     return spec
+
+
+def grid_problems(
+    modality: Modality, method: str, values: Mapping[str, Any], recipe: str | None, grid: Sequence[str]
+) -> list[str]:
+    """What is wrong with --search: its form, the names in it and, point by point, the values."""
+    from pt_core.run.command.search import parse_grid
+    from pt_core.run.declare.resolve import resolve
+
+    if not grid:
+        return []
+    try:
+        points = parse_grid(grid)
+    except ConfigError as error:
+        return error.problems
+    found: list[str] = []
+    for point in points:
+        try:
+            resolve(modality, method, {**values, **point}, recipe)
+        except ConfigError as error:
+            found += error.problems
+    return list(dict.fromkeys(found))
 
 
 def run_fit(
