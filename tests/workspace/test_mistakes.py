@@ -82,6 +82,12 @@ TYPED: dict[str, tuple[tuple[str, ...], str]] = {
     "search without values": (changed("--search", "lr"), "lr"),
     "search of an unknown option": (changed("--search", "rl=1,2"), r"unknown option 'rl'"),
     "predict without a run": (("predict", "photos/cat/0.png"), "'photos/cat/0.png' is not a run folder; usage: predict RUN IMAGE"),
+    "predict with a flag that is not there": (("predict", "a", "--quick", "photos"), "unknown option '--quick'"),
+    "the flag in front of the run": (("predict", "--ensembl", "a", "photos"), r"unknown option '--ensembl' \(did you mean '--ensemble'\?\)"),
+    "a typo with its value": (("predict", "a", "photos", "--batch-sze", "3"), r"unknown option '--batch-sze' \(did you mean '--batch-size'\?\)"),
+    "eval with a flag in front of the run": (("eval", "--quick", "a", "--data", "photos"), "unknown option '--quick'"),
+    "eval of two runs": (("eval", "a", "b", "--data", "photos"), "unexpected argument 'b'"),
+    "predict with a flag and without a run": (("predict", "photos", "--quick", "a.png"), "'photos' is not a run folder"),
     "predict without an image": (("predict", "a"), "no IMAGE given; usage: predict RUN IMAGE"),
     "predict a missing image": (("predict", "a", "photos/cat/99.png"), "photos/cat/99.png"),
     "predict a folder without images": (("predict", "a", "empty"), "empty"),
@@ -169,6 +175,15 @@ def test_wrong_paths_and_names_are_reported_together_with_the_rest(desk: Path) -
         assert sum(message in line for line in outcome.errors) == 1, message
     assert len(outcome.errors) == len(wrong)
     assert sorted(path for path in desk.rglob("*") if "cache" not in path.parts) == before
+
+
+def test_all_unknown_flags_of_a_prediction_are_told_together(desk: Path) -> None:
+    outcome = refused("", "predict", "a", "--quick", "photos", "--class-nmes", "x,y", "--fast=yes")
+    assert outcome.errors == [
+        "unknown option '--quick'",
+        "unknown option '--class-nmes' (did you mean '--class-names'?)",
+        "unknown option '--fast'",
+    ]
 
 
 def test_debug_shows_the_traceback_of_a_mistake(desk: Path) -> None:

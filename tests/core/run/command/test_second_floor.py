@@ -171,6 +171,19 @@ def test_fit_without_data_leaves_a_setup_that_predicts(capsys):
     assert first["predicted"] in ("ant", "bee", "cat")
     assert pt("predict", "run", "1,0,2,1", "--json", "--heat", 50) == 0
     assert json.loads(capsys.readouterr().out)["score"] < first["score"]
+    second = first["score"]
+    for words in (
+        ("--heat", 8, "--squared", "1,0,2,1"),
+        ("--squared", "1,0,2,1", "--heat=8"),
+        ("1,0,2,1", "--heat", 64),
+    ):
+        assert pt("predict", "run", "--json", *words) == 0  # a switch takes no input with it
+        second = json.loads(capsys.readouterr().out)["score"]
+        assert second < first["score"]
+    assert pt("predict", "run", "1,0,2,1", "--json", "--heat", 64, "--no-squared") == 0
+    assert json.loads(capsys.readouterr().out)["score"] == second
+    assert pt("predict", "run", "1,0,2,1", "--heat") == 2
+    assert "option '--heat' requires an argument" in capsys.readouterr().err
     assert pt("predict", "run", "1,0,2,1", "--haet", 50) == 2
     assert "unknown option '--haet' (did you mean '--heat'?)" in capsys.readouterr().err
     assert pt("predict", "run", "1,0,2,1", "--heat", 0) == 2

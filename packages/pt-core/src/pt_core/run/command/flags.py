@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pt_core.errors import nearest
+from pt_core.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from pt_core.run.declare.modality import Modality
@@ -172,10 +172,48 @@ class StrictCommand(click.Command):
 
 
 class OpenCommand(click.Command):
-    """A command on a tuned method, whose own flags are known only when its card is read: `split_flags` of the leftovers finds them."""
+    """A command on a tuned method, whose own flags are known only when its card is read: `own_flags` of the leftovers finds them."""
 
     ignore_unknown_options = True
     allow_extra_args = True
+
+
+def own_flags(
+    words: Sequence[str], switches: Mapping[str, bool], declared: Iterable[str]
+) -> tuple[list[str], dict[str, Any]]:
+    """(other words, flag name -> value) among leftover words; a flag that nobody knows takes no word with it.
+
+    Args:
+        switches: name of a flag of the method's own -> whether it is one without a value, as in `--name` and `--no-name`.
+        declared: the flags that the command itself knows, for the hint.
+
+    Raises:
+        ConfigError: all flags that are unknown, and those without the value that they need.
+    """
+    rest: list[str] = []
+    found: dict[str, Any] = {}
+    problems: list[str] = []
+    known = ["--" + name.replace("_", "-") for name in switches] + list(declared)
+    waiting = list(words)
+    while waiting:
+        word = waiting.pop(0)
+        flag, given, value = word.partition("=")
+        name = flag.removeprefix("--").replace("-", "_")
+        positive = name.removeprefix("no_")
+        if not word.startswith("--"):
+            rest.append(word)
+        elif switches.get(name) is False:
+            if given or waiting:
+                found[name] = value if given else waiting.pop(0)
+            else:
+                problems.append(f"option {flag!r} requires an argument")
+        elif switches.get(positive):
+            found[positive] = value if given else name == positive
+        else:
+            problems.append(f"unknown option {flag!r}{nearest(flag, known)}")
+    if problems:
+        raise ConfigError(problems)
+    return rest, found
 
 
 def split_flags(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:

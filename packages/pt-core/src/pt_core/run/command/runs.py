@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pt_core.errors import ConfigError, UserError, nearest
+from pt_core.errors import ConfigError, UserError
 from pt_core.run.command.flags import given
 from pt_core.run.declare.process import launched_rank
 
@@ -199,23 +199,36 @@ def summary(modality: Modality, status: Mapping[str, Any], out: Path) -> None:
     click.echo(f"next: {modality.package} predict {out} {modality.input_name}...")
 
 
-def check_flags(modality: Modality, run: Path, given: Mapping[str, Any], command: click.Command) -> None:
-    """Refuse flags that neither the command nor the run's method knows, before any weights are read.
+def split_own(modality: Modality, words: Sequence[str], command: click.Command) -> tuple[list[str], dict[str, Any]]:
+    """(other words, flag name -> value) of the leftover words of a command on a run, whose method may have flags of its own. Looked at
+    before any weights are read.
 
     Raises:
-        ConfigError: all unknown flags.
+        ConfigError: all flags that neither the command nor the method knows.
     """
     import dataclasses
 
     from pt_core.artifact import read_artifact
+    from pt_core.run.command.flags import own_flags
+    from pt_core.run.declare.options import hints, is_flag
 
-    cls = modality.registry.load(read_artifact(run).method.partition("/")[2]) if given else None
-    own = [kind for kind in (modality.predict_options, getattr(cls, "PredictOptions", None)) if kind is not None]
-    names = {field.name for kind in own for field in dataclasses.fields(kind)}
-    flags = [*("--" + name.replace("_", "-") for name in names), *(flag for p in command.params for flag in p.opts)]
-    unknown = ["--" + name.replace("_", "-") for name in given if name not in names]
-    if unknown:
-        raise ConfigError([f"unknown option {flag!r}{nearest(flag, flags)}" for flag in unknown])
+    run = next((Path(word) for word in words if is_run(Path(word))), None)
+    if run is None or not any(word.startswith("--") for word in words):  # without a run, that is what is told
+        return [word for word in words if not word.startswith("--")], {}
+    cls = modality.registry.load(read_artifact(run).method.partition("/")[2])
+    kinds = [kind for kind in (modality.predict_options, getattr(cls, "PredictOptions", None)) if kind is not None]
+    switches = {field.name: is_flag(hints(kind)[field.name]) for kind in kinds for field in dataclasses.fields(kind)}
+    return own_flags(
+        words, switches, [flag for param in command.params for flag in param.opts if flag.startswith("--")]
+    )
+
+
+def is_run(path: Path) -> bool:
+    """Whether this is a run folder or an artifact."""
+    try:
+        return any((path / name).is_file() for name in ("run.json", "card.json", "tuned/card.json"))
+    except OSError:  # no name that a file can have
+        return False
 
 
 def open_run(
