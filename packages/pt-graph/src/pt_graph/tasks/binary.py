@@ -13,9 +13,10 @@ from pt_core.task import Evaluator, Predictions, Task
 from torch import Tensor
 from torch.nn import functional as F
 
+from pt_graph.tasks.classification import MAX_NODES
 from pt_graph.tasks.means import WithMeans, further
 
-MAX_TASKS, MAX_NODES = 10_000, 1_000_000
+MAX_TASKS = 10_000
 
 
 class BinaryTasks(Task):
