@@ -227,13 +227,33 @@ def test_predict_takes_other_class_names_where_the_method_allows_it(capsys):
         ("a,a", "'a' is there twice"),
         ("one.txt", "1 names"),
         ("odd.json", "another form"),
+        ("a," + "b" * 1001, "'... has 1,001 characters, more than 1,000; give it a shorter one"),
+        ("long.json", "has 1,001 characters"),
+        ("a,do\tg", r"class name 'do\tg' holds the control character '\t'; rename it"),
+        ("a,\x1b[31mred", r"holds the control character '\x1b'"),
+        ("lines.txt", r"class name 'do\x1cg' holds the control character '\x1c'"),
     ],
 )
 def test_class_names_are_checked(given, said, capsys):
     Path("one.txt").write_text("alone\n")
+    Path("lines.txt").write_text("cat\ndo\x1cg\n")
+    Path("long.json").write_text(json.dumps(["a", "b" * 1001]))
     Path("odd.json").write_text('{"a": 3}')
     assert pt("fit", "setup", *DUAL, "--class-names", given) == 2
-    assert said in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert len(line) < 500
+    assert line.isprintable()
+
+
+def test_class_names_that_are_long_or_of_any_script_are_kept_whole(capsys):
+    names = ["b" * 1000, "zwölf Hühner", "क्‍ष", "👩‍🔬"]
+    Path("names.txt").write_text("\n".join(names), encoding="utf-8")
+    assert pt("fit", "setup", *DUAL, "--class-names", "names.txt", "--out", "run", "--device", "cpu") == 0
+    assert Api(Toy).load("run", device="cpu").method.task.class_names() == names
+    capsys.readouterr()
+    assert pt("predict", "run", "1,0,2,1", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["predicted"] in names
 
 
 # ---- earlier runs ------------------------------------------------------------------------------------------------------------
