@@ -149,7 +149,7 @@ class StageLoop:
         for number, part in enumerate(parts):
             self.ctx.reseed(number)
             for name, drawn_batch in part.items():
-                batch = self._keyed(name, drawn_batch)
+                batch = self._keyed(name, number, drawn_batch)
                 self.ctx.ids = list(batch.ids)
                 with self.world.autocast(), sampled_by(batch.keys):
                     output = self.method.training_step(batch)
@@ -161,7 +161,10 @@ class StageLoop:
         return self._averaged(sums, total)
 
     def _custom_step(self, parts: Sequence[Mapping[str, Batch]]) -> dict[str, float]:
-        self.ctx.parts = [{name: self._keyed(name, batch) for name, batch in part.items()} for part in parts]
+        self.ctx.parts = [
+            {name: self._keyed(name, number, batch) for name, batch in part.items()}
+            for number, part in enumerate(parts)
+        ]
         self.ctx.ids = [sample for part in self.ctx.parts for batch in part.values() for sample in batch.ids]
         self.ctx.reseed(0)
         if self.stage.step_parts is not None:
@@ -172,9 +175,12 @@ class StageLoop:
                 logs = self.stage.step(self.ctx, self.ctx.parts[0])
         return {key: float(torch.as_tensor(value).detach()) for key, value in logs.items()}
 
-    def _keyed(self, stream: str, batch: Batch) -> Batch:
+    def _keyed(self, stream: str, part: int, batch: Batch) -> Batch:
         """On the device, with a key per sample for everything drawn in this step: the same however the batch is cut."""
-        return keyed(batch.to(self.device), self.options.seed, "sample", self.stage.name, self.step, stream)
+        again = self.readers[stream].repeats[part]
+        return keyed(
+            batch.to(self.device), self.options.seed, "sample", self.stage.name, self.step, stream, occurrence=again
+        )
 
     def _averaged(self, sums: dict[str, float], total: int) -> dict[str, float]:
         """Sums divided by the number of units, over all processes."""

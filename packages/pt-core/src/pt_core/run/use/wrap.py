@@ -33,8 +33,8 @@ class Wrapped(nn.Module):
     """A tuned (or still to be tuned) method with its frozen network.
 
     `parameters()` and `state_dict()` are what is tuned; the frozen network moves along (`.to`, `.cuda`, `.half`) but is neither trained nor
-    stored, stays in eval mode under `.train()`, and is shared by deep copies and by others that were wrapped around it. They move to another
-    device together; what would change the network's values (`.half`, `.double`, `.to_empty`) is refused while others use it.
+    stored, stays in eval mode under `.train()`, and is shared by deep copies and by other methods that were wrapped around it. They move to
+    another device together; what would change the network's values (`.half`, `.double`, `.to_empty`) is refused while others use it.
 
     Args:
         modality: turns what the network takes into batches.
