@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pt_core.data import Batch, Dataset
-from pt_core.errors import ConfigError
+from pt_core.errors import ArtifactError, ConfigError
 from pt_core.method import Method, assign_tensors
 from pt_core.randomness import keyed, sampled_by
 from pt_core.run.data.streams import Shard, StreamReader
@@ -243,8 +243,10 @@ class StageLoop:
     def snapshot(self) -> Snapshot:
         tensors = prefixed("method", self.method.own_tensors())
         numbers: dict[str, Any] = {}
+        counts: dict[str, int] = {}
         for name, optimiser in self.optimisers.items():
             moments, numbers[name] = optimiser.state()
+            counts[name] = len(moments)
             tensors |= prefixed(f"optimiser/{name}", moments)
         if self.best is not None:
             tensors |= prefixed("best", self.best)
@@ -259,6 +261,7 @@ class StageLoop:
             "since_best": self.since_best,
             "results": self.results,
             "numbers": numbers,
+            "moments": counts,
             "scaler": scaler.state_dict() if scaler is not None else None,
             "skipped": self.ctx.skipped,
         }
@@ -268,8 +271,18 @@ class StageLoop:
         own = unprefixed("method", snapshot.tensors)
         assign_tensors(self.method, own, self.method.own_tensors().keys())
         state = snapshot.state
+        if state["step"] > self.steps:
+            raise ArtifactError(
+                f"the checkpoint is at step {state['step']:,}, the stage {self.stage.name!r} has {self.steps:,}"
+            )
         for name, optimiser in self.optimisers.items():
-            optimiser.load_state(unprefixed(f"optimiser/{name}", snapshot.tensors), state["numbers"].get(name, {}))
+            moments = unprefixed(f"optimiser/{name}", snapshot.tensors)
+            expected = state.get("moments", {}).get(name, len(moments))
+            if len(moments) != expected:
+                raise ArtifactError(
+                    f"the checkpoint has {len(moments)} tensors of optimiser {name!r} instead of {expected}: it cannot be continued exactly"
+                )
+            optimiser.load_state(moments, state["numbers"].get(name, {}))
         best = unprefixed("best", snapshot.tensors)
         self.best = {name: tensor.to(self.device) for name, tensor in best.items()} or None
         self.best_metric, self.since_best = state["best_metric"], int(state["since_best"])
