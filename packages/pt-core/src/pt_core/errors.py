@@ -45,6 +45,10 @@ class NonFiniteError(UserError):
     """The loss or a gradient became NaN or infinite; the run stopped and kept its last good checkpoint."""
 
 
+class LostProcess(UserError):
+    """Another process of the run is gone; the command line exits with status 1."""
+
+
 class MissingExtra(UserError):
     """An optional dependency is needed; the message holds the exact install command."""
 

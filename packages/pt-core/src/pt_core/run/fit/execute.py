@@ -24,7 +24,7 @@ from pt_core.run.train.evaluate import evaluate
 from pt_core.run.train.features import Store, with_features
 from pt_core.run.train.rundir import RunDir, command_line, environment, now
 from pt_core.run.train.trainer import Interrupted, Trainer
-from pt_core.run.train.world import World, out_of_memory
+from pt_core.run.train.world import World, lost_process, out_of_memory
 from pt_core.saving import card_of, save_artifact
 from pt_core.strategy import Strategy
 from pt_core.task import Evaluation
@@ -67,7 +67,7 @@ def execute(
             run.update({"status": "interrupted", "message": stop.message})
             raise
         except Exception as error:
-            problem = out_of_memory(error) or error
+            problem = out_of_memory(error) or lost_process(error) or error
             if isinstance(problem, UserError) and not resume and not (work and work.trainer.began):
                 run.discard()
             else:

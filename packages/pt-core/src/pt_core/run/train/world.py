@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pt_core.errors import ConfigError, UserError
+from pt_core.errors import ConfigError, LostProcess, UserError
 from pt_core.run.declare.options import TrainOptions
 from pt_core.run.declare.process import launched
 
@@ -102,6 +102,21 @@ def device_problems(device: str, precision: str) -> list[str]:
     if device == "mps" and not torch.backends.mps.is_available():
         problems.append("device='mps', but there is no Apple GPU; use --device cpu")
     return problems
+
+
+LOST = ("closed by peer", "reset by peer", "Broken pipe", "gloo", "NCCL", "Timed out", "timed out", "Timeout")
+"""What the backends say when the other side does not answer."""
+
+
+def lost_process(error: BaseException) -> LostProcess | None:
+    """What to tell the user where `error` is a backend's way of saying that another process of the run is gone, else None."""
+    together = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    if not together or not isinstance(error, RuntimeError) or not any(word in str(error) for word in LOST):
+        return None
+    rank = dist.get_rank()
+    return LostProcess(
+        f"process {rank}: another process of this run is gone (killed, or out of memory?); see what it said, then `resume` the run"
+    )
 
 
 def out_of_memory(error: BaseException) -> UserError | None:
