@@ -15,7 +15,6 @@ from pt_core.run.declare.process import launched_processes, launched_rank
 
 if TYPE_CHECKING:
     from pt_core.run.declare.modality import Modality
-    from pt_core.run.declare.spec import RunSpec
 
 
 def command(modality: Modality) -> click.Command:
@@ -49,7 +48,8 @@ def fit(modality: Modality, method: str, values: dict[str, Any], problems: Seque
     if out is None and not print_config and launched_processes() > 1:
         problems = [*problems, "--out is needed with several processes"]
     asked = dict(values)
-    spec = collect(modality, method, values, problems, None if print_config else out)
+    written = None if print_config else out
+    spec = collect(modality, method, values, problems, written, trains=not print_config, grid=search)
     if print_config:
         import yaml
 
@@ -74,15 +74,8 @@ def search_grid(modality: Modality, method: str, asked: Mapping[str, Any], grid:
     flags = given(asked)
     config_file, recipe = flags.pop("config_file", None), flags.pop("recipe", None)
     below = {} if config_file is None else {str(config_file): read_config(config_file)[1]}
-    problems: list[str] = []
-    specs: list[RunSpec] = []
-    for point in points:  # all points are checked before the first run
-        try:
-            specs.append(resolve(modality, method, point, recipe, {**below, "the command line": flags}))
-        except ConfigError as error:
-            problems += [problem for problem in error.problems if problem not in problems]
-    if problems:
-        raise ConfigError(problems)
+    layers = {**below, "the command line": flags}
+    specs = [resolve(modality, method, point, recipe, layers) for point in points]  # `collect` has checked them
     name, mode = "", "max"
 
     def evaluate(point: Mapping[str, Any]) -> float:

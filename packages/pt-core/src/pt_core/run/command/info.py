@@ -29,7 +29,8 @@ def info(modality: Modality, run: Path, as_json: bool) -> None:
     try:
         card: dict[str, Any] = read_artifact(run).card
     except UserError:
-        if not status:
+        # A run that has not come so far has no artifact; one that has, or says so, is damaged.
+        if not status or status.get("status") == "finished" or (run / "tuned").exists():
             raise
         card = {}
     if as_json:

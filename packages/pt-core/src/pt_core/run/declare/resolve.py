@@ -14,6 +14,7 @@ from pt_core.errors import ConfigError, UserError
 from pt_core.run.declare.hosts import host_options, typed
 from pt_core.run.declare.layers import stacked
 from pt_core.run.declare.modality import Modality
+from pt_core.run.declare.needs import needs_of, texts
 from pt_core.run.declare.options import TrainOptions, build_all
 from pt_core.run.declare.roles import RUN, by_role, parse_roles
 from pt_core.run.declare.spec import HostSpec, RunOptions, RunSpec
@@ -140,21 +141,24 @@ def check_sources(modality: Modality, method: str, values: Mapping[str, Any], lo
     """What is wrong with the paths and names among the options, found without reading data or weights. `loads` tells whether weights will
     be read."""
     registry = modality.registry
-    try:
-        roles = list(registry.joined(method, registry.hosts_of(method, values)).backbones)
-    except UserError:
-        roles = list(registry.info(method).backbones)  # `resolve` names the unknown host
+    info = needs_of(modality, method, values) or registry.info(method)  # `resolve` names an unknown host
+    roles = list(info.backbones)
     problems: list[str] = []
 
     def told(name: str, parse: Callable[[tuple[str, ...]], Mapping[str, str]]) -> Mapping[str, str]:
         try:
-            return parse(_texts(values.get(name)))
+            return parse(texts(values.get(name)))
         except ConfigError as error:
             problems.extend(error.problems)
             return {}
 
     for path in told("data", parse_roles).values():
-        problems.append(modality.data_problem(path) or "")
+        try:
+            problems.append(modality.data_problem(path) or "")
+        except OSError as error:  # no name that a file can have
+            problems.append(f"--data {path[:200]}: {error.strerror}")
+    if not roles:  # those of a host that there is not
+        values = {**values, "backbone": (), "weights": ()}
     files = told("weights", lambda given: by_role("--weights", given, roles))
     for role, spec in told("backbone", lambda given: by_role("--backbone", given, roles)).items():
         if spec.startswith(RUN):
@@ -165,14 +169,17 @@ def check_sources(modality: Modality, method: str, values: Mapping[str, Any], lo
             problems.append(wrong or (modality.weights_problem(spec, role) if loads else None) or "")
     for file in files.values():
         problems.append("" if Path(file).exists() else f"--weights {file} does not exist")
-    for given in _texts(values.get("init_from")):
+    for given in texts(values.get("init_from")):
         path = given.partition("=")[2] if given.partition("=")[0].isidentifier() and "=" in given else given
-        problems.append("" if Path(path).exists() else f"--init-from {path} does not exist")
+        problems.append(_run_problem(Path(path)) or "")
     return [problem for problem in problems if problem]
 
 
-def _texts(given: Any) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given or ())
+def _run_problem(run: Path) -> str | None:
+    if not run.exists():
+        return f"--init-from {run} does not exist"
+    tuned = any((folder / "card.json").is_file() for folder in (run, run / "tuned"))
+    return None if tuned or (run / "run.json").is_file() else f"--init-from {run} holds no tuned artifact"
 
 
 def recipe_folder(modality: Modality) -> Path:
