@@ -203,7 +203,7 @@ def own_flags(
         if not word.startswith("--"):
             rest.append(word)
         elif switches.get(name) is False:
-            if given or waiting:
+            if given or (waiting and not waiting[0].startswith("--")):
                 found[name] = value if given else waiting.pop(0)
             else:
                 problems.append(f"option {flag!r} requires an argument")
