@@ -52,6 +52,8 @@ CHANGES = {
     "a task with a class": {"task": {"name": "classification", "labels": ["a", "b", "c"], "__class__": "evil.Method"}},
     "a huge size": {"config": {"length": 10**12, "auxiliary": False}},
     "a huge number": {"config": {"length": 10**400, "auxiliary": False}},
+    "a huge number with a point": {"config": {"length": 1e12, "auxiliary": False}},
+    "a huge size of another form": {"config": {"length": 1e300, "auxiliary": False}},
     "very deep nesting": {"config": DEEP},
     "three million labels": {"task": {"name": "classification", "labels": [str(i) for i in range(300_000)]}},
 }

@@ -49,6 +49,41 @@ def test_a_recast_copy_is_a_copy_and_not_another_network():
     assert network().fingerprint().compare(other.fingerprint()) == "behaviour"
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_networks_in_narrow_dtypes_are_told_apart_as_in_float32(dtype, monkeypatch):
+    """Their features are computed in float32, so that QuickGELU does not pass for GELU in the rounding of bf16."""
+    plain, again = (network().to("cpu", dtype) for _ in range(2))
+    state = {name: tensor.clone() for name, tensor in plain.module.state_dict().items()}
+    assert plain.fingerprint().compare(again.fingerprint()) == "same"
+    assert plain.fingerprint().probed == "float32"
+    for other in ({"activation": QuickGELU}, {"epsilon": 1e-2}):
+        changed = network(**other).to("cpu", dtype).fingerprint()
+        assert changed.exact == plain.fingerprint().exact
+        assert plain.fingerprint().compare(changed) == changed.compare(plain.fingerprint()) == "behaviour"
+    assert all(torch.equal(tensor, state[name]) for name, tensor in plain.module.state_dict().items())
+    assert {tensor.dtype for tensor in plain.module.state_dict().values()} == {dtype}
+    stored = Fingerprint.from_json(json.loads(json.dumps(plain.fingerprint().to_json())))
+    assert stored == plain.fingerprint()
+    # Cards that do not say how it was computed, and networks too large to copy, are compared as loosely as that dtype needs.
+    monkeypatch.setattr("pt_core.backbone.WHOLE", 10)
+    rounded = network().to("cpu", dtype).fingerprint()
+    assert rounded.probed == str(dtype).removeprefix("torch.")
+    old = json.loads(json.dumps(rounded.to_json()))
+    del old["probed"]
+    for fingerprint in (rounded, Fingerprint.from_json(old)):
+        assert fingerprint.compare(plain.fingerprint()) == plain.fingerprint().compare(fingerprint) == "same"
+
+
+def test_a_narrow_network_that_cannot_be_copied_is_looked_at_as_it_is():
+    class Fixed(TinyBackbone):
+        def __deepcopy__(self, memo):
+            raise RuntimeError("CUDA out of memory")
+
+    seen = Fixed().to("cpu", torch.bfloat16).fingerprint()
+    assert seen.probed == "bfloat16"
+    assert seen.behaviour is not None
+
+
 def test_the_behaviour_survives_json_and_unknown_ones_are_not_compared():
     seen = network().fingerprint()
     stored = Fingerprint.from_json(json.loads(json.dumps(seen.to_json())))

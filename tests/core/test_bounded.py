@@ -27,6 +27,14 @@ ABSURD = {
     "by keyword": lambda: torch.full(size=(10**10,), fill_value=1.0),
     "a copy": lambda: torch.ones(1000).repeat(10**9),
     "a range": lambda: torch.arange(10**11),
+    "the square of a number": lambda: torch.eye(10**5),
+    "the square of a vector": lambda: torch.ones(10**5).diag(),
+    "a range of floats": lambda: torch.arange(0.0, 1e11),
+    "a range of small steps": lambda: torch.arange(0.0, 1.0, 1e-11),
+    "a larger picture": lambda: nn.functional.interpolate(torch.ones(1, 1, 8, 8), scale_factor=1e5),
+    "a larger picture, by whole numbers": lambda: nn.functional.interpolate(
+        torch.ones(1, 1, 8, 8), None, (10**5, 10**5)
+    ),
     "bit by bit": lambda: [torch.zeros(1000, 1000) for _ in range(10**9)],
 }
 
@@ -34,6 +42,27 @@ ABSURD = {
 @pytest.mark.parametrize("name", ABSURD)
 def test_what_is_absurd_is_not_built(name: str) -> None:
     assert built_within(ABSURD[name]) is None
+
+
+@pytest.mark.parametrize("most", [2**26, float("inf")])
+def test_what_takes_too_many_calls_is_stopped_on_any_device(most: float) -> None:
+    def build() -> nn.Module:
+        return nn.Sequential(*(nn.Linear(2, 2) for _ in range(10**9)))
+
+    with torch.device("meta"), pytest.raises(ValueError, match="more than 300 calls of torch to build"):
+        built_within(build, most, calls=300)
+
+
+@pytest.mark.parametrize("name", ["eye", "arange", "interpolate"])
+def test_small_ones_of_these_are_built(name: str) -> None:
+    small = {
+        "eye": lambda: torch.eye(5),
+        "arange": lambda: torch.arange(0, 2.5, 0.5),
+        "interpolate": lambda: nn.functional.interpolate(torch.ones(1, 1, 8, 8), scale_factor=2.5),
+    }[name]
+    found = built_within(small)
+    assert found is not None
+    assert torch.equal(found, small())
 
 
 def test_errors_of_building_are_its_own() -> None:

@@ -132,9 +132,11 @@ def test_a_fully_tuned_network_is_a_backbone():
     """`--backbone run:RUN` from the command line, and predictions with it."""
     short = ("--data", "three.npz", "--epochs", 2, "--device", "cpu")
     pt("fit", "full", *short, "--lr", 0.01, "--backbone", "file:net.safetensors", "--out", "whole")
-    assert "on run:whole" in pt("fit", "linear", *short, "--backbone", "run:whole", "--out", "on-whole")
+    assert f"on run:{Path('whole').absolute()}" in pt(
+        "fit", "linear", *short, "--backbone", "run:whole", "--out", "on-whole"
+    )
     card = read_artifact(Path("on-whole")).card
-    assert card["backbones"]["backbone"]["source"] == "run:whole"
+    assert card["backbones"]["backbone"]["source"] == f"run:{Path('whole').absolute()}"
     found = pt_graph.load("on-whole", device="cpu")
     full = pt_graph.load("whole", device="cpu").method
     graphs = shapes(6, 5).graphs

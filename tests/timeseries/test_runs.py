@@ -140,9 +140,11 @@ def test_a_fully_tuned_encoder_is_a_backbone():
     """`--backbone run:RUN` from the command line, and predictions with it."""
     short = ("--data", "three.npz", "--target", "t", "--target-shots", 2, "--device", "cpu", "--steps", 3)
     pt("fit", "full", *short, "--lr", 0.01, "--backbone", "file:net.safetensors", "--out", "whole")
-    assert "on run:whole" in pt("fit", "source_only", *short, "--backbone", "run:whole", "--out", "on-whole")
+    assert f"on run:{Path('whole').absolute()}" in pt(
+        "fit", "source_only", *short, "--backbone", "run:whole", "--out", "on-whole"
+    )
     card = read_artifact(Path("on-whole")).card
-    assert card["backbones"]["backbone"]["source"] == "run:whole"
+    assert card["backbones"]["backbone"]["source"] == f"run:{Path('whole').absolute()}"
     found, whole = (pt_timeseries.load(name, device="cpu").method for name in ("on-whole", "whole"))
     x = waves(["t"], seed=4).values
     with torch.no_grad():

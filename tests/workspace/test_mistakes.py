@@ -57,7 +57,7 @@ TYPED: dict[str, tuple[tuple[str, ...], str]] = {
     "wrong path": (changed("--data", "nowhere"), "nowhere"),
     "wrong builtin": (changed("--data", "builtin:digit"), r"no built-in data 'digit' \(did you mean 'digits'\?\)"),
     "role that is not needed instead of the one that is": (
-        changed("--data", "trian=photos"), r"needs data role 'train' \(labelled images\): give --data train=PATH"
+        changed("--data", "trian=photos"), r"names role 'trian' \(did you mean 'train'\?\); this method has: train, val, test"
     ),
     "a role twice": ((*FIT, "--data", "photos"), "--data gives role 'train' twice"),
     "backbone role": (changed("--backbone", "teacher=builtin:vit_glyphs"), "names role 'teacher'; this method has: backbone"),
@@ -82,6 +82,12 @@ TYPED: dict[str, tuple[tuple[str, ...], str]] = {
     "search without values": (changed("--search", "lr"), "lr"),
     "search of an unknown option": (changed("--search", "rl=1,2"), r"unknown option 'rl'"),
     "predict without a run": (("predict", "photos/cat/0.png"), "'photos/cat/0.png' is not a run folder; usage: predict RUN IMAGE"),
+    "predict with a flag that is not there": (("predict", "a", "--quick", "photos"), "unknown option '--quick'"),
+    "the flag in front of the run": (("predict", "--ensembl", "a", "photos"), r"'--ensembl' \(did you mean '--ensemble'\?\)"),
+    "a typo with its value": (("predict", "a", "photos", "--batch-sze", "3"), r"'--batch-sze' \(did you mean '--batch-size'\?\)"),
+    "eval with a flag in front of the run": (("eval", "--quick", "a", "--data", "photos"), "unknown option '--quick'"),
+    "eval of two runs": (("eval", "a", "b", "--data", "photos"), "unexpected argument 'b'"),
+    "predict with a flag and without a run": (("predict", "photos", "--quick", "a.png"), "'photos' is not a run folder"),
     "predict without an image": (("predict", "a"), "no IMAGE given; usage: predict RUN IMAGE"),
     "predict a missing image": (("predict", "a", "photos/cat/99.png"), "photos/cat/99.png"),
     "predict a folder without images": (("predict", "a", "empty"), "empty"),
@@ -171,6 +177,15 @@ def test_wrong_paths_and_names_are_reported_together_with_the_rest(desk: Path) -
     assert sorted(path for path in desk.rglob("*") if "cache" not in path.parts) == before
 
 
+def test_all_unknown_flags_of_a_prediction_are_told_together(desk: Path) -> None:
+    outcome = refused("", "predict", "a", "--quick", "photos", "--class-nmes", "x,y", "--fast=yes")
+    assert outcome.errors == [
+        "unknown option '--quick'",
+        "unknown option '--class-nmes' (did you mean '--class-names'?)",
+        "unknown option '--fast'",
+    ]
+
+
 def test_debug_shows_the_traceback_of_a_mistake(desk: Path) -> None:
     outcome = pt_vision("--debug", *changed("--data", "nowhere"))
     assert outcome.status == 2
@@ -235,6 +250,15 @@ def leaking_group(folder: Path) -> None:
     (folder / "table.csv").write_text("\n".join(["path,label,patient", *rows]) + "\n")
 
 
+def long_class_name(folder: Path) -> None:
+    make_folder(folder, {"": {"cat": 2}})
+    (folder / "table.csv").write_text("path,label\ncat/0.png,cat\ncat/1.png," + "d" * 1001 + "\n")
+
+
+def tab_in_a_class_name(folder: Path) -> None:
+    make_folder(folder, {"": {"cat": 4, "do\tg": 4}})
+
+
 DATA: dict[str, tuple[Callable[[Path], None], str, tuple[str, ...], str]] = {
     "one class": (one_class, "", (), "at least 2 classes, the data have 1 \\('cat'\\)"),
     "empty class folder": (empty_class, "", (), "elk holds no image; remove it or add images"),
@@ -243,6 +267,8 @@ DATA: dict[str, tuple[Callable[[Path], None], str, tuple[str, ...], str]] = {
     "label column": (no_label_column, "/table.csv", (), "--label-column"),
     "misspelt column": (no_label_column, "/table.csv", ("--label-column", "knd"), r"'knd' \(did you mean 'kind'\?\)"),
     "files a table names": (missing_files, "/table.csv", (), r"1 of 2 images cannot be read: cat/7\.png \(does not exist\)"),
+    "long class name": (long_class_name, "/table.csv", (), r"class name 'd{60}'\.\.\. has 1,001 characters, more than 1,000"),
+    "control character in a class name": (tab_in_a_class_name, "", (), r"class name 'do\\tg' holds the control character '\\t'; rename it"),
     "a single group": (leaking_group, "/table.csv", ("--group-column", "patient"), "patient|group"),
     "a condition nothing meets": (leaking_group, "/table.csv", ("--where", "patient=bob"), r"never is 'bob'; it holds ann"),
     "columns of a folder": (one_class, "", ("--group-column", "patient"), "is a folder and has no columns"),

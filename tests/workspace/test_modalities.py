@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from pt_core.errors import ArtifactError
 from pt_core.run.declare.package import Package
 
@@ -44,6 +45,19 @@ def test_default_backbones_are_built_in(modality: Package) -> None:
             assert spec in listed
             assert modality.backbone_problem(spec, role) is None
             assert "nowhere" in (modality.backbone_problem("builtin:nowhere", role) or "")
+
+
+def test_built_in_networks_in_bf16_show_their_behaviour_in_float32(modality: Package) -> None:
+    roles = {role for info in modality.registry.infos().values() for role in info.backbones}
+    for role in sorted(roles):
+        spec = modality.default_backbone(role)
+        plain = modality.load_backbone(spec, None, None, role).fingerprint()
+        narrow = [modality.load_backbone(spec, None, None, role).to("cpu", torch.bfloat16) for _ in range(2)]
+        seen = narrow[0].fingerprint()
+        assert (seen.dtype, seen.probed) == ("bfloat16", "float32")
+        assert seen.compare(narrow[1].fingerprint()) == "same"
+        assert seen.compare(plain) == "recast"
+        assert {tensor.dtype for tensor in narrow[0].module.parameters()} == {torch.bfloat16}
 
 
 def test_a_name_behind_which_there_are_no_data(modality: Package) -> None:

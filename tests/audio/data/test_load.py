@@ -91,6 +91,15 @@ def test_a_folder_is_split_by_clip_before_records_are_made(tmp_path: Path) -> No
     assert any("4,000 Hz" in note for note in found["train"].notes)
 
 
+def test_official_lists_of_parts_are_not_passed_over(tmp_path: Path) -> None:
+    root = folder(tmp_path / "clips")
+    (root / "testing_list.txt").write_text("low/0.wav\n")
+    with pytest.raises(
+        DataError, match=r"official lists of its parts \(testing_list.txt\), which a random split would mix"
+    ):
+        load_audio(str(root), DataOptions(tasks=("tagging",)), 0)
+
+
 def test_tagging_alone_has_classes(tmp_path: Path) -> None:
     root = folder(tmp_path / "clips")
     found = load_audio(str(root), DataOptions(), 0)

@@ -11,9 +11,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
@@ -23,7 +23,8 @@ from pt_language.server import Limits, PromptServer
 from pt_language.server.calls import parse
 from pt_language.server.command import named_runs
 from pt_language.server.engine import Closing, Engine, Job
-from pt_language.server.http import build_app
+from pt_language.server.http import build_app, read_object
+from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
 
 from tests.language import tiny
@@ -137,6 +138,8 @@ def test_unknown_prompt_is_404_and_lists_the_known_ones(client: Any) -> None:
         ({"prompt": "a", "inputs": {"text": "a"}}, "give either prompt"),
         ({"inputs": {"txt": "a"}, "prompt_id": "one"}, "has no column 'text'"),
         ({"prompt": "a", "stop": ["x"] * 5}, "stop must be up to 4 texts"),
+        ({"prompt": ["a"] * 900}, "asks for 900 completions, this server takes up to 16 at once"),
+        ({"prompt": ["a"] * 3, "n": 8}, "asks for 24 completions, this server takes up to 16 at once"),
         ({"prompt": "a", "prompt_id": 3, "stream": 1}, "prompt_id must be a text; stream must be true or false"),
     ],
 )
@@ -153,6 +156,35 @@ def test_neutral_fields_of_openai_clients_are_taken() -> None:
     assert wanted.texts == ("a",)
     with pytest.raises(ConfigError, match="echo is not supported"):
         parse({"prompt": "a", "echo": True})
+
+
+@pytest.mark.parametrize("field", ["prompt", "prompt_id", "stop", "user"])
+def test_halves_of_characters_are_400(client: Any, field: str) -> None:
+    body = ('{"prompt": "a", "' + field + '": "a\\ud800b"}').encode()
+    answer = client.post("/v1/completions", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    assert "half a character" in answer.json()["error"]["message"]
+    assert ask(client, prompt="\U0001f600").status_code == 200
+
+
+def test_nothing_is_made_of_more_rows_than_can_wait(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        client.prompts, "request", lambda *arguments, **named: pytest.fail("built before the limit was checked")
+    )
+    assert ask(client, prompt=["a"] * 17).status_code == 400
+
+
+def test_a_body_that_never_ends_is_408() -> None:
+    class Slow:
+        headers: ClassVar = {"content-type": "application/json"}
+
+        async def stream(self) -> AsyncIterator[bytes]:
+            yield b'{"prompt": '
+            await asyncio.sleep(60)
+
+    with pytest.raises(HTTPException, match="not sent within 0.05 seconds") as caught:
+        asyncio.run(read_object(Slow(), Limits(seconds=0.05)))  # type: ignore[arg-type]
+    assert caught.value.status_code == 408
 
 
 def test_bodies_are_limited(client: Any) -> None:

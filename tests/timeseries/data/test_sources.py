@@ -68,6 +68,7 @@ def test_long_tables(tmp_path, kind):
         ({"drop": "t"}, "no time column"),
         ({"text": "acc"}, "column 'acc' is not numeric"),
         ({"empty": "user"}, "column 'user' has empty cells"),
+        ({"text": "t"}, "times in column 't' are neither numbers nor dates"),
         ({"nan": "acc"}, "domain 'a' .* NaN"),
         ({"keep": ["user", "id", "t", "label"]}, "no column left for channels"),
     ],
@@ -86,6 +87,20 @@ def test_tables_that_cannot_be_read(tmp_path, change, message):
     frame.to_csv(tmp_path / "d.csv", index=False)
     with pytest.raises(DataError, match=message):
         read(str(tmp_path / "d.csv"), OPTIONS, 0)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [[f"{t}s"[:-1] for t in range(8, 16)], [f"2026-01-0{1 + t // 4}T0{t % 4}:00" for t in range(8)]],
+    ids=["numbers", "dates"],
+)
+def test_times_that_are_text_are_ordered_as_times(tmp_path, times):
+    """As text '10' comes before '9'."""
+    frame = pd.DataFrame({"user": "a", "id": 0, "t": times, "acc": np.arange(8.0), "label": "x"})
+    shuffled = frame.sample(frac=1, random_state=3)
+    shuffled.astype({"t": str}).to_parquet(tmp_path / "d.parquet")
+    found = read(str(tmp_path / "d.parquet"), OPTIONS, 0)
+    np.testing.assert_allclose(found.items[0].values[0, 0], np.arange(8.0))
 
 
 def adatime(folder, **files):

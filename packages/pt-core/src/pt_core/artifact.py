@@ -148,8 +148,11 @@ def _check_card(card: Card, where: Path) -> None:
 
 
 def _is_fingerprint(value: Any) -> bool:
-    kinds = {"exact": str, "rounded": dict, "dtype": str}
-    if not isinstance(value, dict) or not all(isinstance(value.get(name), kind) for name, kind in kinds.items()):
+    kinds = {"exact": str, "rounded": dict, "dtype": str, "probed": str}
+    if not isinstance(value, dict):
+        return False
+    known = {"probed": "", **value}
+    if not all(isinstance(known.get(name), kind) for name, kind in kinds.items()):
         return False
     seen = value.get("behaviour")
     numbers = seen is None or (isinstance(seen, list) and all(_is_size(number) for number in seen))

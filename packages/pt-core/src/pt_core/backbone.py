@@ -29,6 +29,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -39,6 +40,10 @@ from torch import Tensor, nn
 from pt_core.data import map_tensors
 from pt_core.errors import UserError, nearest
 from pt_core.fingerprint import Fingerprint, fingerprint_tensors, sampled, whole_float32
+
+NARROW = (torch.bfloat16, torch.float16)
+WHOLE = 2**28
+"""Values of a narrow network that are copied to float32 for its probe: 1 GB for a moment."""
 
 
 @dataclass(frozen=True)
@@ -356,7 +361,8 @@ class Backbone(ABC):
         """Identity of the frozen weights and of what the network does with them (cached: they do not change)."""
         if self._fingerprint is None:
             weights = fingerprint_tensors(self.frozen_tensors())
-            self._fingerprint = replace(weights, behaviour=self.behaviour())
+            behaviour, dtype = self._probed()
+            self._fingerprint = replace(weights, behaviour=behaviour, probed=dtype)
         return self._fingerprint
 
     def fingerprints(self) -> Mapping[str, Fingerprint]:
@@ -373,14 +379,39 @@ class Backbone(ABC):
         return self(inputs).tokens
 
     def behaviour(self) -> tuple[float, ...] | None:
-        """A sample of the features of `probe()`, in eval mode and without autocast; None without a probe or without values."""
-        inputs = None if self.device.type == "meta" else self.probe()
-        if inputs is None:
-            return None
-        moved = map_tensors(inputs, lambda tensor: tensor.to(self.device))
+        """A sample of the features of `probe()`, in eval mode and without autocast; None without a probe or without values. Of a bf16 or
+        fp16 network of up to WHOLE values it is computed in float32, where small differences are not lost in rounding."""
+        return self._probed()[0]
+
+    def _probed(self) -> tuple[tuple[float, ...] | None, str]:
+        """`behaviour`, and the dtype that it was computed in."""
+        if self.device.type == "meta" or self.probe() is None:
+            return None, ""
+        if self._stored_narrow():
+            # What this may end in, memory or a network that cannot be copied, is no reason to refuse the network.
+            with suppress(RuntimeError, MemoryError, TypeError, ValueError, AttributeError):
+                return self._in_float32()._look_at_probe(), "float32"
+        return self._look_at_probe(), str(self.dtype).removeprefix("torch.")
+
+    def _look_at_probe(self) -> tuple[float, ...] | None:
+        moved = map_tensors(self.probe(), lambda tensor: tensor.to(self.device))
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False), whole_float32():
             seen = sampled(self.probe_features(moved).float())
         return seen if all(map(math.isfinite, seen)) else None  # what is not a number tells nothing apart
+
+    def _stored_narrow(self) -> bool:
+        own = [*self.module.parameters(), *self.module.buffers()]
+        return any(tensor.dtype in NARROW for tensor in own) and sum(tensor.numel() for tensor in own) <= WHOLE
+
+    def _in_float32(self) -> Backbone:
+        """A copy in float32 that shares what is float32 already."""
+        memo: dict[int, Any] = {}
+        for tensor in (*self.module.parameters(), *self.module.buffers()):
+            new = tensor.detach().float() if tensor.dtype in NARROW else tensor
+            memo[id(tensor)] = (
+                nn.Parameter(new, False) if isinstance(tensor, nn.Parameter) and new is not tensor else new
+            )
+        return copy.deepcopy(self, memo)
 
     def structure(self) -> str:
         """Digest of how the network is built, and of what it does: the same weights in another network give other features."""

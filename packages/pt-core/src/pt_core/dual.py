@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -101,9 +102,11 @@ class Composite(Backbone):
         """Of all tensors together; the parts' behaviours one behind the other."""
         if self._fingerprint is None:
             whole = super().fingerprint()
-            seen = [part.fingerprint().behaviour for part in self.parts.values()]
+            parts = [part.fingerprint() for part in self.parts.values()]
+            seen = [part.behaviour for part in parts]
             joined = None if None in seen else tuple(value for part in seen for value in part or ())
-            self._fingerprint = Fingerprint(whole.exact, whole.rounded, whole.dtype, whole.parameters, joined)
+            dtypes = {part.probed for part in parts}
+            self._fingerprint = replace(whole, behaviour=joined, probed=dtypes.pop() if len(dtypes) == 1 else "")
         return self._fingerprint
 
     def fingerprints(self) -> Mapping[str, Fingerprint]:

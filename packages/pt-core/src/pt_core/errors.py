@@ -7,8 +7,14 @@ is a defect of ours and keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+
+MAX_NAME = 1000
+"""Characters of a class name."""
+NOT_IN_NAMES = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode categories that no class name may hold: control characters, halves of characters, and ends of lines and paragraphs."""
 
 
 class UserError(Exception):
@@ -37,6 +43,10 @@ class BackboneMismatch(ArtifactError):
 
 class NonFiniteError(UserError):
     """The loss or a gradient became NaN or infinite; the run stopped and kept its last good checkpoint."""
+
+
+class LostProcess(UserError):
+    """Another process of the run is gone; the command line exits with status 1."""
 
 
 class MissingExtra(UserError):
@@ -70,6 +80,22 @@ def unless_known(what: str, name: str, known: Iterable[str]) -> str | None:
     """
     names = list(known)
     return None if name in names else f"no {what} {name!r}{nearest(name, names)}; known: {', '.join(names)}"
+
+
+def name_problem(names: Iterable[str], what: str = "class name") -> str | None:
+    """What is wrong with the first name that cannot be kept whole in tables, cards and pages; None where all can.
+
+    >>> name_problem(["cat", "do\\tg"])
+    "class name 'do\\\\tg' holds the control character '\\\\t'; rename it"
+    """
+    for name in names:
+        shown = repr(name) if len(name) <= 60 else f"{name[:60]!r}..."
+        if len(name) > MAX_NAME:
+            return f"{what} {shown} has {len(name):,} characters, more than {MAX_NAME:,}; give it a shorter one"
+        odd = next((sign for sign in name if unicodedata.category(sign) in NOT_IN_NAMES), None)
+        if odd is not None:
+            return f"{what} {shown} holds the control character {odd!r}; rename it"
+    return None
 
 
 def require(module: str, extra: str) -> object:

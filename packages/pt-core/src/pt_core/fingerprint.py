@@ -25,8 +25,10 @@ from torch import Tensor
 SAMPLES = 64
 """Values sampled per tensor."""
 TOLERANCE = {"float64": 3e-4, "float32": 3e-4, "float16": 1e-2, "bfloat16": 5e-2}
-"""Largest difference of two behaviours, relative to the largest value, that counts as equal; by the coarser storage dtype. In fp32 that is
-above what kernels and machines differ by (about 1e-5) and below GELU against QuickGELU (1.5e-2)."""
+"""Largest difference of two behaviours, relative to the largest value, that counts as equal. In fp32 that is above what kernels and
+machines differ by (about 1e-5) and below GELU against QuickGELU (1.5e-2). Of equal weights the dtype is the one that the probe was computed
+in, which is fp32 for bf16 and fp16 networks too; of a network and a recast copy it is the coarser storage dtype, whose rounding of the
+weights hides small differences such as that one."""
 _ROUNDED = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -39,6 +41,8 @@ class Fingerprint:
     parameters: int
     behaviour: tuple[float, ...] | None = None
     """Features of the backbone's probe; None where it has none, or in cards of format 1."""
+    probed: str = ""
+    """Dtype that the behaviour was computed in; empty where it is not known, which is taken for the storage dtype."""
 
     def compare(self, other: Fingerprint) -> Literal["same", "recast", "behaviour", "different"]:
         """`recast`: the same weights stored in another dtype; `behaviour`: the same weights in a network that does something else."""
@@ -57,7 +61,9 @@ class Fingerprint:
         return max((abs(a - b) for a, b in zip(self.behaviour, other.behaviour, strict=True)), default=0.0) / scale
 
     def _tolerance(self, other: Fingerprint) -> float:
-        return max(TOLERANCE.get(dtype, TOLERANCE["bfloat16"]) for dtype in (self.dtype, other.dtype))
+        equal = self.exact == other.exact
+        dtypes = [one.probed if equal and one.probed else one.dtype for one in (self, other)]
+        return max(TOLERANCE.get(dtype, TOLERANCE["bfloat16"]) for dtype in dtypes)
 
     def _weights(self, other: Fingerprint) -> Literal["same", "recast", "different"]:
         if self.exact == other.exact:
@@ -75,13 +81,15 @@ class Fingerprint:
             "dtype": self.dtype,
             "parameters": self.parameters,
             "behaviour": None if self.behaviour is None else list(self.behaviour),
+            "probed": self.probed,
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Fingerprint:
         seen = data.get("behaviour")
         behaviour = None if seen is None else tuple(float(value) for value in seen)
-        return cls(str(data["exact"]), dict(data["rounded"]), str(data["dtype"]), int(data["parameters"]), behaviour)
+        exact, rounded, dtype, parameters = (data[name] for name in ("exact", "rounded", "dtype", "parameters"))
+        return cls(str(exact), dict(rounded), str(dtype), int(parameters), behaviour, str(data.get("probed", "")))
 
 
 def fingerprint_tensors(tensors: Iterable[Tensor]) -> Fingerprint:

@@ -132,6 +132,19 @@ class Method(nn.Module):
         """Its id in the registry, such as `vpt`: the literal at the head of its file."""
         return str(getattr(sys.modules.get(type(self).__module__), "ID", ""))
 
+    @property
+    def at_work(self) -> Method:
+        """What a package looks at to prepare inputs and to draw panels: the method itself, or the host by which a strategy predicts."""
+        return self
+
+    def takers(self) -> list[Method]:
+        """Those whose `PredictOptions` are flags of `predict`: the method, and a strategy's hosts."""
+        return [self]
+
+    def is_one_program(self) -> bool:
+        """Whether `forward` is all of a prediction but for what the task does with its output, so that it can be exported."""
+        return type(self).predict_step is Method.predict_step or self.exports_forward
+
     def adopt(self, data: Mapping[str, Dataset]) -> None:
         """Size tensors by the prepared training data and check that its samples fit; called once, before training and before a resumed
         run is restored. A method that overrides it also overrides `restore`, which then sizes them by the artifact."""
@@ -316,7 +329,7 @@ def assign_tensors(module: nn.Module, tensors: Mapping[str, Tensor], expected: A
 
 
 def warm_start(method: Method, artifact: Artifact) -> None:
-    """Take an artifact's tensors into a method of the same kind.
+    """Take an artifact's tensors into a method of the same kind; those of a strategy's hosts are the hosts' to take.
 
     Raises:
         UserError: the artifact is of another method, or was exported without what further tuning needs.
@@ -327,17 +340,21 @@ def warm_start(method: Method, artifact: Artifact) -> None:
         raise UserError(
             f"{artifact.folder} holds a {kind!r}, {method.method_id or type(method).__name__!r} cannot start from it"
         )
-    wanted, given = method.own_tensors(), {**artifact.tensors, **(artifact.training or {})}
+    everything = {**artifact.tensors, **(artifact.training or {})}
+    wanted, given = (
+        {name: tensor for name, tensor in some.items() if not name.startswith("hosts.")}
+        for some in (method.own_tensors(), everything)
+    )
     if method.export("train") and not artifact.training:
         raise UserError(f"{artifact.folder} was exported with --inference-only: it cannot be tuned further")
     before, now = artifact.card["task"], method.task.to_json()
     if any(key in before and before[key] != now.get(key) for key in method.task.label_keys):
-        if method.class_tensors is None:
+        if method.class_tensors is None and wanted:
             raise UserError(
                 f"{artifact.folder} was tuned for other classes, and {kind!r} does not say which of its tensors belong to them "
                 "(`class_tensors`): start from a run on the same classes"
             )
-        kept = {name for name in wanted if matches(name, method.class_tensors)}
+        kept = {name for name in wanted if matches(name, method.class_tensors or ())}
         wanted = {name: tensor for name, tensor in wanted.items() if name not in kept}
         given = {name: tensor for name, tensor in given.items() if name not in kept}
     parameters = dict(method.named_parameters())

@@ -4,6 +4,9 @@ Every draw of a training step that belongs to a sample comes from a counter-base
 a purpose. The trainer puts one key per row on `Batch.keys`; while a method runs on that batch (`sampled_by`), `dropout` reads them. So
 one process, two processes and any number of micro-batches draw the same values for the same sample.
 
+A sample that is drawn several times in a step (balanced sampling, replay) draws anew each time: its occurrence within the step is part
+of the key.
+
 Axes: row = sample of the micro-batch (or what a method takes as one: a node, a point).
 
 The generator is SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) as a hash of (key, position): value i of a row is mix(key + (i + 1) G),
@@ -14,6 +17,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -57,12 +61,35 @@ def part_keys(keys: Tensor, position: Tensor) -> Tensor:
     return mixed(keys ^ mixed(position.long() + _GOLDEN))
 
 
-def keyed(batch: Batch, *key: int | str) -> Batch:
+def keyed(batch: Batch, *key: int | str, occurrence: Sequence[int] | None = None) -> Batch:
     """The batch with one key per row, and the seed that its rows share. `keyed(batch, *key)` of a part is the part of `keyed` of the
-    whole."""
+    whole.
+
+    Args:
+        occurrence: how often the sample of each row was drawn before in this step (`occurrences`), for it may draw other numbers every
+            time; None where no sample is drawn twice.
+    """
     from dataclasses import replace
 
-    return replace(batch, keys=row_keys(batch.index, *key), seed=stable_seed(*key))
+    keys = row_keys(batch.index, *key)
+    if occurrence is not None and any(occurrence):
+        times = torch.tensor(list(occurrence), device=keys.device)
+        keys = torch.where(times == 0, keys, mixed(keys ^ row_keys(times, "occurrence")))
+    return replace(batch, keys=keys, seed=stable_seed(*key))
+
+
+def occurrences(rows: Sequence[int]) -> list[int]:
+    """For each of the samples drawn in a step: how often it occurs before.
+
+    >>> occurrences([4, 2, 4, 4])
+    [0, 0, 1, 2]
+    """
+    seen: Counter[int] = Counter()
+    found = []
+    for row in rows:
+        found.append(seen[row])
+        seen[row] += 1
+    return found
 
 
 def rekeyed(batch: Batch, purpose: int | str) -> Batch:

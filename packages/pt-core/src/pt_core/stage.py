@@ -178,6 +178,8 @@ class Stage:
         step_parts: custom step that walks `ctx.parts`, or asks for `ctx.gradients`, and so takes --accumulate.
         run: job without optimiser.
         main_only: the job runs in the first process only; the others then take the tensors it left.
+        acting: whose `training_step` and predictions this stage uses, where it is not the method that is trained: the host of
+            `Strategy.host_stages`.
         evaluates: (validation data, step) -> what is evaluated at that step, such as the samples of the classes seen so far.
         after_backward: hook after gradients are synchronised and unscaled, before clipping.
         after_step: hook after every optimiser step (projection, EMA).
@@ -196,6 +198,7 @@ class Stage:
     step_parts: Callable[[StepContext], Mapping[str, float | Tensor]] | None = None
     run: Callable[[JobContext], None] | None = None
     main_only: bool = False
+    acting: Any = None
     evaluates: Callable[[Dataset, int], Dataset] | None = None
     after_backward: Callable[[StepContext], None] | None = None
     after_step: Callable[[StepContext], None] | None = None

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from pt_core.errors import ConfigError, UserError
+from pt_core.errors import ArtifactError, ConfigError, UserError
 from pt_core.run.declare.modality import Demo
 from pt_core.run.declare.package import Package
 
@@ -22,6 +22,10 @@ if TYPE_CHECKING:  # the command line's help must not wait for torch
     from torch import Tensor, nn
 
     from pt_vision.adapters.base import VisionBackbone
+
+
+MAX_SIDE = 8192
+"""Pixels along a side of the images that a card may ask a network for."""
 
 
 class Vision(Package):
@@ -42,9 +46,14 @@ class Vision(Package):
         from pt_vision.backbones import load_backbone
 
         backbone = load_backbone(spec, weights)
-        size = tuple(preprocessing.get("input_size", ()))[1:]
+        recorded = preprocessing.get("input_size", ())
+        size = tuple(recorded)[1:] if isinstance(recorded, (list, tuple)) else ()
         if len(size) != 2 or size == backbone.image_size:
             return backbone
+        if not all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in size):
+            raise ArtifactError(
+                f"the card's input_size {str(recorded)[:100]} is no size of images up to {MAX_SIDE:,} pixels"
+            )
         try:
             return load_backbone(spec, weights, size)
         except UserError:  # one that takes no size: what does not fit is told by comparing

@@ -171,6 +171,19 @@ def test_fit_without_data_leaves_a_setup_that_predicts(capsys):
     assert first["predicted"] in ("ant", "bee", "cat")
     assert pt("predict", "run", "1,0,2,1", "--json", "--heat", 50) == 0
     assert json.loads(capsys.readouterr().out)["score"] < first["score"]
+    second = first["score"]
+    for words in (
+        ("--heat", 8, "--squared", "1,0,2,1"),
+        ("--squared", "1,0,2,1", "--heat=8"),
+        ("1,0,2,1", "--heat", 64),
+    ):
+        assert pt("predict", "run", "--json", *words) == 0  # a switch takes no input with it
+        second = json.loads(capsys.readouterr().out)["score"]
+        assert second < first["score"]
+    assert pt("predict", "run", "1,0,2,1", "--json", "--heat", 64, "--no-squared") == 0
+    assert json.loads(capsys.readouterr().out)["score"] == second
+    assert pt("predict", "run", "1,0,2,1", "--heat") == 2
+    assert "option '--heat' requires an argument" in capsys.readouterr().err
     assert pt("predict", "run", "1,0,2,1", "--haet", 50) == 2
     assert "unknown option '--haet' (did you mean '--heat'?)" in capsys.readouterr().err
     assert pt("predict", "run", "1,0,2,1", "--heat", 0) == 2
@@ -214,13 +227,33 @@ def test_predict_takes_other_class_names_where_the_method_allows_it(capsys):
         ("a,a", "'a' is there twice"),
         ("one.txt", "1 names"),
         ("odd.json", "another form"),
+        ("a," + "b" * 1001, "'... has 1,001 characters, more than 1,000; give it a shorter one"),
+        ("long.json", "has 1,001 characters"),
+        ("a,do\tg", r"class name 'do\tg' holds the control character '\t'; rename it"),
+        ("a,\x1b[31mred", r"holds the control character '\x1b'"),
+        ("lines.txt", r"class name 'do\x1cg' holds the control character '\x1c'"),
     ],
 )
 def test_class_names_are_checked(given, said, capsys):
     Path("one.txt").write_text("alone\n")
+    Path("lines.txt").write_text("cat\ndo\x1cg\n")
+    Path("long.json").write_text(json.dumps(["a", "b" * 1001]))
     Path("odd.json").write_text('{"a": 3}')
     assert pt("fit", "setup", *DUAL, "--class-names", given) == 2
-    assert said in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert len(line) < 500
+    assert line.isprintable()
+
+
+def test_class_names_that_are_long_or_of_any_script_are_kept_whole(capsys):
+    names = ["b" * 1000, "zwölf Hühner", "क्‍ष", "👩‍🔬"]
+    Path("names.txt").write_text("\n".join(names), encoding="utf-8")
+    assert pt("fit", "setup", *DUAL, "--class-names", "names.txt", "--out", "run", "--device", "cpu") == 0
+    assert Api(Toy).load("run", device="cpu").method.task.class_names() == names
+    capsys.readouterr()
+    assert pt("predict", "run", "1,0,2,1", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["predicted"] in names
 
 
 # ---- earlier runs ------------------------------------------------------------------------------------------------------------

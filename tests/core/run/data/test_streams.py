@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from pt_core.errors import DataError
+from pt_core.randomness import keyed
 from pt_core.run.data.streams import Shard, StreamReader, ordered_batches
 from pt_core.stage import Stream
 from pt_core.testing.tiny import Vectors
@@ -100,6 +101,32 @@ def test_balanced_draws_have_equal_classes():
     for start in range(0, 30, 6):
         classes = [data.labels[i] for i in order[start : start + 6]]
         assert sorted(classes) == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_sample_drawn_again_in_a_step_has_draws_of_its_own_however_the_step_is_cut():
+    def balanced(rank=0, world=1, accumulate=1):
+        data = Vectors(12)
+        data.labels = [0] * 10 + [1, 2]
+        return StreamReader("train", Stream("train", balanced=True), data, 12, 0, Shard(rank, world, accumulate))
+
+    def keys(reader):
+        return [
+            (batch.ids, keyed(batch, 0, "step", occurrence=times).keys)
+            for batch, times in zip(reader.next(), reader.repeats, strict=True)
+            if batch is not None
+        ]
+
+    ((ids, whole),) = keys(balanced())
+    assert len(set(ids)) < 12
+    assert len(whole.unique()) == 12
+    once = {name: row for row, name in reversed(list(enumerate(ids)))}  # the first time nothing is different
+    plain = balanced().next()[0]
+    first = sorted(once.values())
+    assert torch.equal(whole[first], keyed(plain, 0, "step").keys[first])
+    for world, accumulate in ((1, 2), (1, 5), (2, 1), (2, 3)):
+        parts = [part for rank in range(world) for part in keys(balanced(rank, world, accumulate))]
+        assert [name for names, _ in parts for name in names] == list(ids)
+        assert torch.equal(torch.cat([part for _, part in parts]), whole)
 
 
 def test_balanced_draws_need_labels_and_streams_need_samples():

@@ -22,6 +22,8 @@ class SetupConfig:
 class SetupPredictOptions:
     heat: Annotated[float, Gt(0)] = 1.0
     """What logits are divided by."""
+    squared: bool = False
+    """Divide once more."""
 
 
 class Setup(Method):
@@ -42,4 +44,5 @@ class Setup(Method):
         else:
             names = self.backbone.text.encode_words(self.task.class_names(), (self.config.template,))
         logits = self.backbone.compare(self.backbone.image(batch.inputs).tokens.mean(1), names)
-        return logits / self.predict_options.heat
+        options = self.predict_options
+        return logits / options.heat ** (2 if options.squared else 1)

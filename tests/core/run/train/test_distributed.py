@@ -149,3 +149,70 @@ def test_death_of_one_process_ends_the_other_and_the_run_resumes_exactly(two, tm
     assert done.returncode == 0, done.stderr[-2000:]
     expected, found = load_file(two / "ends" / "supervised-0.safetensors"), load_file(tmp_path / "run/end.safetensors")
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+LEFT = """
+import os
+from pt_core.run.train.trainer import Trainer
+from tests.core.run.toy import main
+save = Trainer._save
+def dying(self, loop):
+    save(self, loop)
+    if os.environ["RANK"] == "1" and os.environ.get("DIES"):
+        os._exit(9)
+Trainer._save = dying
+main(sys.argv[1:])
+"""
+
+
+def test_what_is_left_of_a_run_says_in_one_line_that_a_process_is_gone(tmp_path):
+    import socket
+
+    script = tmp_path / "dying.py"
+    script.write_text(f"import sys; sys.path.insert(0, {os.getcwd()!r})\n{LEFT}")
+
+    def together(*words, **extra):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        place = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "WORLD_SIZE": "2",
+            "OMP_NUM_THREADS": "1",
+            **extra,
+        }
+        started = [
+            subprocess.Popen(
+                [sys.executable, str(script), *words],
+                env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(2)
+        ]
+        return [(*process.communicate(timeout=120), process.returncode) for process in started]
+
+    run = str(tmp_path / "run")
+    fit = (
+        "fit",
+        "prompt",
+        "--data",
+        "vectors:40",
+        "--steps",
+        "6",
+        "--eval-every",
+        "2",
+        "--batch-size",
+        "8",
+        "--device",
+        "cpu",
+    )
+    (_, told, status), (_, _, died) = together(*fit, "--out", run, DIES="yes")
+    assert died == 9
+    assert status == 1, told[-2000:]
+    assert "Traceback" not in told
+    (line,) = [line for line in told.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: process 0: another process of this run is gone")
+    assert [status for *_, status in together("resume", run)] == [0, 0]

@@ -120,6 +120,51 @@ def test_it_moves_as_one_and_copies_share_the_frozen_network():
     assert half(X.bfloat16()).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize(
+    "cast",
+    [lambda m: m.half(), lambda m: m.to(torch.bfloat16), lambda m: m.double(), lambda m: m.to_empty(device="cpu")],
+    ids=["half", "to", "double", "to_empty"],
+)
+def test_what_would_change_a_shared_network_is_refused_and_changes_nothing(cast):
+    module = wrapped()
+    with torch.no_grad():
+        before = module.eval()(X)
+    tuned = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    other = copy.deepcopy(module)
+    for one in (other, module):
+        with pytest.raises(UserError, match="shared with a deep copy.*cast before copying, or wrap copy.deepcopy"):
+            cast(one)
+        with torch.no_grad():
+            assert torch.equal(one.eval()(X), before)
+        assert all(torch.equal(tensor, tuned[name]) for name, tensor in one.state_dict().items())
+    assert module.float().cpu() is module  # what changes nothing may be asked for
+    del other, one
+    cast(module)  # nobody else uses it any more
+    assert module.method.backbone.module is not None
+
+
+def test_two_methods_on_one_network_share_it_as_copies_do():
+    shared = network()
+    one, two = (API.wrap(shared, "prompt", classes=3, seed=seed) for seed in (0, 1))
+    with torch.no_grad():
+        before = two.eval()(X)
+    with pytest.raises(UserError, match="another method on the same network"):
+        one.half()
+    with torch.no_grad():
+        assert torch.equal(two(X), before)
+    own = API.wrap(copy.deepcopy(shared), "prompt", classes=3).half()
+    assert own(X.half()).dtype == torch.float16
+    one.to("meta")  # devices are changed together
+    assert {p.device.type for p in two.method.backbone.module.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_rows_of_large_batches_are_counted_in_whole_numbers(dtype):
+    batch = Toy().plain_batch(None, (torch.zeros(3000, 4, dtype=dtype),), {})
+    assert batch.index.dtype == torch.int64
+    assert batch.index.tolist() == list(range(3000))
+
+
 def test_initial_values_depend_on_the_seed_only():
     torch.manual_seed(1)
     one = wrapped(seed=4)

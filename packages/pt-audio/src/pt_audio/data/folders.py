@@ -12,15 +12,24 @@ from pt_audio.data.sound import SUFFIXES, open_file
 from pt_audio.data.synth import Event
 from pt_audio.options import Stereo
 
+LISTS = ("validation_list.txt", "testing_list.txt")
+"""How Speech Commands names its official parts."""
+
 
 def folder_clips(folder: Path, stereo: Stereo) -> dict[str, Clips]:
     """Part -> clips of a folder whose subfolders are classes, or train/val/test with classes below them.
 
     Raises:
-        DataError: no audio file below a class folder.
+        DataError: no audio file below a class folder, or lists of parts that are not read.
     """
     parts = {PARTS[sub.name]: sub for sub in sorted(folder.iterdir()) if sub.is_dir() and sub.name in PARTS}
     if "train" not in parts:
+        lists = [name for name in LISTS if (folder / name).is_file()]
+        if lists:
+            raise DataError(
+                f"{folder} holds official lists of its parts ({', '.join(lists)}), which a random split would mix: move the clips that "
+                "they name into FOLDER/val/CLASS and FOLDER/test/CLASS, the others into FOLDER/train/CLASS, or remove the lists"
+            )
         parts = {"train": folder}
     return {role: _class_folders(sub, stereo) for role, sub in parts.items()}
 

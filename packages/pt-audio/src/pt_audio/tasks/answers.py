@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 from pt_core import Batch, Task
 from pt_core.bridges.answers import IGNORED, answer_tokens, token_losses
-from pt_core.errors import ArtifactError, DataError
+from pt_core.errors import MAX_NAME, ArtifactError, DataError, name_problem
 from pt_core.task import Evaluator, Predictions
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,7 +19,7 @@ from pt_audio.data.batches import Limits
 from pt_audio.options import TaskOptions
 from pt_audio.tasks.metrics import AnswerEvaluator
 
-MAX_TAGS, MAX_NAME = 10_000, 1000
+MAX_TAGS = 10_000
 
 
 class Answering(Protocol):
@@ -57,6 +57,9 @@ class Answers(Task):
         answer_tokens: int = 256,
     ) -> None:
         self.tags = tuple(tags)
+        odd = name_problem(self.tags, "tag")
+        if odd is not None:
+            raise DataError(odd)
         self.max_new_tokens, self.beams = max_new_tokens, beams
         self.repetition_penalty, self.length_penalty = repetition_penalty, length_penalty
         self.limits = Limits(instruction_tokens, answer_tokens)

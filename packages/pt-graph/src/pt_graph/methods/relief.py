@@ -96,7 +96,8 @@ class RELIEFConfig:
     head_weight_decay: Annotated[float, Ge(0)] = 0.0
     """Weight decay of the head (published: 5e-4 for node tasks)."""
     frozen_mode: FrozenMode = "eval"
-    """The GNN in the head's step: as in evaluation (eval), with its dropout on (dropout), or published: BatchNorm drifts too (train)."""
+    """The GNN in the head's step: as in evaluation (eval), with its dropout on (dropout), or published: BatchNorm drifts too (train;
+    results then depend on how a batch is cut)."""
     clamp_actions: bool = False
     """Clamp sampled contents to +-z_max (published for node tasks; molecules are not clamped)."""
     reward_clip: Annotated[float, Gt(0)] | None = None

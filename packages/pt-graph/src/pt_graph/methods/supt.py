@@ -34,7 +34,8 @@ class SUPTConfig:
     head_layers: Annotated[int, Ge(1)] = 1
     """Layers of the head."""
     frozen_mode: FrozenMode = "eval"
-    """The GNN while training: see gpf."""
+    """The GNN while training: as in evaluation (eval), with its dropout on (dropout), or published: BatchNorm drifts too (train; results
+    then depend on how a batch is cut)."""
 
 
 class SUPT(FeaturePrompt):

@@ -7,15 +7,16 @@ from typing import Any, Literal
 
 import torch
 from pt_core.data import Batch, Dataset
-from pt_core.errors import ArtifactError, DataError
+from pt_core.errors import ArtifactError, DataError, name_problem
 from pt_core.run.tasks.sums import gathered
 from pt_core.task import Evaluator, Predictions, Task
 from torch import Tensor
 from torch.nn import functional as F
 
+from pt_graph.tasks.classification import MAX_NODES
 from pt_graph.tasks.means import WithMeans, further
 
-MAX_TASKS, MAX_NODES = 10_000, 1_000_000
+MAX_TASKS = 10_000
 
 
 class BinaryTasks(Task):
@@ -36,6 +37,9 @@ class BinaryTasks(Task):
         self.largest = largest
         if not self.labels or len(set(self.labels)) < len(self.labels):
             raise DataError(f"binary properties need names of their own, got {self.labels[:8]}")
+        odd = name_problem(self.labels, "property")
+        if odd is not None:
+            raise DataError(odd)
         self.outputs = len(self.labels)
 
     def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, int]:

@@ -15,6 +15,9 @@ from torch.nn import functional as F
 
 from pt_graph.tasks.means import WithMeans, further
 
+MAX_NODES = 1_000_000
+"""Nodes of the largest graph that a card may speak of."""
+
 
 class GraphClassification(Classification):
     """Core's classification, with the loss of every graph for itself (RELIEF's reward) and further predicted values as metrics.
@@ -57,7 +60,7 @@ class GraphClassification(Classification):
     @classmethod
     def from_json(cls, spec: Mapping[str, Any]) -> GraphClassification:
         largest = spec.get("largest")
-        if largest is not None and not (isinstance(largest, int) and largest > 0):
+        if largest is not None and not (isinstance(largest, int) and 0 < largest <= MAX_NODES):
             raise ArtifactError("the card's task has a largest graph that is no number of nodes")
         task = super().from_json({key: value for key, value in spec.items() if key != "largest"})
         assert isinstance(task, GraphClassification)

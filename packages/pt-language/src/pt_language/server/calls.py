@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,11 +91,30 @@ def parse(body: Mapping[str, Any]) -> Wanted:
         "n": number("n", 1, 1, 8, whole=True),
         "seed": number("seed", 0, 0, 2**62, whole=True) if body.get("seed") is not None else None,
     }
+    if not all(map(_whole, _strings(body))):
+        problems.append("the body has a text with half a character (a lone surrogate), which no text has")
     if problems:
         raise ConfigError(problems)
     return Wanted(
         tuple(texts), prompt_id, temperature=float(temperature), stop=tuple(stop), stream=bool(stream), **numbers
     )
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All texts in a JSON value."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, Mapping):
+            waiting += [*one, *one.values()]
+        elif isinstance(one, list):
+            waiting += one
+
+
+def _whole(text: str) -> bool:
+    return not any("\ud800" <= sign <= "\udfff" for sign in text) if not text.isascii() else True
 
 
 def _texts(body: Mapping[str, Any], problems: list[str]) -> list[Any]:

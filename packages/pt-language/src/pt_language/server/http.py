@@ -5,8 +5,9 @@ GET /v1/prompts               the loaded prompts
 PUT, DELETE /v1/prompts/{id}  load {"path": folder below the configured root}, or unload
 GET /healthz                  whether it runs, and how much
 
-Errors are {"error": {"message", "type", "code"}}: 400 bad values or too many tokens, 404 unknown prompt, 413 body too large, 415 no JSON,
-429 queue full, 503 shutting down. There is no authentication: listen on a local address, or put a proxy in front.
+Errors are {"error": {"message", "type", "code"}}: 400 bad values or too many tokens, 404 unknown prompt, 408 body not sent in time,
+413 body too large, 415 no JSON, 429 queue full, 503 shutting down. There is no authentication: listen on a local address, or put a proxy in
+front.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from pt_language.server.calls import parse
 from pt_language.server.engine import Busy, Closing, Engine, Job
 from pt_language.server.prompts import PromptServer
 from pt_language.server.request import Request
-from pt_language.server.tenant import UnknownPrompt
+from pt_language.server.tenant import Limits, UnknownPrompt
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 STATUS: Mapping[type[UserError], int] = {UnknownPrompt: 404, Busy: 429, Closing: 503}
@@ -53,7 +54,10 @@ def build_app(server: PromptServer, root: Path | None = None) -> Starlette:
         await run_in_threadpool(engine.close)
 
     async def completions(call: Call) -> Response:
-        wanted = parse(await read_object(call, server.limits.body))
+        wanted = parse(await read_object(call, server.limits))
+        count, most = len(wanted.texts) * wanted.n, server.limits.queue
+        if count > most:  # told before anything is made of them: they could never wait all at once
+            raise UserError(f"the body asks for {count:,} completions, this server takes up to {most:,} at once")
         loop, events = asyncio.get_running_loop(), asyncio.Queue[tuple[int, Any]]()
 
         def tell(index: int, event: Any) -> None:
@@ -90,7 +94,7 @@ def build_app(server: PromptServer, root: Path | None = None) -> Starlette:
 
     async def put(call: Call) -> Response:
         name = str(call.path_params["id"])
-        given = await read_object(call, server.limits.body)
+        given = await read_object(call, server.limits)
         if not NAME.fullmatch(name):
             raise HTTPException(400, "an id has 1 to 64 letters, digits, dots, dashes and underscores")
         folder = inside(root, given)
@@ -143,8 +147,9 @@ def inside(root: Path | None, given: Mapping[str, Any]) -> Path:
     return folder
 
 
-async def read_object(call: Call, limit: int) -> dict[str, Any]:
-    """The JSON object in a body of at most `limit` bytes."""
+async def read_object(call: Call, limits: Limits) -> dict[str, Any]:
+    """The JSON object in a body, as large and as slow as the limits allow."""
+    limit = limits.body
     if call.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, "send the body as application/json")
     too_large = HTTPException(413, f"the body is larger than {limit:,} bytes")
@@ -152,10 +157,15 @@ async def read_object(call: Call, limit: int) -> dict[str, Any]:
     if not length.isdecimal() or int(length) > limit:
         raise too_large
     body = bytearray()
-    async for piece in call.stream():
-        body += piece
-        if len(body) > limit:
-            raise too_large
+    try:
+        async with asyncio.timeout(limits.seconds):
+            async for piece in call.stream():
+                body += piece
+                if len(body) > limit:
+                    raise too_large
+    except TimeoutError:
+        headers = {"Connection": "close"}
+        raise HTTPException(408, f"the body was not sent within {limits.seconds:g} seconds", headers) from None
     try:
         found = json.loads(bytes(body))
     except (ValueError, RecursionError) as error:

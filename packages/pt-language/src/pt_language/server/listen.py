@@ -44,6 +44,7 @@ def run_server(server: PromptServer, root: Path | None, host: str, port: int, gr
         log_level="warning",
         access_log=False,
         server_header=False,
+        limit_concurrency=server.limits.connections,
         timeout_graceful_shutdown=grace,
     )
     uvicorn.Server(config).run(sockets=[listener])

@@ -28,6 +28,8 @@ class Limits:
         prompts: prompts that may be loaded.
         body: bytes of one HTTP request.
         cache_bytes: keys and values kept for prompts.
+        seconds: that a client may take to send one HTTP request.
+        connections: that may be open at once; more are answered with 503.
     """
 
     batch: int = 32
@@ -36,6 +38,8 @@ class Limits:
     prompts: int = 1024
     body: int = 2**20
     cache_bytes: int = 2**30
+    seconds: float = 30.0
+    connections: int = 1024
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from pt_core.data import Batch, Dataset
-from pt_core.errors import ArtifactError, DataError
+from pt_core.errors import ArtifactError, DataError, name_problem
 from pt_core.run.tasks.sums import Sums
 from pt_core.task import Evaluator, Predictions, Task
 from torch import Tensor
@@ -41,6 +41,9 @@ class PartSegmentation(Task):
                 raise DataError(
                     f"category {name!r} has parts {own}; its parts must lie in 0..{len(self.part_names) - 1}"
                 )
+        odd = name_problem(self.categories, "category") or name_problem(self.part_names, "part")
+        if odd is not None:
+            raise DataError(odd)
         self.outputs = len(self.part_names)
         self.allowed = torch.zeros(len(self.categories), self.outputs, dtype=torch.bool)
         for row, name in enumerate(self.categories):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def read_table(path: Path, options: DataOptions, prefix: str = "") -> Domains:
     missing = [name for name in used if name is not None and frame[name].isna().any()]
     if missing:
         raise DataError(f"{path}: column {missing[0]!r} has empty cells")
+    frame[time] = _ordered(frame[time], path)
     blocks: dict[str, list[Any]] = {}
     classes: dict[str, list[str]] = {}
     groups: dict[str, list[str]] = {}
@@ -68,6 +70,26 @@ def read_table(path: Path, options: DataOptions, prefix: str = "") -> Domains:
         for key in sort_names(set(blocks))
     ]
     return collect(items, str(path), notes=notes)
+
+
+def _ordered(times: Any, path: Path) -> Any:
+    """The column of times as something that sorts as time goes: text does not ('10' comes before '9').
+
+    Raises:
+        DataError: it is text that is neither numbers nor dates in ISO 8601.
+    """
+    import pandas as pd
+
+    if times.dtype.kind in "fiuM":
+        return times
+    text = times.astype(str)
+    for read in (pd.to_numeric, partial(pd.to_datetime, format="ISO8601", utc=True)):
+        found = read(text, errors="coerce")
+        if not found.isna().any():
+            return found
+    raise DataError(
+        f"{path}: the times in column {times.name!r} are neither numbers nor dates such as 2026-01-31T12:00, so their order is unknown"
+    )
 
 
 def _column(

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from pt_core.data import Batch, Dataset
-from pt_core.errors import ArtifactError, DataError, UserError
+from pt_core.errors import ArtifactError, DataError, UserError, name_problem
 from pt_core.task import Evaluator, Predictions, Task
 from torch import Tensor
 from torch.nn import functional as F
@@ -41,6 +41,9 @@ class Segmentation(Task):
         if len(set(self.labels)) < len(self.labels):
             twice = next(label for label in self.labels if self.labels.count(label) > 1)
             raise DataError(f"class name {twice!r} occurs twice; give every class its own name")
+        odd = name_problem(self.labels)
+        if odd is not None:
+            raise DataError(odd)
         self.outputs = len(self.labels)
 
     def class_names(self) -> Sequence[str]:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from pt_core.backbone import Backbone
-from pt_core.run.command.runs import free_folder, run_fit
+from pt_core.run.command.runs import free_folder, out_problems, run_fit, say, settle
 from pt_core.run.declare.modality import Modality
-from pt_core.run.declare.resolve import resolve
+from pt_core.run.declare.needs import needs_of
+from pt_core.run.declare.resolve import layered
 from pt_core.run.use import mixed, predict
 from pt_core.run.use.wrap import Wrapped, wrap
 
@@ -67,12 +68,14 @@ class Api:
             backbone: spec or loaded backbone, or role -> one of them where the method has several; all specs or all loaded.
 
         Raises:
-            UserError: as on the command line; nothing is written then.
+            UserError: as on the command line, all problems in one; nothing is written then.
         """
         modality = self.modality
-        hosts = modality.registry.hosts_of(method, options)
-        roles = list(modality.registry.joined(method, hosts).backbones)
-        named = {} if backbone is None else dict(backbone) if isinstance(backbone, Mapping) else {roles[0]: backbone}
+        told = layered(modality, method, options, recipe)[0]
+        info = needs_of(modality, method, told) or modality.registry.info(method)  # `settle` names an unknown host
+        roles = list(info.backbones)
+        first = roles[0] if roles else "backbone"
+        named = {} if backbone is None else dict(backbone) if isinstance(backbone, Mapping) else {first: backbone}
         loaded = {role: value for role, value in named.items() if isinstance(value, Backbone)}
         if loaded and set(loaded) != set(roles):
             raise TypeError(f"pass a loaded backbone for every role of {method!r} ({', '.join(roles)}), or none")
@@ -84,8 +87,9 @@ class Api:
             "backbone": tuple(specs),
             "weights": (weights,) if isinstance(weights, str) else tuple(weights or ()),
         }
-        spec = resolve(modality, method, given, recipe)
         folder = Path(out) if out is not None else free_folder(Path("runs"), method)
+        note = None if quiet else say
+        spec = settle(modality, method, given, recipe, problems=out_problems(folder), loaded=bool(loaded), note=note)
         return Run(folder, run_fit(modality, spec, folder, loaded or None, quiet))
 
     def load(self, run: str | Path | Run, **options: Any) -> predict.Predictor:

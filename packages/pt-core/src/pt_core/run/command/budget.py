@@ -23,7 +23,8 @@ def _of_method(modality: Modality, method: str) -> click.Command:
     def callback(ctx: click.Context, /, as_json: bool, classes: int, **values: Any) -> None:
         from pt_core.run.use.budget import method_budget
 
-        spec = collect(modality, method, {**values, **ctx.meta["pt.hosts"]}, ctx.meta["pt.problems"], loads=False)
+        given = {**values, **ctx.meta["pt.hosts"]}
+        spec = collect(modality, method, given, ctx.meta["pt.problems"], loads=False, trains=False)
         result = method_budget(modality, spec, classes)
         if as_json:
             echo_json(result.to_json())

@@ -6,11 +6,11 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from pt_core.errors import ConfigError, UserError
+from pt_core.errors import ConfigError, LostProcess, UserError
 from pt_core.run.command import (
     budget,
     compare,
@@ -73,6 +73,9 @@ def main(modality: Callable[[], Modality], args: Sequence[str] | None = None) ->
         sys.exit(status if isinstance(status, int) else 0)
     except ConfigError as error:
         _stop(debug, [f"error: {problem}" for problem in error.problems], everywhere=True)
+    except LostProcess as error:
+        click.echo(f"error: {error}", err=True)
+        _leave(1)
     except UserError as error:
         _stop(debug, [f"error: {error}"])
     except click.exceptions.Abort:
@@ -95,6 +98,13 @@ def main(modality: Callable[[], Modality], args: Sequence[str] | None = None) ->
         if problem is None:
             raise
         _stop(debug, [f"error: {problem}"])
+
+
+def _leave(status: int) -> NoReturn:
+    """Exit at once: the backend's own end of a broken group waits for the other side, or prints traces."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _stop(debug: bool, lines: list[str], everywhere: bool = False) -> None:

@@ -11,7 +11,7 @@ import click
 
 from pt_core.errors import UserError
 from pt_core.run.command import flags
-from pt_core.run.command.runs import check_flags, open_run, say
+from pt_core.run.command.runs import is_run, open_run, say, split_own
 
 if TYPE_CHECKING:
     from pt_core.run.declare.modality import Modality
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 def command(modality: Modality) -> click.Command:
     @click.pass_context
     def callback(ctx: click.Context, /, run: Path, **values: Any) -> None:
-        words, own = flags.split_flags(ctx.args)
-        if words:
-            raise UserError(f"unexpected argument {words[0]!r}")
-        check_flags(modality, run, own, ctx.command)
-        evaluate_run(modality, run, **values, own=own)
+        words, own = split_own(modality, [str(run), *ctx.args], ctx.command)
+        if not words:
+            raise UserError("no RUN given; usage: eval RUN --data DATA")
+        if len(words) > 1 and is_run(Path(words[0])):
+            raise UserError(f"unexpected argument {words[1]!r}")
+        evaluate_run(modality, Path(words[0]), **values, own=own)
 
     return flags.OpenCommand(
         "eval",

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pt_core.errors import ConfigError
-from pt_core.run.command.flags import MULTIPLE, MethodGroup, StrictCommand, method_params, out_option
+from pt_core.run.command.flags import MULTIPLE, MethodGroup, StrictCommand, given, method_params, out_option
 from pt_core.run.command.runs import collect, free_folder, run_fit, say, summary
 from pt_core.run.declare.process import launched_processes, launched_rank
 
 if TYPE_CHECKING:
     from pt_core.run.declare.modality import Modality
-    from pt_core.run.declare.spec import RunSpec
 
 
 def command(modality: Modality) -> click.Command:
@@ -48,7 +47,9 @@ def fit(modality: Modality, method: str, values: dict[str, Any], problems: Seque
     out, print_config, search = values.pop("out"), values.pop("print_config"), values.pop("search")
     if out is None and not print_config and launched_processes() > 1:
         problems = [*problems, "--out is needed with several processes"]
-    spec = collect(modality, method, values, problems, None if print_config else out)
+    asked = dict(values)
+    written = None if print_config else out
+    spec = collect(modality, method, values, problems, written, trains=not print_config, grid=search)
     if print_config:
         import yaml
 
@@ -57,29 +58,24 @@ def fit(modality: Modality, method: str, values: dict[str, Any], problems: Seque
     if out is None:
         out = free_folder(Path("runs"), method)
     if search:
-        search_grid(modality, spec, search, out)
+        search_grid(modality, method, asked, search, out)
         return
     status = run_fit(modality, spec, out)
     if launched_rank() == 0:
         summary(modality, status, out)
 
 
-def search_grid(modality: Modality, spec: RunSpec, grid: Sequence[str], out: Path) -> None:
-    """Every point is a run of its own below OUT/search; the best on validation becomes OUT."""
+def search_grid(modality: Modality, method: str, asked: Mapping[str, Any], grid: Sequence[str], out: Path) -> None:
+    """Every point is a run of its own below OUT/search; the best on validation becomes OUT. A point stands over all other options."""
     from pt_core.run.command.search import parse_grid, search
-    from pt_core.run.declare.resolve import resolve
+    from pt_core.run.declare.resolve import read_config, resolve
 
     points = parse_grid(list(grid))
-    flat = {key: tuple(value) if isinstance(value, list) else value for key, value in spec.flat().items()}
-    problems: list[str] = []
-    specs = []
-    for point in points:  # all points are checked before the first run
-        try:
-            specs.append(resolve(modality, spec.method, {**flat, **point}))
-        except ConfigError as error:
-            problems += [problem for problem in error.problems if problem not in problems]
-    if problems:
-        raise ConfigError(problems)
+    flags = given(asked)
+    config_file, recipe = flags.pop("config_file", None), flags.pop("recipe", None)
+    below = {} if config_file is None else {str(config_file): read_config(config_file)[1]}
+    layers = {**below, "the command line": flags}
+    specs = [resolve(modality, method, point, recipe, layers) for point in points]  # `collect` has checked them
     name, mode = "", "max"
 
     def evaluate(point: Mapping[str, Any]) -> float:

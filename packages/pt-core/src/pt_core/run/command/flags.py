@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pt_core.errors import nearest
+from pt_core.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from pt_core.run.declare.modality import Modality
@@ -152,9 +152,16 @@ class StrictCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         args, ctx.meta["pt.hosts"] = _host_options(args, self.hosts)
-        rest = super().parse_args(ctx, args)
+        problems: list[str] = []
+        while True:
+            try:
+                rest = super().parse_args(ctx, list(args))
+                break
+            except click.BadOptionUsage as error:  # no value where one belongs, or the other way round
+                problems.append(error.format_message().rstrip("."))
+                args = _without(args, error.option_name)
         known = [name for param in self.params for name in param.opts]
-        ctx.meta["pt.problems"] = [
+        ctx.meta["pt.problems"] = problems + [
             f"unknown option {flag!r}{nearest(flag, known)}"
             if flag.startswith("-")
             else f"unexpected argument {flag!r}"
@@ -165,50 +172,76 @@ class StrictCommand(click.Command):
 
 
 class OpenCommand(click.Command):
-    """A command on a tuned method, whose own flags are known only when its card is read: `split_flags` of the leftovers finds them."""
+    """A command on a tuned method, whose own flags are known only when its card is read: `own_flags` of the leftovers finds them."""
 
     ignore_unknown_options = True
     allow_extra_args = True
 
 
-def split_flags(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """(other words, flag name -> value) of `--name value`, `--name=value`, `--switch` and `--no-switch`; names with underscores."""
+def own_flags(
+    words: Sequence[str], switches: Mapping[str, bool], declared: Iterable[str]
+) -> tuple[list[str], dict[str, Any]]:
+    """(other words, flag name -> value) among leftover words; a flag that nobody knows takes no word with it.
+
+    Args:
+        switches: name of a flag of the method's own -> whether it is one without a value, as in `--name` and `--no-name`.
+        declared: the flags that the command itself knows, for the hint.
+
+    Raises:
+        ConfigError: all flags that are unknown, and those without the value that they need.
+    """
     rest: list[str] = []
     found: dict[str, Any] = {}
+    problems: list[str] = []
+    known = ["--" + name.replace("_", "-") for name in switches] + list(declared)
     waiting = list(words)
     while waiting:
         word = waiting.pop(0)
         flag, given, value = word.partition("=")
         name = flag.removeprefix("--").replace("-", "_")
+        positive = name.removeprefix("no_")
         if not word.startswith("--"):
             rest.append(word)
-        elif given:
-            found[name] = value
-        elif waiting and not waiting[0].startswith("--"):
-            found[name] = waiting.pop(0)
+        elif switches.get(name) is False:
+            if given or (waiting and not waiting[0].startswith("--")):
+                found[name] = value if given else waiting.pop(0)
+            else:
+                problems.append(f"option {flag!r} requires an argument")
+        elif switches.get(positive):
+            found[positive] = value if given else name == positive
         else:
-            before, dot, last = name.rpartition(".")
-            found[f"{before}{dot}{last.removeprefix('no_')}"] = not last.startswith("no_")
+            problems.append(f"unknown option {flag!r}{nearest(flag, known)}")
+    if problems:
+        raise ConfigError(problems)
     return rest, found
 
 
 def _host_options(args: Sequence[str], roles: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """(other arguments, `role.name` -> value)."""
+    """(other arguments, `role.name` -> `Words`). `--no-role.name` and `--role.no-name` both are `role.no_name`."""
+    from pt_core.run.declare.hosts import Words
+
     rest: list[str] = []
     found: dict[str, Any] = {}
-    for place, word in enumerate(args):
-        role, dot, _ = word.removeprefix("--").partition(".")
-        if word.startswith("--") and dot and role in roles:
-            following = [] if "=" in word else [value for value in args[place + 1 : place + 2] if value[:2] != "--"]
-            found |= split_flags([word, *following])[1]
-        elif not (place and _takes_next(args[place - 1], roles) and not word.startswith("--")):
+    waiting = list(args)
+    while waiting:
+        word = waiting.pop(0)
+        flag, equals, value = word.partition("=")
+        negated = flag.startswith("--no-") and flag[5:].partition(".")[0] in roles
+        role, dot, option = flag.removeprefix("--no-" if negated else "--").partition(".")
+        if not (word.startswith("--") and dot and role in roles):
             rest.append(word)
+            continue
+        name = f"{role}.{'no_' if negated else ''}{option.replace('-', '_')}"
+        follows = not equals and waiting and not waiting[0].startswith("--")
+        typed = value if equals else waiting.pop(0) if follows else None
+        found[name] = Words((*found.pop(name, ()), typed))
     return rest, found
 
 
-def _takes_next(word: str, roles: Sequence[str]) -> bool:
-    role, dot, _ = word.removeprefix("--").partition(".")
-    return word.startswith("--") and bool(dot) and role in roles and "=" not in word
+def _without(args: Sequence[str], flag: str) -> list[str]:
+    """The arguments without a flag that lacks its value, which is the last word, or has one too many."""
+    kept = [word for word in args if not word.startswith(f"{flag}=")]
+    return kept[:-1] if kept[-1:] == [flag] else kept
 
 
 def _unknown(args: list[str]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +18,10 @@ if TYPE_CHECKING:
 
 def command(modality: Modality) -> click.Command:
     text = "What a run or artifact holds."
-    return click.Command("info", help=text, callback=info, params=[run_argument(), json_option()])
+    return click.Command("info", help=text, callback=partial(info, modality), params=[run_argument(), json_option()])
 
 
-def info(run: Path, as_json: bool) -> None:
+def info(modality: Modality, run: Path, as_json: bool) -> None:
     from pt_core.artifact import read_artifact
     from pt_core.run.train.rundir import RunDir
 
@@ -27,7 +29,8 @@ def info(run: Path, as_json: bool) -> None:
     try:
         card: dict[str, Any] = read_artifact(run).card
     except UserError:
-        if not status:
+        # A run that has not come so far has no artifact; one that has, or says so, is damaged.
+        if not status or status.get("status") == "finished" or (run / "tuned").exists():
             raise
         card = {}
     if as_json:
@@ -37,6 +40,10 @@ def info(run: Path, as_json: bool) -> None:
     click.echo(f"status      {status.get('status', 'artifact')}")
     for role, entry in card.get("backbones", {}).items():
         click.echo(f"{role:<11} {entry['source']}  fingerprint {entry['fingerprint']['exact'][:16]}")
+    for role, entry in _hosts(modality, run, card).items():
+        click.echo(f"{role:<11} {entry['method']}  {_options(entry['config'])}".rstrip())
+    if "made_by" in card:
+        click.echo(f"made by     {card['made_by']['method']}  {_options(card['made_by']['config'])}".rstrip())
     if card:
         click.echo(f"parameters  {card['parameters']:,}")
         click.echo(f"format      {card['format_version']}")
@@ -47,3 +54,20 @@ def info(run: Path, as_json: bool) -> None:
         click.echo(f"{name:<11} {value:.4f}")
     if status.get("message"):
         click.echo(f"message     {status['message']}")
+
+
+def _hosts(modality: Modality, run: Path, card: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """Host role -> method and options, as the card of a strategy or the configuration of its run has them."""
+    from pt_core.run.declare.hosts import host_options
+    from pt_core.run.declare.resolve import read_config
+
+    if card.get("hosts") or not (run / "config.yaml").is_file():
+        found: Mapping[str, Mapping[str, Any]] = card.get("hosts", {})
+        return found
+    named, options = read_config(run / "config.yaml")
+    roles = modality.registry.infos()[named].hosts if named in modality.registry.infos() else {}
+    return {role: {"method": options[role], "config": host_options(role, options)} for role in roles if role in options}
+
+
+def _options(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in options.items())

@@ -18,9 +18,8 @@ from pt_core.run.command.flags import (
     given,
     json_option,
     options_of,
-    split_flags,
 )
-from pt_core.run.command.runs import check_flags, open_run, say
+from pt_core.run.command.runs import is_run, open_run, say, split_own
 from pt_core.run.declare.process import working
 
 if TYPE_CHECKING:
@@ -30,10 +29,7 @@ if TYPE_CHECKING:
 def command(modality: Modality) -> click.Command:
     @click.pass_context
     def callback(ctx: click.Context, /, items: tuple[str, ...], **values: Any) -> None:
-        words, own = split_flags([*items, *ctx.args])
-        runs = [Path(word) for word in words if _is_run(Path(word))]
-        if own and runs:
-            check_flags(modality, runs[0], own, ctx.command)
+        words, own = split_own(modality, [*items, *ctx.args], ctx.command)
         predict(modality, tuple(words), **{**values, **own})
 
     own = {"predict": modality.predict_options} if modality.predict_options else {}
@@ -77,10 +73,11 @@ def predict(
     from pt_core.run.use.mixed import load_many
 
     options = given(further)
-    runs = [Path(item) for item in items if _is_run(Path(item))]
-    inputs = [item for item in items if not _is_run(Path(item))]
+    runs = [Path(item) for item in items if is_run(Path(item))]
+    inputs = [item for item in items if not is_run(Path(item))]
     if not runs:
-        raise UserError(f"{items[0]!r} is not a run folder; usage: predict RUN {modality.input_name}...")
+        named = f"{items[0]!r} is not a run folder" if items else "no RUN given"
+        raise UserError(f"{named}; usage: predict RUN {modality.input_name}...")
     if not inputs:
         raise UserError(f"no {modality.input_name} given; usage: predict RUN {modality.input_name}...")
     folder = out if out is not None and not out.suffix else None  # predictions that are files go to a folder
@@ -140,10 +137,6 @@ def _kept(folder: Path | None, record: Mapping[str, Any], files: Mapping[str, by
     if folder is not None:
         write_files(folder, str(record["id"]), files)
     return True
-
-
-def _is_run(path: Path) -> bool:
-    return (path / "run.json").is_file() or (path / "card.json").is_file() or (path / "tuned" / "card.json").is_file()
 
 
 def _routes(table: Path, column: str) -> tuple[list[str], list[str]]:

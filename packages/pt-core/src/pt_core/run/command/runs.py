@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pt_core.errors import ConfigError, UserError, nearest
+from pt_core.errors import ConfigError, UserError
 from pt_core.run.command.flags import given
 from pt_core.run.declare.process import launched_rank, working
 
 if TYPE_CHECKING:
     from pt_core.backbone import Backbone
     from pt_core.run.declare.modality import Modality
+    from pt_core.run.declare.resolve import Layers, Note
     from pt_core.run.declare.spec import RunSpec
     from pt_core.run.use.predict import Predictor
 
@@ -40,35 +41,104 @@ def collect(
     problems: Sequence[str],
     out: Path | None = None,
     loads: bool = True,
+    trains: bool = True,
+    grid: Sequence[str] = (),
 ) -> RunSpec:
-    """Flags over --config over --recipe; unknown flags, invalid values, wrong paths and names are reported together. `loads` tells whether
-    the command will read weights.
+    """Flags over --config over --recipe; unknown flags, invalid values, wrong paths and names are reported together.
+
+    Args:
+        loads: whether the command will read weights.
+        trains: whether it will train, and so needs data and a device.
+        grid: entries of --search.
 
     Raises:
         ConfigError: everything that is wrong with the command line, before any data or weights are read.
     """
-    from pt_core.run.declare.resolve import check_sources, read_config, resolve
+    from pt_core.run.declare.resolve import read_config
 
     config_file, recipe = values.pop("config_file", None), values.pop("recipe", None)
     found = [*problems, *out_problems(out)]
-    merged: dict[str, Any] = {}
+    below: dict[str, dict[str, Any]] = {}
     if config_file is not None:
         try:
-            named, merged = read_config(config_file)
+            named, below[str(config_file)] = read_config(config_file)
         except ConfigError as error:
             named = None
             found += error.problems
         if named is not None and named != method:
             found.append(f"{config_file} is a configuration of {named!r}, not of {method!r}")
-    chosen = {**merged, **given(values)}
-    found += check_sources(modality, method, chosen, loads)
+    return settle(modality, method, given(values), recipe, below, found, loads, trains, grid, note=say)
+
+
+def settle(
+    modality: Modality,
+    method: str,
+    values: Mapping[str, Any],
+    recipe: str | None,
+    below: Layers | None = None,
+    problems: Sequence[str] = (),
+    loads: bool = True,
+    trains: bool = True,
+    grid: Sequence[str] = (),
+    loaded: bool = False,
+    note: Note | None = None,
+) -> RunSpec:
+    """The run that options describe; `loaded` tells that its backbones are at hand. See `resolve` and `collect` for the other arguments.
+
+    Raises:
+        ConfigError: `problems`, and all that is wrong with the options.
+    """
+    from pt_core.run.declare.needs import needs_problems
+    from pt_core.run.declare.resolve import check_sources, layered, resolve
+    from pt_core.run.train.world import device_problems
+
+    layers = layered(modality, method, values, recipe, below)[0]
+    named = {key: value for key, value in layers.items() if not loaded or key not in ("backbone", "weights")}
+    found = [
+        *problems,
+        *check_sources(modality, method, named, loads),
+        *needs_problems(modality, method, layers, trains),
+    ]
+    if trains:
+        found += device_problems(str(layers.get("device", "auto")), str(layers.get("precision", "fp32")))
+    spec = None
     try:
-        spec = resolve(modality, method, chosen, recipe)
+        spec = resolve(modality, method, values, recipe, below, note)
     except ConfigError as error:
-        raise ConfigError([*found, *error.problems]) from None
-    if found:
-        raise ConfigError(found)
+        found += error.problems
+    found += [
+        problem for problem in grid_problems(modality, method, values, recipe, below, grid) if problem not in found
+    ]
+    if spec is None or found:
+        raise ConfigError(list(dict.fromkeys(found)))
     return spec
+
+
+def grid_problems(
+    modality: Modality,
+    method: str,
+    values: Mapping[str, Any],
+    recipe: str | None,
+    below: Layers | None,
+    grid: Sequence[str],
+) -> list[str]:
+    """What is wrong with --search: its form, the names in it and, point by point, the values."""
+    from pt_core.run.command.search import parse_grid
+    from pt_core.run.declare.resolve import resolve
+
+    if not grid:
+        return []
+    try:
+        points = parse_grid(grid)
+    except ConfigError as error:
+        return error.problems
+    found: list[str] = []
+    for point in points:
+        try:
+            resolve(modality, method, point, recipe, {**(below or {}), "the command line": values})
+        except ConfigError as error:
+            found += error.problems
+    return list(dict.fromkeys(found))
 
 
 def run_fit(
@@ -135,23 +205,38 @@ def summary(modality: Modality, status: Mapping[str, Any], out: Path) -> None:
     click.echo(f"next: {modality.package} predict {out} {modality.input_name}...")
 
 
-def check_flags(modality: Modality, run: Path, given: Mapping[str, Any], command: click.Command) -> None:
-    """Refuse flags that neither the command nor the run's method knows, before any weights are read.
+def split_own(modality: Modality, words: Sequence[str], command: click.Command) -> tuple[list[str], dict[str, Any]]:
+    """(other words, flag name -> value) of the leftover words of a command on a run, whose method (and the hosts of which) may have flags
+    of their own. Looked at before any weights are read.
 
     Raises:
-        ConfigError: all unknown flags.
+        ConfigError: all flags that neither the command nor the method knows, and those without the value they need.
     """
     import dataclasses
 
     from pt_core.artifact import read_artifact
+    from pt_core.run.command.flags import own_flags
+    from pt_core.run.declare.options import hints, is_flag
 
-    cls = modality.registry.load(read_artifact(run).method.partition("/")[2]) if given else None
-    own = [kind for kind in (modality.predict_options, getattr(cls, "PredictOptions", None)) if kind is not None]
-    names = {field.name for kind in own for field in dataclasses.fields(kind)}
-    flags = [*("--" + name.replace("_", "-") for name in names), *(flag for p in command.params for flag in p.opts)]
-    unknown = ["--" + name.replace("_", "-") for name in given if name not in names]
-    if unknown:
-        raise ConfigError([f"unknown option {flag!r}{nearest(flag, flags)}" for flag in unknown])
+    run = next((Path(word) for word in words if is_run(Path(word))), None)
+    if run is None or not any(word.startswith("--") for word in words):  # without a run, that is what is told
+        return [word for word in words if not word.startswith("--")], {}
+    card = read_artifact(run).card
+    ids = [card["method"].partition("/")[2], *(host["method"] for host in card["hosts"].values())]
+    own = (modality.predict_options, *(modality.registry.load(name).PredictOptions for name in ids))
+    kinds = [kind for kind in own if kind is not None]
+    switches = {field.name: is_flag(hints(kind)[field.name]) for kind in kinds for field in dataclasses.fields(kind)}
+    return own_flags(
+        words, switches, [flag for param in command.params for flag in param.opts if flag.startswith("--")]
+    )
+
+
+def is_run(path: Path) -> bool:
+    """Whether this is a run folder or an artifact."""
+    try:
+        return any((path / name).is_file() for name in ("run.json", "card.json", "tuned/card.json"))
+    except OSError:  # no name that a file can have
+        return False
 
 
 def open_run(

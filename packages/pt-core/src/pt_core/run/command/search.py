@@ -60,7 +60,7 @@ def parse_grid(specs: Sequence[str]) -> list[dict[str, str]]:
     for spec in specs:
         name, found, text = spec.partition("=")
         name, values = name.strip().replace("-", "_"), [value.strip() for value in text.split(",")]
-        if not found or not name.isidentifier() or not all(values):
+        if not found or not all(part.isidentifier() for part in name.split(".")) or not all(values):
             problems.append(f"--search {spec!r} is not of the form NAME=V1,V2,...")
             continue
         if name in axes:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset as TorchDataset
 
 from pt_core.data import Batch, Dataset, generator
 from pt_core.errors import DataError
+from pt_core.randomness import occurrences
 from pt_core.stage import Stream
 
 Key = tuple[int, int | None]
@@ -52,6 +53,8 @@ class StreamReader:
         self.batch_size = min(batch_size, len(self.rows))
         self.seed, self.shard, self.workers = seed, shard, workers
         self.draws_per_epoch = math.ceil(len(self.rows) / self.batch_size) * stream.repeat
+        self.repeats: list[list[int]] = []
+        """How often each sample of the micro-batches of the last draw was drawn before in that draw, by any process."""
         self._iterator: Iterator[Batch] | None = None
         self._draw = 0
 
@@ -85,13 +88,22 @@ class StreamReader:
     def draw(self, number: int) -> list[list[Key]]:
         """The micro-batches of draw `number` for this process, as (sample, epoch) keys; some may be empty."""
         epoch, within = divmod(number, self.draws_per_epoch)
-        position, time = divmod(within, self.stream.repeat)
-        order = self._cached_order(epoch)
-        chosen = order[position * self.batch_size : (position + 1) * self.batch_size]
-        parts = np.array_split(np.asarray(chosen, dtype=np.int64), self.shard.size * self.shard.accumulate)
-        mine = parts[self.shard.rank * self.shard.accumulate : (self.shard.rank + 1) * self.shard.accumulate]
-        view = epoch * self.stream.repeat + time if self.stream.augment else None
-        return [[(int(index), view) for index in part] for part in mine]
+        view = epoch * self.stream.repeat + within % self.stream.repeat if self.stream.augment else None
+        return [[(index, view) for index in part] for part in self._mine(self._chosen(number))]
+
+    def _chosen(self, number: int) -> list[int]:
+        """The samples of draw `number`, of all processes."""
+        epoch, within = divmod(number, self.draws_per_epoch)
+        position = within // self.stream.repeat
+        return self._cached_order(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
+
+    def _mine(self, values: Sequence[int]) -> list[list[int]]:
+        """What this process has of the values of a whole draw, by micro-batch."""
+        parts = np.array_split(np.asarray(values, dtype=np.int64), self.shard.size * self.shard.accumulate)
+        return [
+            [int(value) for value in part]
+            for part in parts[self.shard.rank * self.shard.accumulate : (self.shard.rank + 1) * self.shard.accumulate]
+        ]
 
     def _cached_order(self, epoch: int) -> list[int]:
         if getattr(self, "_order", (None, None))[0] != epoch:
@@ -108,6 +120,7 @@ class StreamReader:
         if self._iterator is None:
             self._iterator = iter(self._loader(self._draw))
         parts = self.draw(self._draw)
+        self.repeats = self._mine(occurrences(self._chosen(self._draw)))
         self._draw += 1
         return [next(self._iterator) if part else None for part in parts]
 

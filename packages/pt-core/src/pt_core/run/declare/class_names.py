@@ -8,9 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pt_core.errors import ConfigError
+from pt_core.errors import ConfigError, name_problem
 
 FORMS = "give a file (a name per line, or JSON: a list of names, or name -> texts), or a,b,c"
+BLANKS = " \t\r\n"
+"""Stripped from the ends of names."""
+SHOWN = 100
+"""Characters of a wrong value in a message."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ def read_class_names(given: str) -> ClassNames:
     Raises:
         ConfigError: no such file, fewer than 2 names, an empty name, a name twice, or JSON of another form.
     """
-    path = Path(given)
+    path, shown = Path(given), given if len(given) <= SHOWN and given.isprintable() else _short(given)
     try:
         is_file = path.is_file()
     except OSError:  # a list of names that is too long for a path
@@ -35,15 +39,18 @@ def read_class_names(given: str) -> ClassNames:
     if is_file:
         found = _from_json(path) if path.suffix == ".json" else ClassNames(_lines(path))
     elif "," in given:
-        found = ClassNames([name.strip() for name in given.split(",")])
+        found = ClassNames([name.strip(BLANKS) for name in given.split(",")])
     else:
-        raise ConfigError(f"--class-names {given}: no such file; {FORMS}")
+        raise ConfigError(f"--class-names {shown}: no such file; {FORMS}")
     names = list(found.names)
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise ConfigError(f"--class-names {given}: {twice!r} is there twice")
+        raise ConfigError(f"--class-names {shown}: {_short(twice)} is there twice")
     if len(names) < 2 or not all(names):
-        raise ConfigError(f"--class-names {given}: {len(names)} names, some empty or fewer than 2; {FORMS}")
+        raise ConfigError(f"--class-names {shown}: {len(names)} names, some empty or fewer than 2; {FORMS}")
+    odd = name_problem(names)
+    if odd is not None:
+        raise ConfigError(f"--class-names {shown}: {odd}")
     return found
 
 
@@ -52,7 +59,12 @@ def _lines(path: Path) -> list[str]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise ConfigError(f"--class-names {path} is not readable text: {error}") from None
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    # Not splitlines: it also ends lines at characters that a name must not hold, which would then pass as two names.
+    return [line.strip(BLANKS) for line in text.split("\n") if line.strip(BLANKS)]
+
+
+def _short(text: str) -> str:
+    return repr(text) if len(text) <= SHOWN else f"{text[:SHOWN]!r}..."
 
 
 def _from_json(path: Path) -> ClassNames:

@@ -111,12 +111,14 @@ class Modality(ABC):
 
     def plain_batch(self, method: Method, inputs: Sequence[Any], named: Mapping[str, Any]) -> Batch:
         """What a wrapped network is called with, as an unlabelled batch; the default takes one tensor (batch, ...)."""
+        import torch
+
         from pt_core.data import Batch
 
         if len(inputs) != 1 or named:
             raise TypeError(f"{self.package} networks take one tensor of inputs")
-        rows = range(len(inputs[0]))
-        return Batch(inputs[0], None, inputs[0].new_tensor(list(rows)).long(), [str(row) for row in rows])
+        rows = torch.arange(len(inputs[0]), device=inputs[0].device)
+        return Batch(inputs[0], None, rows, [str(row) for row in range(len(inputs[0]))])
 
     @abstractmethod
     def load_data(self, spec: str, options: Any, seed: int) -> Mapping[str, Dataset]:

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from pt_core.errors import MissingExtra, UserError, nearest
+from pt_core.run.declare.hosts import named_hosts, shared_role
 
 if TYPE_CHECKING:
     from pt_core.method import Method
@@ -22,8 +23,6 @@ SEARCH_VARIABLE = "PT_METHOD_PATH"
 """Environment variable with further folders of method files, separated like PATH."""
 
 _LITERALS = {"ID", "TITLE", "TUNES", "NEEDS", "BACKBONES", "EXTRA", "HOSTS"}
-_SHARED = "="
-"""Starts a default in HOSTS that names another role whose method and options it shares."""
 
 
 @dataclass(frozen=True)
@@ -136,10 +135,8 @@ class Registry:
             UserError: an unknown id, or a host that is a strategy itself.
         """
         hosts: dict[str, str] = {}
-        for role, default in self.info(method_id).hosts.items():
-            shared = default.removeprefix(_SHARED) if default.startswith(_SHARED) else None
-            named = chosen.get(role) or (hosts[shared] if shared else default)
-            host = self.info(str(named))
+        for role, named in named_hosts(self.info(method_id).hosts, chosen).items():
+            host = self.info(named)
             if host.hosts:
                 raise UserError(
                     f"--{role} {host.id}: {host.id!r} is a strategy itself; name the method that it shall tune"
@@ -153,8 +150,7 @@ class Registry:
 
     def shared(self, method_id: str, role: str) -> str | None:
         """The role whose options a host role shares, if it shares some."""
-        default = self.info(method_id).hosts[role]
-        return default.removeprefix(_SHARED) if default.startswith(_SHARED) else None
+        return shared_role(self.info(method_id).hosts[role])
 
     def load(self, method_id: str) -> type[Method]:
         """Import a method file and return its method class.

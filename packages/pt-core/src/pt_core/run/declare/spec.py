@@ -11,6 +11,10 @@ from typing import Annotated, Any
 from annotated_types import Ge, Gt
 
 from pt_core.run.declare.options import SEEDS, WITHOUT_EFFECT, TrainOptions, to_plain
+from pt_core.run.declare.roles import located
+
+PATHS = ("data", "backbone", "weights", "init_from", "class_names")
+"""Options of a run that may be paths."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,12 @@ class RunSpec:
         return {role: host.method for role, host in self.hosts.items()}
 
     def flat(self) -> dict[str, Any]:
-        """All options by name, as `config.yaml` holds them; a host's are called ROLE.NAME."""
+        """All options by name, as `config.yaml` holds them: a host's are called ROLE.NAME, paths are absolute (`located`)."""
         parts = (self.config, self.train, self.run, self.data, self.task)
         found = {key: value for part in parts for key, value in to_plain(part).items()}
+        for key in PATHS:
+            given = found[key]
+            found[key] = [located(one) for one in given] if isinstance(given, list) else given and located(given)
         for role, host in self.hosts.items():
             found[role] = host.method
             found |= {f"{role}.{key}": value for key, value in to_plain(host.config).items()}

@@ -25,10 +25,13 @@ from pt_core.run.train.evaluate import evaluate
 from pt_core.run.train.features import Store, with_features
 from pt_core.run.train.rundir import RunDir, command_line, environment, now
 from pt_core.run.train.trainer import Interrupted, Trainer
-from pt_core.run.train.world import World, out_of_memory
+from pt_core.run.train.world import World, lost_process, out_of_memory
 from pt_core.saving import card_of, save_artifact
 from pt_core.strategy import Strategy
 from pt_core.task import Evaluation
+
+FINAL = 10**6
+"""Stage number of the last evaluations, behind all stages."""
 
 
 def execute(
@@ -60,12 +63,12 @@ def execute(
             run.write_config({"method": spec.method, "options": spec.flat()})
             started = time.perf_counter()
             work.trainer.fit(resume, checkpoint, allow_topology_change)
-            return work.finish(time.perf_counter() - started, report)
+            return work.finish(time.perf_counter() - started, report, resume)
         except Interrupted as stop:
             run.update({"status": "interrupted", "message": stop.message})
             raise
         except Exception as error:
-            problem = out_of_memory(error) or error
+            problem = out_of_memory(error) or lost_process(error) or error
             if isinstance(problem, UserError) and not resume and not (work and work.trainer.began):
                 run.discard()
             else:
@@ -90,15 +93,17 @@ class _Work:
         }
         self.trainer = Trainer(prepared.method, self.data, options, run, world)
 
-    def finish(self, fit_seconds: float, report: bool) -> dict[str, Any]:
+    def finish(self, fit_seconds: float, report: bool, again: bool) -> dict[str, Any]:
         """Evaluate, save the artifact, write the report; returns run.json's content."""
         started = time.perf_counter()
         finals: dict[str, Evaluation] = {role: self._evaluate(role) for role in ("val", "test") if role in self.data}
         seconds = {"fit_seconds": round(fit_seconds, 3), "evaluate_seconds": round(time.perf_counter() - started, 3)}
         if self.world.main:
+            if again:  # it may have been stopped here before
+                self.run.rewind(FINAL - 1, 0)
             results = {role: _defined(final.metrics) for role, final in finals.items()}
             for role, metrics in results.items():
-                where = {"stage": "final", "stage_number": 10**6, "step": self.trainer.done_steps, "split": role}
+                where = {"stage": "final", "stage_number": FINAL, "step": self.trainer.done_steps, "split": role}
                 self.run.log({**where, **metrics})
             extra = {
                 "versions": {self.modality.package: self.modality.version()},
@@ -107,9 +112,12 @@ class _Work:
                 "notes": self.prepared.notes,
             }
             _save(self.modality, self.prepared, self.run.path / "tuned", extra)
-            self.run.update({"status": "finished", "results": results, "time": seconds, "finished": now()})
+            # Finished is a run whose report is there: one that is stopped before writes it when it is resumed.
+            self.run.update({"results": results, "time": seconds})
+            done = {"status": "finished", "finished": now()}
             if report:
-                _write_report(self.modality, self.prepared, self.run, finals)
+                _write_report(self.modality, self.prepared, self.run, finals, done)
+            self.run.update(done)
         self.world.barrier()
         return RunDir(self.run.path).status()
 
@@ -181,13 +189,16 @@ def _feature_store(method: Method, spec: RunSpec, say: Say) -> Store:
     return store
 
 
-def _write_report(modality: Modality, prepared: Prepared, run: RunDir, finals: Mapping[str, Evaluation]) -> None:
+def _write_report(
+    modality: Modality, prepared: Prepared, run: RunDir, finals: Mapping[str, Evaluation], done: Mapping[str, Any]
+) -> None:
     from pt_core.run.report import read_run, write_report
     from pt_core.run.report.collect import write_panels
 
     write_panels(modality, prepared.method, prepared.data, run.path, finals)
+    found = read_run(run.path, done)
     with without_collector():  # plots are many small objects that refer to each other
-        write_report(run.path / "report.html", read_run(run.path))
+        write_report(run.path / "report.html", found)
 
 
 def _defined(metrics: Mapping[str, float]) -> dict[str, float]:

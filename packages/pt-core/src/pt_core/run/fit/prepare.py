@@ -19,15 +19,14 @@ from pt_core.run.data.nothing import ClassesOnly
 from pt_core.run.data.unlabelled import Unlabelled
 from pt_core.run.declare.class_names import read_class_names
 from pt_core.run.declare.modality import Modality
+from pt_core.run.declare.needs import NO_DATA, TRACKERS, TRAINED_NAMES, is_trained, missing_role, no_class_names
 from pt_core.run.declare.registry import MethodInfo
-from pt_core.run.declare.roles import by_role, parse_roles
+from pt_core.run.declare.roles import by_role, located, parse_roles
 from pt_core.run.declare.spec import RunSpec
 from pt_core.run.use.load import build_method, load_network
 from pt_core.task import Task
 
 Say = Callable[[str], None]
-TRACKERS = {"tensorboard": "run", "wandb": "wandb"}
-"""Tracker -> the extra that installs it."""
 
 
 @dataclass
@@ -68,9 +67,9 @@ def prepare(modality: Modality, spec: RunSpec, say: Say, backbones: Mapping[str,
         say(report.table())
     for warning in report.warnings:
         note(warning)
-    trained = any(not need.optional for need in info.roles.values())
+    trained = is_trained(info)
     if trained and spec.run.class_names is not None:
-        raise ConfigError("--class-names: the classes of this method are those of its data; leave it out")
+        raise ConfigError(TRAINED_NAMES)
     task = modality.make_task(spec.task, raw if trained else {**raw, "train": _classes_only(spec)})
     own = {role for role in raw if role in info.roles and info.roles[role].labels != "task"}
     raw = split_roles(spec, info, {**raw, **in_label_space(raw, task, own)}, task, note)
@@ -103,7 +102,7 @@ def load_roles(modality: Modality, spec: RunSpec, info: MethodInfo, note: Say) -
     """
     required = {role: need for role, need in info.roles.items() if not need.optional}
     if not spec.run.data and required:
-        raise ConfigError("--data is missing: give a folder, a table, or a builtin: name")
+        raise ConfigError(NO_DATA)
     raw: dict[str, Dataset] = {}
     for role, path in parse_roles(spec.run.data).items():
         found = modality.load_data(path, spec.data, spec.train.seed_of("sampling"))
@@ -112,17 +111,13 @@ def load_roles(modality: Modality, spec: RunSpec, info: MethodInfo, note: Say) -
         raw |= found if role in ("", "train") else {role: next(iter(found.values()))}
     missing = sorted(set(required) - set(raw))
     if missing:
-        raise DataError(
-            f"method {spec.method!r} needs data role {missing[0]!r} ({info.needs[missing[0]]}): give --data {missing[0]}=PATH"
-        )
+        raise DataError(missing_role(info, missing[0]))
     return raw
 
 
 def _classes_only(spec: RunSpec) -> ClassesOnly:
     if spec.run.class_names is None:
-        raise ConfigError(
-            f"{spec.method} needs no data, but the names of the classes: give --class-names FILE or a,b,c"
-        )
+        raise ConfigError(no_class_names(spec.method))
     found = read_class_names(spec.run.class_names)
     return ClassesOnly(found.names, found.texts)
 
@@ -178,7 +173,7 @@ def load_backbones(modality: Modality, spec: RunSpec, info: MethodInfo, note: Sa
             source = modality.default_backbone(role)
             note(f"no --backbone: using the small built-in {source}; a real pretrained one will do much better")
         loaded[role] = load_network(modality, source, weights.get(role), spec.data, role)
-        loaded[role].weights = weights.get(role)
+        loaded[role].weights = located(weights[role]) if role in weights else None
     return loaded
 
 

@@ -41,8 +41,8 @@ def write_panels(
             write_table(run / "predictions" / f"{role}.parquet", final.records)
             panels.append(_samples(modality, data[role], final.records, role))
     panels += [_stored(Panel(**panel)) for panel in method.panels()]
-    panels += [_stored(panel) for panel in modality.panels(method, data, finals)]
-    panels += [_stored(panel) for panel in modality.history_panels(method, RunDir(run).metrics())]
+    panels += [_stored(panel) for panel in modality.panels(method.at_work, data, finals)]
+    panels += [_stored(panel) for panel in modality.history_panels(method.at_work, RunDir(run).metrics())]
     norms = prompt_norms(method)
     if norms:
         note = "Mean Euclidean norm of a tensor's rows; a stack over layers has a bar per layer."

@@ -39,14 +39,17 @@ class ReportData:
     panels: Sequence[Panel] = ()
 
 
-def read_run(run: Path) -> ReportData:
+def read_run(run: Path, status_is: Mapping[str, Any] | None = None) -> ReportData:
     """Collect a report's material from a run folder. Parts that a failed or interrupted run lacks are left empty; parts that
     cannot be read become a panel that says so.
+
+    Args:
+        status_is: entries of run.json that are about to be written.
 
     Raises:
         ArtifactError: there is no readable run.json.
     """
-    status = read_json(run / "run.json")
+    status = {**read_json(run / "run.json"), **(status_is or {})}
     problems: list[Panel] = []
     stored = _read(run / "report.json", read_json, problems)
     config = _read(run / "config.yaml", lambda path: yaml.safe_load(path.read_text(encoding="utf-8")), problems)

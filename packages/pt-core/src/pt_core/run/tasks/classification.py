@@ -14,14 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pt_core.data import Batch, Dataset
-from pt_core.errors import ArtifactError, DataError
+from pt_core.errors import MAX_NAME, ArtifactError, DataError, name_problem
 from pt_core.run.data.sampling import class_weights
 from pt_core.run.declare.options import ClassificationOptions
 from pt_core.run.tasks.metrics import MATRIX_LIMIT, ClassificationEvaluator
 from pt_core.task import Evaluator, Predictions, Task
 
 MAX_CLASSES = 100_000
-MAX_NAME = 1000
 TOP = 3
 """Classes named in a prediction record."""
 LABELLED_ROLES = ("train", "val", "test")
@@ -41,7 +40,7 @@ class Classification(Task):
         ordinal: the classes are ordered (grades, stages); adds quadratic-weighted kappa to the metrics and selects by it.
 
     Raises:
-        DataError: fewer than 2 classes, or a name that occurs twice.
+        DataError: fewer than 2 classes, a name that occurs twice, or one that is too long or holds control characters.
     """
 
     name = "classification"
@@ -61,6 +60,9 @@ class Classification(Task):
         label, times = Counter(self.labels).most_common(1)[0]
         if times > 1:
             raise DataError(f"class name {label!r} occurs {times} times; give every class its own name")
+        odd = name_problem(self.labels)
+        if odd is not None:
+            raise DataError(odd)
         if class_weights is not None:
             usable = bool((class_weights.isfinite() & (class_weights >= 0)).all())
             if class_weights.shape != (len(self.labels),) or not usable:

@@ -94,6 +94,31 @@ class Checkpoints:
         return _read(found[0])
 
 
+def check_resumable(snapshot: Snapshot, options: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint whose position is none, and one of a run with other options.
+
+    Raises:
+        ArtifactError: names the entry, or the options that differ.
+    """
+    state = snapshot.state
+    for name, least in (("stage_number", 1), ("step", 0), ("processes", 1), ("since_best", 0), ("skipped", 0)):
+        value = state.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**53:
+            raise ArtifactError(
+                f"the checkpoint has no valid {name!r} ({str(value)[:40]}); it is damaged or not of a run"
+            )
+    for name in ("numbers", "results"):
+        if not isinstance(state.get(name), dict):
+            raise ArtifactError(f"the checkpoint has no valid {name!r}; it is damaged or not of a run")
+    stored = state.get("options")
+    if not isinstance(stored, dict) or not stored or not options:
+        return  # written before options were kept, or by a trainer without a configuration
+    different = [name for name in sorted({*stored, *options}) if stored.get(name) != options.get(name)]
+    if different:
+        told = ", ".join(f"{name} {stored.get(name)!r}, now {options.get(name)!r}" for name in different[:5])
+        raise ArtifactError(f"the checkpoint is of a run with other options ({told}); resume needs the same ones")
+
+
 def _files(snapshot: Snapshot) -> dict[str, Any]:
     return {TENSORS: snapshot.tensors, STATE: json.dumps(snapshot.state)}
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pt_core.data import Batch, Dataset
-from pt_core.errors import ConfigError
+from pt_core.errors import ArtifactError, ConfigError
 from pt_core.method import Method, assign_tensors
 from pt_core.randomness import keyed, sampled_by
 from pt_core.run.data.streams import Shard, StreamReader
@@ -42,6 +42,7 @@ class StageLoop:
         log: Callable[[dict[str, Any]], None],
     ) -> None:
         self.method, self.stage, self.number = method, stage, number
+        self.acting: Method = stage.acting or method
         self.data, self.options, self.world, self.run = data, options, world, run
         self.log = log
         self.device = world.device
@@ -149,10 +150,10 @@ class StageLoop:
         for number, part in enumerate(parts):
             self.ctx.reseed(number)
             for name, drawn_batch in part.items():
-                batch = self._keyed(name, drawn_batch)
+                batch = self._keyed(name, number, drawn_batch)
                 self.ctx.ids = list(batch.ids)
                 with self.world.autocast(), sampled_by(batch.keys):
-                    output = self.method.training_step(batch)
+                    output = self.acting.training_step(batch)
                 self.ctx.backward(output.loss, output.count)
                 total += output.count
                 prefix = f"{name}/" if len(self.stage.streams) > 1 else ""
@@ -161,7 +162,10 @@ class StageLoop:
         return self._averaged(sums, total)
 
     def _custom_step(self, parts: Sequence[Mapping[str, Batch]]) -> dict[str, float]:
-        self.ctx.parts = [{name: self._keyed(name, batch) for name, batch in part.items()} for part in parts]
+        self.ctx.parts = [
+            {name: self._keyed(name, number, batch) for name, batch in part.items()}
+            for number, part in enumerate(parts)
+        ]
         self.ctx.ids = [sample for part in self.ctx.parts for batch in part.values() for sample in batch.ids]
         self.ctx.reseed(0)
         if self.stage.step_parts is not None:
@@ -172,9 +176,12 @@ class StageLoop:
                 logs = self.stage.step(self.ctx, self.ctx.parts[0])
         return {key: float(torch.as_tensor(value).detach()) for key, value in logs.items()}
 
-    def _keyed(self, stream: str, batch: Batch) -> Batch:
+    def _keyed(self, stream: str, part: int, batch: Batch) -> Batch:
         """On the device, with a key per sample for everything drawn in this step: the same however the batch is cut."""
-        return keyed(batch.to(self.device), self.options.seed, "sample", self.stage.name, self.step, stream)
+        again = self.readers[stream].repeats[part]
+        return keyed(
+            batch.to(self.device), self.options.seed, "sample", self.stage.name, self.step, stream, occurrence=again
+        )
 
     def _averaged(self, sums: dict[str, float], total: int) -> dict[str, float]:
         """Sums divided by the number of units, over all processes."""
@@ -206,7 +213,7 @@ class StageLoop:
         if not len(data):
             return
         result = evaluate(
-            self.method, data, self.world, self.options.batch_size, self.options.seed, self.options.workers
+            self.acting, data, self.world, self.options.batch_size, self.options.seed, self.options.workers
         )
         self.method.train()
         self.log({**self._where("val"), **result.metrics})
@@ -237,8 +244,10 @@ class StageLoop:
     def snapshot(self) -> Snapshot:
         tensors = prefixed("method", self.method.own_tensors())
         numbers: dict[str, Any] = {}
+        counts: dict[str, int] = {}
         for name, optimiser in self.optimisers.items():
             moments, numbers[name] = optimiser.state()
+            counts[name] = len(moments)
             tensors |= prefixed(f"optimiser/{name}", moments)
         if self.best is not None:
             tensors |= prefixed("best", self.best)
@@ -253,6 +262,7 @@ class StageLoop:
             "since_best": self.since_best,
             "results": self.results,
             "numbers": numbers,
+            "moments": counts,
             "scaler": scaler.state_dict() if scaler is not None else None,
             "skipped": self.ctx.skipped,
         }
@@ -262,8 +272,18 @@ class StageLoop:
         own = unprefixed("method", snapshot.tensors)
         assign_tensors(self.method, own, self.method.own_tensors().keys())
         state = snapshot.state
+        if state["step"] > self.steps:
+            raise ArtifactError(
+                f"the checkpoint is at step {state['step']:,}, the stage {self.stage.name!r} has {self.steps:,}"
+            )
         for name, optimiser in self.optimisers.items():
-            optimiser.load_state(unprefixed(f"optimiser/{name}", snapshot.tensors), state["numbers"].get(name, {}))
+            moments = unprefixed(f"optimiser/{name}", snapshot.tensors)
+            expected = state.get("moments", {}).get(name, len(moments))
+            if len(moments) != expected:
+                raise ArtifactError(
+                    f"the checkpoint has {len(moments)} tensors of optimiser {name!r} instead of {expected}: it cannot be continued exactly"
+                )
+            optimiser.load_state(moments, state["numbers"].get(name, {}))
         best = unprefixed("best", snapshot.tensors)
         self.best = {name: tensor.to(self.device) for name, tensor in best.items()} or None
         self.best_metric, self.since_best = state["best_metric"], int(state["since_best"])

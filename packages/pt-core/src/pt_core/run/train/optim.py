@@ -95,7 +95,10 @@ def build_optimisers(method: Method, stage: Stage, options: TrainOptions) -> dic
     names = {id(tensor): name for name, tensor in method.named_parameters()}
     built: dict[str, NamedOptimiser] = {}
     if stage.optimisers is None:
-        built["main"] = NamedOptimiser("main", method.param_groups(stage), names, options)
+        groups = method.param_groups(stage)
+        if not any(group["params"] for group in groups):
+            raise ConfigError(f"stage {stage.name!r} trains no parameter ({', '.join(stage.trains) or 'no pattern'})")
+        built["main"] = NamedOptimiser("main", groups, names, options)
     else:
         for key, spec in stage.optimisers.items():
             chosen = [

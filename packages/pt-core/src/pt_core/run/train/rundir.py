@@ -17,6 +17,8 @@ from typing import Any
 import yaml
 
 from pt_core.errors import UserError
+from pt_core.run.declare.numbers import finite
+from pt_core.run.declare.options import WITHOUT_EFFECT
 from pt_core.sealed import read_json, sweep, write_text
 
 OWN = {
@@ -139,6 +141,19 @@ class RunDir:
         if self.main:
             write_text(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 
+    def options(self) -> dict[str, Any]:
+        """What config.yaml says of the run but for what does not change its result; the data's own identity is compared elsewhere."""
+        path = self.path / "config.yaml"
+        found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+        options = found.get("options") if isinstance(found, dict) else None
+        if not isinstance(options, dict):
+            return {}
+        free = (*WITHOUT_EFFECT, "accumulate", "data")
+        told: dict[str, Any] = json.loads(
+            json.dumps({key: options[key] for key in options if key not in free}, default=str)
+        )
+        return told
+
     def log(self, values: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
         if self.main:
@@ -158,18 +173,24 @@ class RunDir:
         lines = []
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
-                lines.append(json.loads(line))
-            except ValueError:
+                found = json.loads(line)
+            except (ValueError, RecursionError):
                 continue  # the last line of a killed process may be cut
+            if isinstance(found, dict):
+                lines.append(found)
         return lines
 
     def rewind(self, stage: int, step: int) -> None:
         """Drop metric lines written after (stage, step): a resumed run writes them again."""
         if self.main and (self.path / "metrics.jsonl").is_file():
-            kept = [
-                line for line in self.metrics() if (line.get("stage_number", 0), line.get("step", 0)) <= (stage, step)
-            ]
+            kept = [line for line in self.metrics() if _place(line) <= (stage, step)]
             write_text(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def _place(line: Mapping[str, Any]) -> tuple[float, float]:
+    """Where a line of metrics belongs; one that is not ours stays."""
+    stage, step = (line.get(name, 0) for name in ("stage_number", "step"))
+    return (stage, step) if finite(stage) and finite(step) else (0, 0)
 
 
 def environment(packages: Mapping[str, str]) -> dict[str, Any]:

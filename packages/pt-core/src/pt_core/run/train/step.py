@@ -14,7 +14,7 @@ from torch import Tensor
 from pt_core.data import Batch, Dataset, generator, stable_seed
 from pt_core.errors import NonFiniteError
 from pt_core.method import Method
-from pt_core.randomness import keyed, reseed
+from pt_core.randomness import keyed, occurrences, reseed
 from pt_core.run.declare.options import TrainOptions
 from pt_core.run.train.optim import NamedOptimiser, build_optimisers
 from pt_core.run.train.rundir import RunDir
@@ -71,13 +71,16 @@ class Steps:
 
     def batch(self, role: str, rows: Sequence[int], *key: int | str) -> Batch | None:
         dataset = self.data[role]
-        mine = [int(row) for row in np.array_split(np.asarray(rows, dtype=np.int64), self.world.size)[self.world.rank]]
+        cut = [np.asarray(values, dtype=np.int64) for values in (rows, occurrences([int(row) for row in rows]))]
+        mine, times = (
+            array.tolist() for array in (np.array_split(part, self.world.size)[self.world.rank] for part in cut)
+        )
         if not mine:
             return None
         seed = stable_seed(self.options.seed_of("data"), self.stage.name, self.step, *key)
         samples = [dataset.sample(row, epoch=0, seed=seed) for row in mine]
         drawn = dataset.collate(mine, samples).to(self.device)
-        return keyed(drawn, self.options.seed, "sample", self.stage.name, self.step, role, *key)
+        return keyed(drawn, self.options.seed, "sample", self.stage.name, self.step, role, *key, occurrence=times)
 
     def reseed(self, part: int) -> None:
         """What a sample draws is keyed by the sample; the global generators serve networks that draw for a whole micro-batch."""

@@ -24,7 +24,7 @@ from pt_core.method import Method, assign_tensors
 from pt_core.randomness import keep_rng
 from pt_core.run.data.streams import Shard, ordered_batches
 from pt_core.run.declare.options import TrainOptions, overlay
-from pt_core.run.train.checkpoint import Checkpoints, Snapshot
+from pt_core.run.train.checkpoint import Checkpoints, Snapshot, check_resumable
 from pt_core.run.train.loop import StageLoop
 from pt_core.run.train.rundir import RunDir
 from pt_core.run.train.world import World
@@ -87,6 +87,8 @@ class Trainer:
             self.checkpoints.sweep()
         self.world.barrier()
         newest = self.checkpoints.newest(checkpoint) if resume else None
+        if newest is not None:
+            check_resumable(newest, self.run.options())
         if newest is not None and newest.state["processes"] != self.world.size and not allow_topology_change:
             raise ArtifactError(
                 f"the run was trained by {newest.state['processes']} processes and is resumed by {self.world.size}; results are then equal "
@@ -122,6 +124,11 @@ class Trainer:
             self.done_steps += int(found.state["steps"])
             return
         mine = newest if newest is not None and newest.state["stage_number"] == number else None
+        if newest is not None and (
+            newest.state["stage_number"] > number or (mine and mine.state["stage"] != stage.name)
+        ):
+            where = f"stage {newest.state['stage_number']} ({newest.state.get('stage')!r})"
+            raise ArtifactError(f"the checkpoint is of {where}, but this run is at stage {number} ({stage.name!r})")
         self.run.rewind(number, int(mine.state["step"]) if mine else 0)
         if stage.run is not None:
             results, steps = self._run_job(number, stage), 0
@@ -165,7 +172,9 @@ class Trainer:
 
     def _save(self, loop: StageLoop) -> None:
         if self.world.main:
-            self.checkpoints.save(self.done_steps + loop.step, loop.snapshot())
+            taken = loop.snapshot()
+            kept = Snapshot(taken.tensors, {**taken.state, "options": self.run.options()})
+            self.checkpoints.save(self.done_steps + loop.step, kept)
         self.world.barrier()
 
     def _run_job(self, number: int, stage: Stage) -> dict[str, float]:

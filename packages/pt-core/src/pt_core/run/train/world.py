@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pt_core.errors import ConfigError, UserError
+from pt_core.errors import ConfigError, LostProcess, UserError
 from pt_core.run.declare.options import TrainOptions
 from pt_core.run.declare.process import launched
 
@@ -24,12 +24,9 @@ class World:
 
     def __init__(self, options: TrainOptions) -> None:
         cpu = options.device == "cpu" or (options.device == "auto" and not _accelerated())
-        if options.precision == "fp16" and (cpu or options.device == "mps"):
-            raise ConfigError("precision='fp16' needs a CUDA device; use bf16 or fp32")
-        if options.device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("device='cuda', but no CUDA device is visible; use --device cpu")
-        if options.device == "mps" and not torch.backends.mps.is_available():
-            raise ConfigError("device='mps', but there is no Apple GPU; use --device cpu")
+        problems = device_problems(options.device, options.precision)
+        if problems:
+            raise ConfigError(problems)
         self.precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.precision)
         self.rank, self.size = 0, 1
         self._scaler: torch.amp.GradScaler | None = None
@@ -92,6 +89,34 @@ class World:
     def barrier(self) -> None:
         if self.size > 1:
             dist.barrier()
+
+
+def device_problems(device: str, precision: str) -> list[str]:
+    """Why a run cannot use this device, or not with this precision."""
+    problems = []
+    cpu = device == "cpu" or (device == "auto" and not _accelerated())
+    if precision == "fp16" and (cpu or device == "mps"):
+        problems.append("precision='fp16' needs a CUDA device; use bf16 or fp32")
+    if device == "cuda" and not torch.cuda.is_available():
+        problems.append("device='cuda', but no CUDA device is visible; use --device cpu")
+    if device == "mps" and not torch.backends.mps.is_available():
+        problems.append("device='mps', but there is no Apple GPU; use --device cpu")
+    return problems
+
+
+LOST = ("closed by peer", "reset by peer", "Broken pipe", "gloo", "NCCL", "Timed out", "timed out", "Timeout")
+"""What the backends say when the other side does not answer."""
+
+
+def lost_process(error: BaseException) -> LostProcess | None:
+    """What to tell the user where `error` is a backend's way of saying that another process of the run is gone, else None."""
+    together = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    if not together or not isinstance(error, RuntimeError) or not any(word in str(error) for word in LOST):
+        return None
+    rank = dist.get_rank()
+    return LostProcess(
+        f"process {rank}: another process of this run is gone (killed, or out of memory?); see what it said, then `resume` the run"
+    )
 
 
 def out_of_memory(error: BaseException) -> UserError | None:

@@ -60,7 +60,7 @@ def export_program(modality: Modality, predictor: Predictor, out: Path, format_:
         raise UserError(f"unknown export format {format_!r}; known: {', '.join(SUFFIX)}")
     if out.suffix != SUFFIX[format_]:
         raise UserError(f"--out {out} must end in {SUFFIX[format_]} for --format {format_}")
-    if type(predictor.method).predict_step is not Method.predict_step and not predictor.method.exports_forward:
+    if not predictor.method.is_one_program():
         name = predictor.card["method"]
         raise UserError(
             f"{name} predicts in steps of its own (adaptation, windows, search): there is no single program to export"

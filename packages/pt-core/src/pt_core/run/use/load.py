@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +20,13 @@ from pt_core.randomness import seeded
 from pt_core.run.declare.modality import Modality
 from pt_core.run.declare.options import build_all
 from pt_core.run.declare.registry import Registry
-from pt_core.run.declare.roles import by_role
+from pt_core.run.declare.roles import RUN, by_role, located
 from pt_core.run.declare.spec import HostSpec
 from pt_core.saving import restore_for_training
 from pt_core.strategy import Strategy
 from pt_core.task import Task
 
-RUN, MODULE = "run:", "module:"
+MODULE = "module:"
 MAX_CHAIN = 8
 """Runs whose networks are runs whose networks are runs ... that are followed."""
 
@@ -111,7 +112,7 @@ def load_tuned(
         return build_method(modality.registry, name, config, hosts, networks, task)
 
     if training:
-        method = _arbitrary(build, artifact)
+        method = _arbitrary(build, artifact, training)
         restore_for_training(method, artifact)
     else:
         method = _restored(build, artifact)
@@ -147,7 +148,7 @@ def load_network(
     folded = method.folded()
     if role not in folded:
         raise UserError(f"{source} tuned the weights of {', '.join(folded)}, not of {role!r}")
-    return method.backbones[role].replaced(folded[role], source)
+    return method.backbones[role].replaced(folded[role], located(source))
 
 
 def _per_role(flag: str, given: Sources, roles: Sequence[str]) -> dict[str, Any]:
@@ -181,22 +182,31 @@ def _restored(build: Callable[[], Method], artifact: Artifact) -> Method:
     return method
 
 
-def _arbitrary(build: Callable[[], Method], artifact: Artifact) -> Method:
+def _arbitrary(build: Callable[[], Method], artifact: Artifact, training: bool = False) -> Method:
     """The method with arbitrary values. A card is input from elsewhere: an absurd size in it must fail by name, not by memory."""
     try:
         with seeded(0, "load"):
             try:
                 with torch.device("meta"):
-                    shapes = build()
+                    shapes = built_within(build, math.inf)
             except (NotImplementedError, RuntimeError):
                 shapes = None  # a method that reads values while it is built
-            if shapes is not None:
+            if shapes is None:
+                method = built_within(build, MOST_READ)
+                if method is None:
+                    raise ValueError(f"it would make more than {MOST_READ:,} values")
+                return method
+            if training:
+                restore_for_training(shapes, artifact)
+            else:
                 shapes.restore("predict", artifact.tensors)
             return build()
     except BUILDING as error:
         raise _unbuilt(artifact, error) from error
 
 
+MOST_READ = 2**32
+"""Values that a method may make that cannot be built without memory. The count is crude, and on the safe side."""
 BUILDING = (KeyError, RuntimeError, MemoryError, OverflowError, TypeError, ValueError)
 """What a configuration that makes no sense ends in."""
 

@@ -38,7 +38,8 @@ class Predictor:
         self, items: Sequence[Any], batch_size: int = 32, workers: int = 0, options: Any | None = None
     ) -> Iterator[tuple[dict[str, Any], Mapping[str, bytes]]]:
         """As `stream`, with the files that a prediction is (name -> content), where a record cannot hold it."""
-        dataset = self.modality.inputs(items, self.method, predict_options(self.modality, self.method, options))
+        chosen = predict_options(self.modality, self.method, options)
+        dataset = self.modality.inputs(items, self.method.at_work, chosen)
         for batch, predicted in predictions(self.method, dataset, self.world, batch_size, 0, workers):
             task = self.method.task
             yield from zip(task.records(predicted, batch), task.files(predicted, batch), strict=True)
@@ -78,18 +79,24 @@ class Predictor:
 
 
 def predict_options(modality: Modality, method: Method, options: Any | None) -> Any | None:
-    """The modality's options of prediction from a mapping; the method's own are handed to it. None where the modality has none.
+    """The modality's options of prediction from a mapping; the method's own, and those of a strategy's hosts, are handed to them. None
+    where the modality has none.
 
     Raises:
         ConfigError: unknown or invalid options; all of them.
     """
     if options is not None and not isinstance(options, Mapping):
         return options
-    kinds = {"predict": modality.predict_options, "method": method.PredictOptions}
-    built = build_all({name: cls for name, cls in kinds.items() if cls is not None}, options or {})
-    if "method" in built:
-        method.predict_options = built["method"]
-    return built.get("predict")
+    takers = [
+        (f"{cls.__module__}.{cls.__qualname__}", cls, one) for one in method.takers() if (cls := one.PredictOptions)
+    ]
+    # Of two that share a name the method's own comes last and counts.
+    kinds: dict[str, type] = {"": modality.predict_options} if modality.predict_options is not None else {}
+    kinds |= {key: cls for key, cls, _ in reversed(takers)}
+    built = build_all(kinds, options or {})
+    for key, _, one in takers:
+        one.predict_options = built[key]
+    return built.get("")
 
 
 def load(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +25,16 @@ from pt_core.run.use.load import build_method
 from pt_core.saving import card_of, save_artifact
 from pt_core.task import Task
 
+_USERS: WeakKeyDictionary[nn.Module, WeakSet[Wrapped]] = WeakKeyDictionary()
+"""Network -> the wrapped methods that use it."""
+
 
 class Wrapped(nn.Module):
     """A tuned (or still to be tuned) method with its frozen network.
 
     `parameters()` and `state_dict()` are what is tuned; the frozen network moves along (`.to`, `.cuda`, `.half`) but is neither trained nor
-    stored, stays in eval mode under `.train()`, and is shared by deep copies.
+    stored, stays in eval mode under `.train()`, and is shared by deep copies and by other methods that were wrapped around it. They move to
+    another device together; what would change the network's values (`.half`, `.double`, `.to_empty`) is refused while others use it.
 
     Args:
         modality: turns what the network takes into batches.
@@ -43,6 +49,8 @@ class Wrapped(nn.Module):
         super().__init__()
         self.method = method
         self.modality, self.notes = modality, list(notes)
+        for backbone in self._backbones():
+            _USERS.setdefault(backbone.module, WeakSet()).add(self)
 
     def forward(self, *inputs: Any, labels: Tensor | None = None, **named: Any) -> Any:
         """Logits for what the network takes; with `labels` (batch,) a mapping of `loss` (a scalar) and `logits`, as HF Trainer asks for.
@@ -50,7 +58,7 @@ class Wrapped(nn.Module):
         Returns:
             (batch, class) logits, or {"loss", "logits"}.
         """
-        batch = self.modality.plain_batch(self.method, inputs, named)
+        batch = self.modality.plain_batch(self.method.at_work, inputs, named)
         if labels is None:
             return self.method(batch)
         full = Batch(batch.inputs, labels, batch.index, batch.ids, batch.extra)
@@ -75,10 +83,30 @@ class Wrapped(nn.Module):
         save_artifact(Path(folder), self.method, card)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Wrapped:
+        self._check_shared(fn)
         super()._apply(fn, recurse)
         for backbone in self._backbones():
             backbone.module._apply(fn)
         return self
+
+    def _check_shared(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Refuse what would change the values of a network that another wrapped method uses; nothing has changed then.
+
+        Raises:
+            UserError: says what to do instead.
+        """
+        for backbone in self._backbones():
+            if self._alone(backbone) or not any(_changes(fn, tensor) for tensor in backbone.frozen_tensors()):
+                continue
+            gc.collect()  # others may be gone but for a circle of references
+            if not self._alone(backbone):
+                raise UserError(
+                    "the frozen network is shared with a deep copy, or with another method on the same network, whose values this would "
+                    "change: cast before copying, or wrap copy.deepcopy(network)"
+                )
+
+    def _alone(self, backbone: Backbone) -> bool:
+        return all(user is self for user in _USERS.get(backbone.module, ()))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Wrapped:
         for backbone in self._backbones():
@@ -87,6 +115,13 @@ class Wrapped(nn.Module):
 
     def _backbones(self) -> list[Backbone]:
         return list({id(backbone): backbone for backbone in self.method.backbones.values()}.values())
+
+
+def _changes(fn: Callable[[Tensor], Tensor], tensor: Tensor) -> bool:
+    """Whether `fn` changes the values of tensors of this kind, or their type; a move to another device does not."""
+    probe = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    result = fn(probe)
+    return result is not probe and (result.dtype != probe.dtype or result.device == probe.device)
 
 
 def wrap(

@@ -29,6 +29,8 @@ TUNES = "encoder and decoder; pixel prompts and adapters per severity while trai
 NEEDS = {
     "train": "images with masks of the labelled domain (--task segmentation)",
     "target": "unlabelled images of all other conditions; easy and hard ones apart as easy=, hard=, or found by folder or severity",
+    "easy": {"what": "unlabelled images of the easy conditions (optional)", "optional": True},
+    "hard": {"what": "unlabelled images of the hard conditions (optional)", "optional": True},
 }
 BACKBONES = {"encoder": "fit, predict"}
 
