@@ -129,7 +129,11 @@ def test_unknown_prompt_is_404_and_lists_the_known_ones(client: Any) -> None:
             {"prompt": "a", "n": 9, "tempratur": 1},
             "unknown field 'tempratur' \\(did you mean 'temperature'\\?\\); n must be",
         ),
-        ({"prompt": "a", "logprobs": 5}, "logprobs is not supported"),
+        ({"prompt": "a", "logprobs": 21}, "logprobs must be a whole number from 0 to 20"),
+        ({"prompt": "a", "logit_bias": {"1": 2}}, "logit_bias is not supported"),
+        ({"prompt": "a", "model": "one", "prompt_id": "two"}, "model 'one' and prompt_id 'two' name two prompts"),
+        ({"prompt": "a", "echo": True, "stream": True}, "echo does not go with stream"),
+        ({"prompt": "a", "stream_options": {"include_usage": True}}, "stream_options belong to stream: true"),
         ({"prompt": ""}, "the text has zero tokens"),
         ({"prompt": []}, "prompt must be a text"),
         ({"prompt": {"a": 1}}, "prompt must be a text"),
@@ -154,8 +158,8 @@ def test_neutral_fields_of_openai_clients_are_taken() -> None:
         {"prompt": "a", "echo": False, "best_of": 1, "logprobs": None, "suffix": None, "user": "me", "model": "x"}
     )
     assert wanted.texts == ("a",)
-    with pytest.raises(ConfigError, match="echo is not supported"):
-        parse({"prompt": "a", "echo": True})
+    with pytest.raises(ConfigError, match="best_of is not supported"):
+        parse({"prompt": "a", "best_of": 2})
 
 
 @pytest.mark.parametrize("field", ["prompt", "prompt_id", "stop", "user"])

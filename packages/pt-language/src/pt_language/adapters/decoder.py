@@ -144,10 +144,11 @@ class DecoderBackbone(LanguageBackbone):
         return {f"kv[{layer}]": KeyValue(k, v, index) for layer, (k, v) in enumerate(pairs)}
 
     def prefill(
-        self, inputs: Mapping[str, Tensor], edits: Edits | None = None, weights: Weights | None = None, prefix: Prefix | None = None
+        self, inputs: Mapping[str, Tensor], edits: Edits | None = None, weights: Weights | None = None, prefix: Prefix | None = None,
+        keep: int = 1,
     ) -> Features:  # fmt: skip
-        """Run the text once; extra has the logits of its last position, the cache and its mask."""
-        given = {**inputs, "keep": 1, "prefix": prefix}
+        """Run the text once; extra has the logits of its last `keep` positions, the cache and its mask."""
+        given = {**inputs, "keep": keep, "prefix": prefix}
         return self(given, edits, weights=weights, read=("logits", "cache"))
 
     def _target_logits(

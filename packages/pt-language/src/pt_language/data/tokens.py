@@ -67,7 +67,7 @@ class TokenDataset:
 
     def whole(self, source: Tokens) -> Tokens:
         """A text with the special tokens around it; one that brings them itself, in its template, gets them once."""
-        begin = () if source.ids[: len(self.begin)] == self.begin else self.begin
+        begin = self.begin[: len(opened(self.begin, source.ids)) - len(source.ids)]
         close = () if self.close and source.ids[-len(self.close) :] == self.close else self.close
         return Tokens(begin, (SEPARATOR,) * len(begin)) + source + Tokens(close, (SEPARATOR,) * len(close))
 
@@ -116,6 +116,11 @@ def pad(rows: Sequence[Sequence[int]], left: bool) -> tuple[Tensor, Tensor]:
         values[number, place] = torch.tensor(list(row), dtype=torch.long)
         mask[number, place] = 1
     return values, mask
+
+
+def opened(begin: Sequence[int], ids: Sequence[int]) -> list[int]:
+    """A text's tokens with the special tokens that it begins with, which may be there already."""
+    return [*ids] if tuple(ids[: len(begin)]) == tuple(begin) else [*begin, *ids]
 
 
 def headless(inputs: Mapping[str, Tensor], begin: Sequence[int]) -> Mapping[str, Tensor]:

@@ -14,22 +14,28 @@ from starlette.responses import JSONResponse, Response
 
 from pt_language.server.calls import Wanted
 from pt_language.server.prompts import PromptServer
-from pt_language.server.request import Request
+from pt_language.server.request import Completion, Request
+from pt_language.server.scores import in_chat, in_completion
 
 FINISHED = object()
 """What a finished request sends instead of text."""
 
 
 class Answer:
-    """The answer to a call, from the events (index, text | FINISHED | exception) of its requests."""
+    """The answer to a call, from the events (index, text | FINISHED | exception) of its requests.
 
-    def __init__(self, server: PromptServer, wanted: Wanted, requests: Sequence[Request]) -> None:
-        self.tokenizer, self.requests, self.wanted = server.backbone.tokenizer, requests, wanted
+    Args:
+        texts: of the requests, for `echo`.
+    """
+
+    def __init__(self, server: PromptServer, wanted: Wanted, requests: Sequence[Request], texts: Sequence[str]) -> None:
+        self.tokenizer, self.requests, self.wanted, self.texts = server.backbone.tokenizer, requests, wanted, texts
+        kind = "chat.completion" if wanted.chat else "text_completion"
         self.head = {
-            "id": f"cmpl-{uuid.uuid4().hex}",
-            "object": "text_completion",
+            "id": f"{'chatcmpl' if wanted.chat else 'cmpl'}-{uuid.uuid4().hex}",
+            "object": f"{kind}.chunk" if wanted.chat and wanted.stream else kind,
             "created": int(time.time()),
-            "model": wanted.prompt_id or server.backbone.source,
+            "model": wanted.model or server.backbone.source,
         }
 
     async def whole(self, events: asyncio.Queue[tuple[int, Any]], call: Call) -> Response:
@@ -48,25 +54,43 @@ class Answer:
             gone.cancel()
             self.cancel()
         found = [request.completion(self.tokenizer) for request in self.requests]
-        choices = [choice(index, done.text, done.reason) for index, done in enumerate(found)]
-        new, read = sum(len(done.tokens) for done in found), sum(done.text_tokens for done in found[:: self.wanted.n])
-        usage = {"prompt_tokens": read, "completion_tokens": new, "total_tokens": read + new}
-        return JSONResponse({**self.head, "choices": choices, "usage": usage})
+        choices = [self._choice(index, done) for index, done in enumerate(found)]
+        return JSONResponse({**self.head, "choices": choices, "usage": self._usage(found)})
 
     async def stream(self, events: asyncio.Queue[tuple[int, Any]]) -> AsyncIterator[str]:
         """Server-sent events: pieces of text, then [DONE]."""
-        left = len(self.requests)
+        left, pieces, told = len(self.requests), [0] * len(self.requests), [0] * len(self.requests)
+        usage = {"usage": None} if self.wanted.usage else {}
         try:
+            if self.wanted.chat:
+                for index in range(left):
+                    yield line(
+                        {**self.head, "choices": [self._part(index, {"role": "assistant", "content": ""})], **usage}
+                    )
             while left:
                 index, event = await events.get()
                 if isinstance(event, BaseException):
                     yield line({"error": error_of(500, "the model failed on this request")})
                     return
+                request, text, reason = self.requests[index], "", None
                 if event is FINISHED:
                     left -= 1
-                    yield line({**self.head, "choices": [choice(index, "", self.requests[index].reason)]})
+                    reason, until = request.reason, len(request.completion(self.tokenizer).scores)
                 else:
-                    yield line({**self.head, "choices": [choice(index, event, None)]})
+                    text, until = event, request.marks[pieces[index]]
+                    pieces[index] += 1
+                scores = self._scores(request.scores[told[index] : until], index) if until > told[index] else None
+                told[index] = max(told[index], until)
+                yield line(
+                    {
+                        **self.head,
+                        "choices": [self._part(index, {"content": text} if text else {}, reason, scores)],
+                        **usage,
+                    }
+                )
+            if self.wanted.usage:
+                found = [request.completion(self.tokenizer) for request in self.requests]
+                yield line({**self.head, "choices": [], "usage": self._usage(found)})
             yield "data: [DONE]\n\n"
         finally:
             self.cancel()
@@ -75,9 +99,30 @@ class Answer:
         for request in self.requests:
             request.cancelled = True
 
+    def _choice(self, index: int, done: Completion) -> dict[str, Any]:
+        if self.wanted.chat:
+            message = {"role": "assistant", "content": done.text, "refusal": None}
+            scores = self._scores(done.scores, index)
+            return {"index": index, "message": message, "logprobs": scores, "finish_reason": done.reason}
+        front = self.texts[index] if self.wanted.echo else ""
+        scores = self._scores([*done.text_scores, *done.scores], index)
+        return {"index": index, "text": front + done.text, "logprobs": scores, "finish_reason": done.reason}
 
-def choice(index: int, text: str, reason: str | None) -> dict[str, Any]:
-    return {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
+    def _part(
+        self, index: int, delta: Mapping[str, str], reason: str | None = None, scores: Any = None
+    ) -> dict[str, Any]:
+        """A piece of a stream's choice."""
+        shown = {"delta": delta} if self.wanted.chat else {"text": delta.get("content", "")}
+        return {"index": index, **shown, "logprobs": scores, "finish_reason": reason}
+
+    def _scores(self, scores: Sequence[Any], index: int) -> Any:
+        if self.wanted.logprobs is None:
+            return None
+        return in_chat(scores, self.tokenizer) if self.wanted.chat else in_completion(scores, self.tokenizer)
+
+    def _usage(self, found: Sequence[Completion]) -> dict[str, int]:
+        new, read = sum(len(done.tokens) for done in found), sum(done.text_tokens for done in found[:: self.wanted.n])
+        return {"prompt_tokens": read, "completion_tokens": new, "total_tokens": read + new}
 
 
 def line(value: Mapping[str, Any]) -> str:

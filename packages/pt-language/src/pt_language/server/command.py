@@ -33,7 +33,15 @@ def serve(modality: Modality) -> click.Command:
         help="Let clients load prompts from folders below this one, and unload.",
     )
     @click.option(
-        "--host", default="127.0.0.1", show_default=True, help="Address to listen on. There is no authentication."
+        "--host",
+        default="127.0.0.1",
+        show_default=True,
+        help="Address to listen on. Who reaches it may use the server, unless there is a --token-file.",
+    )
+    @click.option(
+        "--token-file",
+        type=click.Path(path_type=Path),
+        help="File with a token that clients must send (Authorization: Bearer TOKEN; api_key of OpenAI's client).",
     )
     @count("--port", 8000, "Port to listen on; 0 takes a free one.", 0, 65535)
     @count("--max-batch", 32, "Rows that run together.")
@@ -52,6 +60,7 @@ def serve(modality: Modality) -> click.Command:
         host: str,
         port: int,
         grace: int,
+        token_file: Path | None,
         **rest: Any,
     ) -> None:
         """Serve tuned prompts over HTTP, many over one backbone. RUNS are folders, or ID=FOLDER."""
@@ -62,10 +71,26 @@ def serve(modality: Modality) -> click.Command:
         root = rest["prompts_root"]
         if root is not None and not root.is_dir():
             raise UserError(f"--prompts-root {root} is not a folder")
+        token = None if token_file is None else read_token(token_file)
         server = load_server(modality, runs, backbone, weights, device, rest)
-        run_server(server, root, host, port, grace)
+        run_server(server, root, host, port, grace, token)
 
     return serve
+
+
+def read_token(path: Path) -> str:
+    """The token in a file.
+
+    Raises:
+        UserError: it cannot be read, or holds no single word of plain characters.
+    """
+    try:
+        token = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        raise UserError(f"--token-file {path} cannot be read as plain text") from None
+    if not token or token.split() != [token]:
+        raise UserError(f"--token-file {path} must hold one word, the token")
+    return token
 
 
 def load_server(

@@ -73,7 +73,7 @@ class Rows:
         likeliest = logits.argmax(-1).tolist()
         for row, request in enumerate(requests):
             token = likeliest[row] if request.temperature == 0 else request.choose(logits[row])
-            request.take(token, self.end, self.backbone.tokenizer)
+            request.take(token, self.end, self.backbone.tokenizer, logits[row])
 
     def _keep(self, rows: Sequence[int]) -> None:
         if len(rows) == len(self.requests):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -14,7 +16,23 @@ from pt_language.server.http import build_app
 from pt_language.server.prompts import PromptServer
 
 
-def run_server(server: PromptServer, root: Path | None, host: str, port: int, grace: int) -> None:
+class _Announced(uvicorn.Server):
+    """Says where it listens once it does."""
+
+    def __init__(self, config: uvicorn.Config, said: Sequence[str]) -> None:
+        super().__init__(config)
+        self.said = said
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            for text in self.said:
+                click.echo(text, err=True)
+
+
+def run_server(
+    server: PromptServer, root: Path | None, host: str, port: int, grace: int, token: str | None = None
+) -> None:
     """Listen until SIGTERM or Ctrl-C; what was accepted is finished.
 
     Raises:
@@ -30,22 +48,23 @@ def run_server(server: PromptServer, root: Path | None, host: str, port: int, gr
         raise UserError(f"cannot listen on {host}:{port} ({reason}); choose another --host or --port") from None
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{listener.getsockname()[1]}"
-    click.echo(f"serving {len(server)} prompts over {server.backbone.source} on {address}", err=True)
-    name = server.names[0] if len(server) else "ID"
-    click.echo(
-        f'next: curl {address}/v1/completions -H \'content-type: application/json\' -d \'{{"prompt_id": "{name}", "prompt": "..."}}\'',
-        err=True,
+    name = server.names[0] if len(server) else server.backbone.source
+    head = "" if token is None else " -H 'authorization: Bearer TOKEN'"
+    body = json.dumps({"model": name, "prompt": "..."})
+    said = (
+        f"serving {len(server)} prompts over {server.backbone.source} on {address}",
+        f"next: curl {address}/v1/completions -H 'content-type: application/json'{head} -d '{body}'",
     )
     # uvicorn raises the signal that stopped it once more when it is done; by then all is finished and well.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     config = uvicorn.Config(
-        build_app(server, root),
+        build_app(server, root, token),
         log_level="warning",
         access_log=False,
         server_header=False,
         limit_concurrency=server.limits.connections,
         timeout_graceful_shutdown=grace,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    _Announced(config, said).run(sockets=[listener])
     click.echo("stopped", err=True)

@@ -21,7 +21,7 @@ from torch import Tensor
 from pt_language.adapters.decoder import DecoderBackbone
 from pt_language.backbones import load_backbone
 from pt_language.data.templates import Encoder
-from pt_language.data.tokens import pad
+from pt_language.data.tokens import opened, pad
 from pt_language.method import LanguageMethod
 from pt_language.server.decoding import Rows
 from pt_language.server.prefixes import Prefixes
@@ -140,17 +140,30 @@ class PromptServer:
             raise UnknownPrompt(f"unknown prompt {name[:80]!r}{nearest(name, known)}; loaded: {listed}")
         return found
 
+    def named(self, model: str | None) -> str | None:
+        """The prompt that a client's `model` means: an id, or the backbone's own name for the bare model.
+
+        Raises:
+            UnknownPrompt: neither; names the known ones.
+        """
+        if model is None or (model == self.backbone.source and model not in self._tenants):
+            return None
+        self.tenant(model)
+        return model
+
     # ---- completions ---------------------------------------------------------------------------------------------------------
 
     def request(
-        self, text: str | Sequence[int] | Mapping[str, str], prompt: str | None = None, max_new_tokens: int = 16, **options: Any
+        self, text: str | Sequence[int] | Mapping[str, str], prompt: str | None = None, max_new_tokens: int | None = 16,
+        **options: Any
     ) -> Request:  # fmt: skip
         """A checked request.
 
         Args:
             text: text or token ids as they follow the prompt, or a mapping of columns for the prompt's own template.
             prompt: id of a loaded prompt; None for the bare backbone.
-            options: further fields of `Request` (temperature, top_p, seed, stop).
+            max_new_tokens: 0 only where the text's own tokens are scored; None: as many as the limits and the context window allow.
+            options: further fields of `Request` (temperature, top_p, seed, stop, logprobs, score_text).
 
         Raises:
             UnknownPrompt, TooLong, UserError: as they say; nothing has run then.
@@ -158,7 +171,10 @@ class PromptServer:
         tenant = self.tenant(prompt)
         ids = self._ids(text, tenant)
         front = tenant.length if tenant is not None else 0
-        if not 1 <= max_new_tokens <= self.limits.tokens:
+        if max_new_tokens is None:
+            room = self.limits.tokens if self.context is None else self.context - front - len(ids)
+            max_new_tokens = max(1, min(self.limits.tokens, room))
+        if not (0 if options.get("score_text") else 1) <= max_new_tokens <= self.limits.tokens:
             raise TooLong(f"max_tokens is {max_new_tokens}; this server gives 1 to {self.limits.tokens}")
         if self.context is not None and front + len(ids) + max_new_tokens > self.context:
             raise TooLong(
@@ -169,13 +185,13 @@ class PromptServer:
     def _ids(self, text: str | Sequence[int] | Mapping[str, str], tenant: Tenant | None) -> list[int]:
         begin = self.begin if tenant is None else tenant.method.begin
         if isinstance(text, str):
-            ids = list(begin + self.encoder.encode(text, 0).ids)
+            ids = opened(begin, self.encoder.encode(text, 0).ids)
         elif isinstance(text, Mapping):
             if tenant is None:
                 raise UserError("columns need a prompt with a template; give text, or name a prompt")
             template = tenant.method.text_task.template
             template.check_columns(list(text), f"the input for prompt {tenant.name!r}", answer=False)
-            ids = list(begin + self.encoder.source(template, text).ids)
+            ids = opened(begin, self.encoder.source(template, text).ids)
         else:
             ids = list(text)
             if not all(
@@ -185,6 +201,28 @@ class PromptServer:
         if not ids:
             raise UserError("the text has zero tokens")
         return ids
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a conversation up to where the assistant's turn begins, by the tokenizer's own template.
+
+        Raises:
+            UserError: it has none, or does not take these messages.
+        """
+        tokenizer = self.backbone.tokenizer
+        if not getattr(tokenizer, "chat_template", None):
+            raise UserError(f"{self.backbone.source!r} has no chat template; send text to /v1/completions")
+        try:
+            text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # templates raise what they like
+            raise UserError(f"the chat template does not take these messages: {str(error)[:200]}") from None
+        return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def shown(self, request: Request) -> str:
+        """The text of a request, without the special tokens that the server put in front."""
+        begin = self.begin if request.tenant is None else request.tenant.method.begin
+        ids = request.ids[len(begin) :] if begin and request.ids[: len(begin)] == begin else request.ids
+        text: str = self.backbone.tokenizer.decode(list(ids))
+        return text
 
     def complete(
         self, texts: Sequence[str | Sequence[int] | Mapping[str, str]], prompts: Sequence[str | None], max_new_tokens: int = 16,
@@ -221,7 +259,10 @@ class PromptServer:
             for chosen in [fixed, *groups.values()]:
                 if chosen:
                     logits, cache, mask = self.prefill(chosen)
-                    rows.add(chosen, logits, cache, mask)
+                    for request, own in zip(chosen, logits, strict=True):
+                        if request.score_text:
+                            request.read(own)
+                    rows.add(chosen, logits[:, -1].float(), cache, mask)
 
     @torch.no_grad()
     def step(self, rows: Rows) -> None:
@@ -231,17 +272,20 @@ class PromptServer:
 
     @torch.no_grad()
     def prefill(self, requests: Sequence[Request]) -> tuple[Tensor, Any, Tensor]:
-        """(next-token logits (rows, vocabulary), cache, mask) of texts behind their prompts, in one forward.
+        """(logits (rows, 1 or tokens, vocabulary), cache, mask) of texts behind their prompts, in one forward; those of all tokens only
+        where a request's own text is scored.
 
         Requests of one prompt that depends on the text must come alone.
         """
         ids, mask = (t.to(self.backbone.device) for t in pad([request.ids for request in requests], left=True))
         inputs: dict[str, Any] = {"ids": ids, "mask": mask, "roles": torch.full_like(ids, 2)}
+        keep = ids.shape[1] if any(request.score_text for request in requests) else 1
         first = requests[0].tenant
         if first is not None and not first.method.static:
             batch = Batch(inputs, None, torch.arange(len(ids)), [f"request {n}" for n in range(len(ids))])
             edits = first.method.edits(batch)
-            extra = self.backbone.prefill(inputs, edits).extra
+            extra = self.backbone.prefill(inputs, edits, keep=keep).extra
         else:
-            extra = self.backbone.prefill(inputs, prefix=self.prefixes.of([r.tenant for r in requests])).extra
-        return extra["logits"][:, -1].float(), extra["cache"], extra["mask"]
+            prefix = self.prefixes.of([r.tenant for r in requests])
+            extra = self.backbone.prefill(inputs, prefix=prefix, keep=keep).extra
+        return extra["logits"], extra["cache"], extra["mask"]
