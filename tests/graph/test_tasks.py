@@ -126,3 +126,25 @@ def test_data_of_another_task():
         task.check_dataset(blank, "train")
     with pytest.raises(DataError, match="names of their own"):
         BinaryTasks(["a", "a"])
+
+
+def test_what_labels_leave_undefined_is_said_before_training():
+    task = BinaryTasks(["a", "b"])
+
+    class Part:
+        def __init__(self, target):
+            self.values = torch.tensor(target)
+
+        def __len__(self):
+            return len(self.values)
+
+        def target(self, rows):
+            return self.values[list(rows)]
+
+    assert task.undefined(Part([[1.0, -1.0], [-1.0, 1.0]]), "test") == ()
+    assert task.undefined(Part([[1.0, -1.0], [0.0, 1.0]]), "test") == (
+        "the test part has one label only of a: ROC-AUC leaves them out",
+    )
+    (said,) = task.undefined(Part([[1.0, -1.0], [1.0, 0.0]]), "val")
+    assert said == "the val part has one label only of every property, so ROC-AUC cannot be measured there"
+    assert task.directions(["roc_auc", "tasks_scored", "nll"]) == {"roc_auc": "max", "nll": "min"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -12,6 +12,26 @@ from torch import Tensor
 from pt_core.data import Batch, Dataset
 from pt_core.errors import UserError
 
+LOWER_IS_BETTER = frozenset(
+    {
+        "nll",
+        "ece",
+        "loss",
+        "mse",
+        "mae",
+        "rmse",
+        "smape",
+        "mase",
+        "crps",
+        "perplexity",
+        "bits",
+        "brier",
+        "forgetting",
+        "distance",
+        "error",
+    }
+)
+"""Metrics that are errors, by the usual names; all others are better the larger they are."""
 Predictions = Mapping[str, Tensor]
 """Tensors whose first axis is the sample, such as {"logits": (batch, class)}."""
 
@@ -56,6 +76,10 @@ class Task(ABC):
     select: tuple[str, Literal["max", "min"]] | None
     label_keys: ClassVar[tuple[str, ...]] = ("labels",)
     """Entries of `to_json` that tuned tensors of classes belong to: where they differ, a warm start leaves those fresh."""
+    lower_is_better: ClassVar[frozenset[str]] = LOWER_IS_BETTER
+    """Metrics of which smaller values are better; of `name/part` the part before the stroke counts."""
+    not_scores: ClassVar[frozenset[str]] = frozenset()
+    """Entries among the metrics that say how much was measured, not how well."""
     generates: ClassVar[bool] = False
     """Whether an answer is searched token by token, so that its cost depends on what comes out."""
 
@@ -94,6 +118,18 @@ class Task(ABC):
         Raises:
             DataError: names the offending value and the role.
         """
+
+    def undefined(self, dataset: Dataset, role: str) -> Sequence[str]:
+        """Which metrics a part's labels already leave undefined, in lines for the user."""
+        return ()
+
+    def directions(self, metrics: Iterable[str]) -> dict[str, Literal["max", "min"]]:
+        """Metric -> whether larger or smaller values are better; what is no score is left out."""
+        scores = [name for name in metrics if name not in self.not_scores]
+        found: dict[str, Literal["max", "min"]] = {
+            name: "min" if name.partition("/")[0] in self.lower_is_better else "max" for name in scores
+        }
+        return found if self.select is None else {**found, self.select[0]: self.select[1]}
 
     def class_names(self) -> Sequence[str]:
         """Names of the classes, or empty where the task has none."""

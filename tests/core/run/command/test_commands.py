@@ -170,6 +170,14 @@ def test_compare_prints_the_table_and_writes_the_page(run, tmp_path):
     assert "±" in out
     assert (tmp_path / "page.html").is_file()
     assert "is not a run folder" in refused("compare", run, tmp_path / "nowhere")[0]
+    status = json.loads((tmp_path / "second" / "run.json").read_text())
+    assert status["directions"]["nll"] == "min"
+    assert status["directions"]["accuracy"] == "max"
+    (tmp_path / "second" / "run.json").write_text(json.dumps({**status, "status": "running"}))
+    status, out, err = pt("compare", run, tmp_path / "second", "--out", tmp_path / "page.html")
+    assert status == 0
+    assert len(out.splitlines()) == 2
+    assert f"left out: {tmp_path / 'second'} (running)" in err
 
 
 def test_exported_artifact_predicts_the_same_and_may_leave_the_training_view_out(run, tmp_path):

@@ -198,3 +198,47 @@ def test_not_a_number_sorts_last(tmp_path):
     frame, _, _ = compared([folder, run(tmp_path, "b", 0.2)], tmp_path)
     assert list(frame["run"]) == ["prompt", "other"]
     assert json.loads(frame.to_json(orient="records"))[1]["accuracy"] is None
+
+
+def test_errors_are_better_the_smaller_they_are(tmp_path):
+    """Also where runs selected by nothing that is shown: NLL .048 stands above .648."""
+    for told in ({"directions": {"nll": "min"}}, {}):
+        folder = tmp_path / str(len(told))
+        runs = [
+            run(folder, name, 0, results={"test": {"nll": value}}, tuned=n, method=f"pt-toy/{name}", select=[], **told)
+            for n, (name, value) in enumerate((("bad", 0.648), ("good", 0.048)), 1)
+        ]
+        frame = compare(runs, folder / "page.html")
+        assert list(frame["run"]) == ["good", "bad"]
+
+
+def test_a_task_says_which_way_its_metrics_go(tmp_path):
+    runs = [
+        run(tmp_path, name, 0, results={"test": {"steps": value}}, tuned=n, method=f"pt-toy/{name}", select=[], directions={"steps": "min"})
+        for n, (name, value) in enumerate((("slow", 9.0), ("fast", 2.0)), 1)
+    ]  # fmt: skip
+    assert list(compare(runs, tmp_path / "page.html")["run"]) == ["fast", "slow"]
+
+
+def test_how_much_was_measured_ranks_nothing_and_what_was_not_is_undefined(tmp_path):
+    """ROC-AUC of one run's test part is not defined: it comes last, whatever else it has."""
+    directions = {"roc_auc": "max", "nll": "min"}
+    some = {"select": ["roc_auc", "max"], "directions": directions}
+    runs = [
+        run(tmp_path, "a", 0, results={"test": {"tasks_scored": 0.0, "nll": 0.1}}, method="pt-toy/a", **some),
+        run(tmp_path, "b", 0, results={"test": {"roc_auc": 0.6, "tasks_scored": 1.0, "nll": 0.7}}, tuned=9, method="pt-toy/b", **some),
+        run(tmp_path, "c", 0, results={"test": {"roc_auc": 0.8, "tasks_scored": 1.0, "nll": 0.9}}, tuned=8, method="pt-toy/c", **some),
+    ]  # fmt: skip
+    frame, _, _ = compared(runs, tmp_path)
+    assert list(frame["run"]) == ["c", "b", "a"]
+    table = compare_table(frame).splitlines()
+    assert "test roc auc" in table[0]
+    assert table[3].split()[:3] == ["a", "1", "undefined"]
+    nobody, _, _ = compared(runs[:1], tmp_path)
+    assert compare_table(nobody).splitlines()[1].split()[:3] == ["a", "1", "undefined"]
+
+
+def test_runs_that_are_left_out_are_told(tmp_path):
+    runs = [run(tmp_path, "a", 0.5), run(tmp_path, "b", 0.6, status="failed", message="out of memory")]
+    frame, _, _ = compared(runs, tmp_path)
+    assert frame.attrs["left_out"] == [(str(tmp_path / "b"), "failed: out of memory")]

@@ -348,3 +348,28 @@ def test_malformed_json_is_refused_in_one_line(change):
         Classification.from_json({"labels": ["a", "b"], **change})
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("classes", "ordinal", "labels", "said"),
+    [
+        (2, False, [1, 1], ("the test part has samples of class 'c1' only, so AUROC cannot be measured there",)),
+        (3, True, [2], ("the test part has samples of class 'c2' only, so kappa cannot be measured there",)),
+        (3, False, [0, 0], ("the test part has samples of class 'c0' only",)),
+        (2, False, [0, 1], ()),
+        (2, False, None, ()),
+    ],
+)
+def test_what_labels_leave_undefined_is_said(classes, ordinal, labels, said):
+    assert Classification(names(classes), ordinal=ordinal).undefined(dataset(labels), "test") == said
+
+
+def test_directions_of_metrics():
+    task = Classification(names(2))
+    assert task.directions(["accuracy", "nll", "ece", "nll/fog", "auroc"]) == {
+        "accuracy": "max",
+        "nll": "min",
+        "ece": "min",
+        "nll/fog": "min",
+        "auroc": "max",
+    }

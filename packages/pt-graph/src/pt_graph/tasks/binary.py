@@ -126,6 +126,24 @@ class BinaryTasks(Task):
             raise ArtifactError("the card's task is no valid list of binary properties")
         return cls(labels or [], largest)
 
+    not_scores = frozenset({"tasks_scored"})
+
+    def undefined(self, dataset: Dataset, role: str) -> Sequence[str]:
+        """Properties of which a part has one label only; they are left out of ROC-AUC."""
+        own: Any = dataset
+        target = own.target(range(len(own)))
+        lost = [
+            name
+            for number, name in enumerate(self.labels)
+            if not ((target[:, number] > 0).any() and (target[:, number] < 0).any())
+        ]
+        if len(lost) == len(self.labels):
+            return (f"the {role} part has one label only of every property, so ROC-AUC cannot be measured there",)
+        if not lost:
+            return ()
+        shown = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
+        return (f"the {role} part has one label only of {shown}: ROC-AUC leaves them out",)
+
     def check_dataset(self, dataset: Dataset, role: str) -> None:
         """Refuse data with other properties, and training data without any label.
 

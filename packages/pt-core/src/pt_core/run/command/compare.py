@@ -31,5 +31,8 @@ def compare(runs: tuple[Path, ...], out: Path | None) -> None:
             raise UserError(f"{run} is not a run folder (no run.json)")
     page = (out or Path("runs")) / "compare.html" if out is None or out.suffix != ".html" else out
     page.parent.mkdir(parents=True, exist_ok=True)
-    click.echo(compare_table(compare_runs(list(runs), page)))
+    frame = compare_runs(list(runs), page)
+    click.echo(compare_table(frame))
+    for folder, reason in frame.attrs["left_out"]:
+        click.echo(f"left out: {folder} ({reason})", err=True)
     click.echo(f"page: {page}", err=True)

@@ -113,7 +113,9 @@ class _Work:
             }
             _save(self.modality, self.prepared, self.run.path / "tuned", extra)
             # Finished is a run whose report is there: one that is stopped before writes it when it is resumed.
-            self.run.update({"results": results, "time": seconds})
+            names = dict.fromkeys(name for final in finals.values() for name in final.metrics)
+            directions = self.prepared.task.directions(names)
+            self.run.update({"results": results, "directions": directions, "time": seconds})
             done = {"status": "finished", "finished": now()}
             if report:
                 _write_report(self.modality, self.prepared, self.run, finals, done)

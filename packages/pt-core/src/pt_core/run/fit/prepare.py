@@ -73,6 +73,9 @@ def prepare(modality: Modality, spec: RunSpec, say: Say, backbones: Mapping[str,
     task = modality.make_task(spec.task, raw if trained else {**raw, "train": _classes_only(spec)})
     own = {role for role in raw if role in info.roles and info.roles[role].labels != "task"}
     raw = split_roles(spec, info, {**raw, **in_label_space(raw, task, own)}, task, note)
+    for role in ("val", "test"):
+        for text in task.undefined(raw[role], role) if role in raw else ():
+            note(text)
     if backbones is None:
         backbones = load_backbones(modality, spec, info, note)
     for backbone in backbones.values():

@@ -31,6 +31,7 @@ from pt_core.run.report.values import (
     texts,
 )
 from pt_core.sealed import read_json
+from pt_core.task import LOWER_IS_BETTER
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +79,7 @@ def compare(runs: Sequence[Path], out: Path) -> pd.DataFrame:
     Returns:
         One row per setting: run (its short name), method, backbone, split (the results' part), runs, tuned, share, then per metric
         `<metric>` (mean) and `<metric>_std` (sample standard deviation, NaN for one run), fit_seconds. Best first by the metric
-        that the runs selected by.
+        that the runs selected by; a row for which it is undefined is last. `attrs["left_out"]`: (folder, reason) of runs without results.
 
     Raises:
         ArtifactError: a folder has no readable run.json.
@@ -102,6 +103,7 @@ def compare(runs: Sequence[Path], out: Path) -> pd.DataFrame:
     members = [list(groups.values())[i] for i in order]
     frame = pd.DataFrame(rows)
     skipped = [(str(folder), reason) for folder, reason in left_out.items() if reason]
+    frame.attrs["left_out"] = skipped
     save(out, render("compare.html.j2", **_view(rows, members, metric, split, skipped)))
     return frame
 
@@ -180,17 +182,33 @@ def _metrics(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _leading(rows: Sequence[Mapping[str, Any]], runs: Sequence[_Run]) -> tuple[str, str]:
-    """The metric that rows are sorted by and that is plotted, with its direction: of those that every row has, the one
-    the runs selected by, else accuracy, else the first."""
+    """The metric that rows are sorted by and that is plotted, with its direction: the one that all runs selected by, also where it is
+    undefined for some (they come last); else of those that every row has one that a run selected by, accuracy, or the first score."""
     names = _metrics(rows)
-    shared = [name for name in names if all(name in row for row in rows)]
-    modes = {"accuracy": "max"}
+    modes: dict[str, str] = {}
+    for run in runs:
+        known = {str(name): str(mode) for name, mode in mapping(run.status.get("directions")).items()}
+        found = {name: known.get(name, _usual(name)) for name in names if not known or name in known}
+        modes = {**found, **modes}
+    selected: dict[str, str] = {}
     for run in runs:
         match run.status.get("select"):
             case [str(name), "max" | "min" as mode]:
-                modes = {name: mode} | modes
-    leading = next((name for name in [*modes, *shared] if name in shared), next(iter(names), "accuracy"))
+                selected.setdefault(name, mode)
+    measured = set(names).union(*(mapping(run.status.get("directions")) for run in runs))
+    if len(selected) == 1 and measured & set(selected) and all(run.status.get("select") for run in runs):
+        ((leading, mode),) = selected.items()
+        return leading, mode
+    modes = {**modes, **selected}
+    shared = [name for name in names if name in modes and all(name in row for row in rows)]
+    choices = [*(name for name in (*selected, "accuracy", *shared) if name in shared), *modes]
+    leading = choices[0] if choices else "accuracy"
     return leading, modes.get(leading, "max")
+
+
+def _usual(name: str) -> str:
+    """The direction of a metric in runs that do not say."""
+    return "min" if name.partition("/")[0] in LOWER_IS_BETTER else "max"
 
 
 def _leading_first(row: Mapping[str, Any], metric: str) -> dict[str, Any]:
@@ -198,7 +216,12 @@ def _leading_first(row: Mapping[str, Any], metric: str) -> dict[str, Any]:
     own = [key for key in results if key in (metric, f"{metric}_std")]
     rest = [key for key in results if key not in own]
     order = [key for key in row if key not in results and key != "fit_seconds"]
-    return {key: row[key] for key in (*order, *own, *rest, "fit_seconds")}
+    undefined = {} if own else {metric: math.nan, f"{metric}_std": math.nan}
+    return {
+        **{key: row[key] for key in (*order, *own)},
+        **undefined,
+        **{key: row[key] for key in (*rest, "fit_seconds")},
+    }
 
 
 def _names(firsts: Sequence[_Run]) -> list[str]:
@@ -235,7 +258,12 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> tuple[list[tuple[str, bool]],
     body = []
     for row in rows:
         scores = [
-            (mean_std(key, row.get(key, math.nan), row.get(f"{key}_std", math.nan), scales[key]), row.get(key))
+            (
+                mean_std(key, row.get(key, math.nan), row.get(f"{key}_std", math.nan), scales[key])
+                if finite(row.get(key)) or key != metrics[0]
+                else "undefined",
+                row.get(key),
+            )
             for key in metrics
         ]
         cells: list[tuple[str, Any]] = [(str(row["run"]), row["run"])]

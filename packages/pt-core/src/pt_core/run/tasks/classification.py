@@ -173,6 +173,15 @@ class Classification(Task):
         except (DataError, ValueError) as error:
             raise ArtifactError(f"the card's task is not valid: {error}") from None
 
+    def undefined(self, dataset: Dataset, role: str) -> Sequence[str]:
+        """AUROC, and kappa, where a part has one class only."""
+        found = set(dataset.labels or ())
+        if len(found) != 1 or len(self.labels) < 2:
+            return ()
+        lost = [name for name, told in (("AUROC", len(self.labels) == 2), ("kappa", self.ordinal)) if told]
+        said = f", so {' and '.join(lost)} cannot be measured there" if lost else ""
+        return (f"the {role} part has samples of class {self.labels[found.pop()]!r} only{said}",)
+
     def check_dataset(self, dataset: Dataset, role: str) -> None:
         """Refuse labels outside the classes, and labelled roles without labels or, for training, with one class only.
 
