@@ -165,14 +165,58 @@ def test_blocks_are_masked_as_wholes_with_the_ratio():
     assert float(1 - cells.mean()) == pytest.approx(0.7, abs=0.1)
 
 
-def test_colour_and_blur_share_their_draws_and_sometimes_do_nothing():
+def test_whether_and_how_much_is_the_batchs_and_factors_are_the_images():
     x = images(1, 16).clamp(-1, 1)
     both = x.repeat(2, 1, 1, 1)
-    changed = [colour_and_blur(both, SETTINGS, generator("colour", n)) for n in range(40)]
-    for out in changed:
-        assert torch.equal(out[0], out[1])
+    changed = [colour_and_blur(both, SETTINGS, generator("colour", n), keys(2, n)) for n in range(40)]
     same = sum(torch.equal(out, both) for out in changed)
+    blurred = sum(torch.equal(out[0], out[1]) and not torch.equal(out, both) for out in changed)
     assert 1 <= same <= 12  # probability 0.2 * 0.5
+    assert 1 <= blurred <= 12  # the same
+    assert sum(not torch.equal(out[0], out[1]) for out in changed) == 40 - same - blurred
+    # An image's factors do not depend on its neighbours.
+    alone = [colour_and_blur(both[1:], SETTINGS, generator("colour", n), keys(2, n)[1:]) for n in range(5)]
+    for out, one in zip(changed, alone, strict=False):
+        assert torch.equal(out[1:], one)
+
+
+def test_colours_change_by_the_published_ranges():
+    """Each change alone, read off a picture where it can be measured: factors fill 0.8..1.2, hue turns fill +-0.2 of the circle."""
+    import colorsys
+
+    mean, std = (torch.tensor(SETTINGS[key]).view(3, 1, 1) for key in ("mean", "std"))
+    pure = torch.tensor([0.5, 0.25, 0.25]).view(3, 1, 1).expand(3, 8, 8)  # hue 0, saturation 0.5, value 0.5
+
+    def seen(strength):
+        found = []
+        for n in range(400):
+            normal = ((pure - mean) / std)[None]
+            out = colour_and_blur(normal, SETTINGS, generator("ranges", n), keys(1, "ranges", n), strength)
+            if not torch.equal(out, normal):
+                found.append(colorsys.rgb_to_hsv(*((out[0] * std + mean)[:, 4, 4]).tolist()))
+        return found
+
+    def turned(strength):
+        return [(hue + 0.5) % 1 - 0.5 for hue, _, _ in seen(strength)]
+
+    hues = turned(0.2)
+    assert max(hues) == pytest.approx(0.2, abs=0.02)
+    assert min(hues) == pytest.approx(-0.2, abs=0.02)
+    values = [value for _, _, value in seen(0.2)]
+    assert max(values) > 0.57
+    assert min(values) < 0.43
+    assert all(abs(hue) < 1e-3 for hue in turned(0.0))
+
+
+def test_the_order_of_the_changes_is_drawn():
+    """The same factors in another order give another picture: brightness that saturates before contrast, or behind it."""
+    x = images(1, 16).clamp(-2, 2)
+    seen = set()
+    for n in range(60):
+        out = colour_and_blur(x, SETTINGS, generator("order", n), keys(1, "fixed"), 0.5)
+        if not torch.equal(out, x):
+            seen.add(round(float(out[0, :, 3, 3].sum()), 4))
+    assert len(seen) > 6
 
 
 def test_dice_counts_labelled_pixels_of_the_batch():

@@ -43,22 +43,33 @@ def mix(source: Tensor, target: Tensor, masks: Tensor) -> Tensor:
 
 
 def colour_and_blur(
-    images: Tensor, preprocessing: Mapping[str, Any], rng: torch.Generator, strength: float = 0.2
+    images: Tensor, preprocessing: Mapping[str, Any], rng: torch.Generator, keys: Tensor, strength: float = 0.2
 ) -> Tensor:
-    """Colour jitter (brightness, contrast, saturation, hue by up to `strength`) with probability 0.8 and Gaussian blur, sigma in
-    0.15..1.15, with probability 0.5; the draws hold for the whole batch. Normalised images in, normalised images out."""
-    draws = torch.rand(7, generator=rng).tolist()
+    """Colour jitter with probability 0.8 and Gaussian blur, sigma in 0.15..1.15, with probability 0.5. Normalised images in, normalised
+    images out.
+
+    Whether, the order of the four changes and sigma are drawn once for the batch, the factors for every image (as kornia's ColorJitter
+    does): 1 +- strength for brightness, contrast and saturation, and a turn of the hue circle by up to +-strength. The changes are
+    torchvision's, which scales brightness where kornia 0.5 shifts it.
+
+    Args:
+        rng: of the step.
+        keys: (batch,) of the images.
+    """
+    draws, order = torch.rand(3, generator=rng).tolist(), torch.randperm(4, generator=rng).tolist()
     mean, std = (images.new_tensor(preprocessing[key]).view(3, 1, 1) for key in ("mean", "std"))
     if draws[0] > 0.2:
-        factors = [1 + strength * (2 * u - 1) for u in draws[1:4]]
+        turns = strength * (2 * uniform(keys, (4,), "colour") - 1)
         colours = (images * std + mean).clamp(0, 1)
-        colours = T.adjust_brightness(colours, factors[0])
-        colours = T.adjust_contrast(colours, factors[1])
-        colours = T.adjust_saturation(colours, factors[2])
-        colours = T.adjust_hue(colours, strength * (2 * draws[4] - 1) * 0.5)
-        images = (colours - mean) / std
-    if draws[5] > 0.5:
-        sigma = 0.15 + draws[6]
+        jittered = []
+        for image, turn in zip(colours, turns.tolist(), strict=True):
+            for which in order:
+                change = (T.adjust_brightness, T.adjust_contrast, T.adjust_saturation, T.adjust_hue)[which]
+                image = change(image, turn[which] if change is T.adjust_hue else 1 + turn[which])
+            jittered.append(image)
+        images = (torch.stack(jittered) - mean) / std
+    if draws[1] > 0.5:
+        sigma = 0.15 + draws[2]
         width = 2 * math.ceil(3 * sigma) + 1
         images = T.gaussian_blur(images, [width, width], [sigma, sigma])
     return images

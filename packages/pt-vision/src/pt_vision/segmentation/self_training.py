@@ -54,8 +54,8 @@ class SelfTrainingConfig(NetworkConfig):
     """The same at each side, a share of the columns (30 px of 1920 x 1080)."""
     classmix: Literal["image", "batch"] = "image"
     """Classes that ClassMix pastes: half of each source image's, or (as released) half of the batch's, the ignore label among them."""
-    colour_strength: Annotated[float, Ge(0), Le(1)] = 0.2
-    """Colour jitter of mixed images."""
+    colour_strength: Annotated[float, Ge(0), Le(0.5)] = 0.2
+    """Colour jitter of mixed images; hue turns by up to half of the circle."""
     feature_weight: Annotated[float, Ge(0)] = 0.005
     """lambda, weight of the distance to the initial network's features on things (0: off)."""
     feature_share: Annotated[float, Gt(0), Le(1)] = 0.75
@@ -196,13 +196,14 @@ class SelfTraining(SegmentationMethod):
     def logged(
         self, shares: Sequence[Mapping[str, Tensor]], whole: Whole, ctx: StepContext
     ) -> Mapping[str, float | Tensor]:
-        """Each loss of the whole step, from what micro-batches added."""
+        """Each loss of the whole step, from what micro-batches added; `loss` is what was optimised, others have no weights."""
         names = ["loss_source", "loss_mixed", *(["loss_masked"] if self.config.masked != "none" else [])]
         names += ["feature_distance"] if self.keeps_features else []
         zero = torch.zeros((), device=ctx.device)
         sums = ctx.reduce(torch.stack([sum((log[name] for log in shares if name in log), zero) for name in names]))
         logs = dict(zip(names, sums, strict=True))
-        total = sum((value for name, value in logs.items() if name.startswith("loss_")), zero)
+        weigh = {"feature_distance": self.config.feature_weight, "loss_masked": self.config.masked_weight}
+        total = sum((weigh.get(name, 1.0) * value for name, value in logs.items()), zero)
         return {"loss": total, **logs, "confident": whole.q}
 
     # ---- its parts -------------------------------------------------------------------------------------------------------------
@@ -230,13 +231,13 @@ class SelfTraining(SegmentationMethod):
             return {}
         added: dict[str, Tensor] = {}
 
-        def backward(name: str, loss: Tensor, weight: float = 1.0) -> None:
+        def backward(name: str, loss: Tensor, weight: float = 1.0, beside: Tensor | float = 0.0) -> None:
             added[f"loss_{name}"] = loss.detach()
-            ctx.backward(weight * loss * whole.calls, 1)
+            ctx.backward((weight * loss + beside) * whole.calls, 1)
 
         share = len(pairs) / whole.pairs
         supervised, distance = self.source_loss(pairs, whole, ctx)
-        backward("source", share * supervised + self.config.feature_weight * distance)
+        backward("source", share * supervised, beside=self.config.feature_weight * distance)
         added["feature_distance"] = distance.detach()
         mixed, labels, weights = self.paste(pairs, whole, ctx)
         backward("mixed", share * self.crop_loss(mixed, labels, weights, pairs.keys, ctx, "mixed", pairs.slot))
@@ -291,20 +292,20 @@ class SelfTraining(SegmentationMethod):
         rows, columns = pairs.pseudo.shape[1:]
         return weights * inside_margins(pairs.box, (rows, columns), margins)
 
-    def recoloured(self, images: Tensor, ctx: StepContext, draw: str) -> Tensor:
-        """Colour jitter and blur, the same for all images of the step."""
-        return colour_and_blur(images, self.backbone.preprocessing, ctx.rng(draw), self.config.colour_strength)
+    def recoloured(self, images: Tensor, keys: Tensor, ctx: StepContext, draw: str) -> Tensor:
+        """Colour jitter and blur; `keys` are the images'."""
+        return colour_and_blur(images, self.backbone.preprocessing, ctx.rng(draw), keys, self.config.colour_strength)
 
     def paste(self, pairs: Pairs, whole: Whole, ctx: StepContext) -> tuple[Tensor, Tensor, Tensor]:
         """ClassMix of source and target, colour-augmented: images, labels, weights."""
         masks, weights = class_masks(pairs.labels, pairs.keys, whole.classes), self.pixel_weights(pairs, whole.q)
-        changed = self.recoloured(mix(pairs.images, pairs.target, masks), ctx, "colour")
+        changed = self.recoloured(mix(pairs.images, pairs.target, masks), pairs.keys, ctx, "colour")
         return changed, mix(pairs.labels, pairs.pseudo, masks), mix(torch.ones_like(weights), weights, masks)
 
     def masked_targets(self, pairs: Pairs, whole: Whole, ctx: StepContext) -> Tensor:
         """Masked image consistency: the student sees a third of the blocks of target images and has to predict all of them."""
-        pictures = self.recoloured(pairs.target, ctx, "masked colour")
-        weights = whole.q.expand(pairs.pseudo.shape)
+        pictures = self.recoloured(pairs.target, pairs.target_keys, ctx, "masked colour")
+        weights = self.pixel_weights(pairs, whole.q)
         return self.masked_loss(pictures, pairs.pseudo, weights, pairs.target_keys, ctx, pairs.slot)
 
     def masked_pairs(self, pairs: Pairs, chosen: list[int], whole: Whole, ctx: StepContext) -> Tensor:
@@ -314,8 +315,8 @@ class SelfTraining(SegmentationMethod):
             torch.cat([source[chosen], target[chosen]])
             for source, target in ((pairs.labels, pairs.pseudo), (pairs.keys, pairs.target_keys))
         )
-        weights = whole.q.expand(labels.shape).clone()
-        weights[: len(chosen)] = 1
+        targets = self.pixel_weights(pairs, whole.q)[chosen]
+        weights = torch.cat([torch.ones_like(targets), targets])
         return self.masked_loss(pictures, labels, weights, keys, ctx, pairs.slot)
 
     def masked_loss(
