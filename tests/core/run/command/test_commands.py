@@ -5,6 +5,7 @@ import io
 import json
 import math
 import random
+import shutil
 import socket
 import sys
 
@@ -178,6 +179,21 @@ def test_compare_prints_the_table_and_writes_the_page(run, tmp_path):
     assert status == 0
     assert len(out.splitlines()) == 2
     assert f"left out: {tmp_path / 'second'} (running)" in err
+
+
+def test_report_writes_the_page_again(run, tmp_path):
+    whole = tmp_path / "copy"
+    shutil.copytree(run, whole)
+    before = (whole / "report.html").read_text()
+    (whole / "report.html").unlink()
+    status, out, err = pt("report", whole)
+    assert (status, err) == (0, "")
+    assert out == f"page: {whole / 'report.html'}\n"
+    assert (whole / "report.html").read_text() == before.replace(f"run {run.name}", f"run {whole.name}")
+    told = json.loads((whole / "run.json").read_text())
+    (whole / "run.json").write_text(json.dumps({**told, "status": "interrupted"}))
+    assert f"`resume {whole}` goes on with it" in pt("report", whole)[2]
+    assert refused("report", tmp_path)[0] == f"{tmp_path} is not a run folder (no run.json)"
 
 
 def test_exported_artifact_predicts_the_same_and_may_leave_the_training_view_out(run, tmp_path):

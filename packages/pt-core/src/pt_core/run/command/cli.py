@@ -22,6 +22,7 @@ from pt_core.run.command import (
     methods,
     predict,
     pretrain,
+    report,
     resume,
 )
 from pt_core.run.declare.process import loading
@@ -40,6 +41,7 @@ COMMANDS: tuple[Callable[[Modality], click.Command | None], ...] = (
     predict.command,
     compare.command,
     info.command,
+    report.command,
     export.command,
     pretrain.command,
 )

@@ -46,7 +46,8 @@ class Budget:
         prompts: site -> prompt tokens inserted there per sample, in a training step.
         tuned: values that the method tunes.
         backbone: values of the frozen backbones.
-        frozen_flops: forward of the untouched backbone, all tokens read; 0 without a backbone.
+        frozen_flops: forward of the untouched backbone that reads what the method reads of it in a prediction (the class token alone
+            needs less of the last block than all tokens do); 0 without a backbone.
         forward_flops: `predict_step`, with what depends on the prompts alone already computed; where answers are searched token by
             token, one forward pass over given answers.
         step_flops: `training_step` and its backward pass.
@@ -173,13 +174,17 @@ class _Counter:
         return copy.deepcopy(method, memo)
 
     def count(self) -> Budget:
-        tokens, frozen = self._frozen()
+        tokens = self._tokens()
         watched = _Prompts()
         for backbone in self.method.backbones.values():
             watched.watch(backbone)
         step, kept = self._step(self.batch)
         prompts = dict(watched.lengths)
         cached_step, cached_kept = self._cached()
+        watched.reads.clear()
+        forward = self._forward()
+        watched.reading = watched.reads[-1] if watched.reads else None
+        frozen = self._frozen()
         return Budget(
             method=type(self.method).__name__,
             batch_size=len(self.batch),
@@ -188,7 +193,7 @@ class _Counter:
             tuned=self.original.parameter_count(),
             backbone=frozen_count(self.original),
             frozen_flops=frozen,
-            forward_flops=self._forward(),
+            forward_flops=forward,
             step_flops=step,
             activation_bytes=kept,
             cached_step_flops=cached_step,
@@ -202,10 +207,15 @@ class _Counter:
         with torch.random.fork_rng(devices=[]), self.mode, cast:
             yield
 
-    def _frozen(self) -> tuple[int | None, int]:
+    def _tokens(self) -> int | None:
+        with self._run(), torch.no_grad():
+            features = self.method.untouched(self.batch)
+        return None if features is None else len(features.layout)
+
+    def _frozen(self) -> int:
         with self._run(), torch.no_grad(), flop_counter() as counter:
             features = self.method.untouched(self.batch)
-        return (None, 0) if features is None else (len(features.layout), int(counter.get_total_flops()))
+        return 0 if features is None else int(counter.get_total_flops())
 
     def _forward(self) -> int:
         self.method.eval()
@@ -242,9 +252,12 @@ class _Counter:
 
 @dataclass
 class _Prompts:
-    """Notes how many prompt tokens are inserted at which site; a site used in several calls counts once."""
+    """Notes how many prompt tokens are inserted at which site (a site used in several calls counts once), and what every call reads."""
 
     lengths: dict[str, int] = field(default_factory=dict)
+    reads: list[frozenset[str] | None] = field(default_factory=list)
+    reading: frozenset[str] | None = None
+    """What calls that ask for everything get instead."""
 
     def watch(self, backbone: Backbone) -> None:
         encode = backbone.encode
@@ -252,7 +265,8 @@ class _Prompts:
         def noting(inputs: Any, edits: Mapping[str, tuple[Edit, ...]], read: frozenset[str] | None) -> Any:
             call: dict[str, int] = {}
             watched = {site: tuple(self._note(site, edit, call) for edit in items) for site, items in edits.items()}
-            features = encode(inputs, watched, read)
+            self.reads.append(read)
+            features = encode(inputs, watched, self.reading if read is None else read)
             for site, length in call.items():
                 self.lengths[site] = max(length, self.lengths.get(site, 0))
             return features
