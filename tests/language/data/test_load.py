@@ -10,6 +10,7 @@ import pytest
 from pt_core.errors import DataError
 from pt_language.data.inputs import input_texts
 from pt_language.data.load import load_text
+from pt_language.data.places import check_place
 from pt_language.data.templates import Template
 from pt_language.options import DataOptions
 
@@ -175,3 +176,28 @@ def test_a_limit_keeps_every_class(tmp_path):
     few = load_text(str(tmp_path), DataOptions(limit=5))["train"]
     many = load_text(str(tmp_path), DataOptions(limit=99))["train"]
     assert set(few.ids) <= set(many.ids) | {"train/96", "train/97"}
+
+
+def test_saved_data_sets_are_read_with_their_class_names(tmp_path):
+    """As `save_to_disk` writes them; -1 is the label of a test part that is held back."""
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])}
+    )
+
+    def part(labels):
+        rows = {"text": [f"text {i}" for i in range(len(labels))], "label": labels}
+        return datasets.Dataset.from_dict(rows, features=features)
+
+    whole = datasets.DatasetDict({"train": part([0, 1, 1, 0]), "validation": part([1, 0]), "test": part([-1, -1])})
+    whole.save_to_disk(tmp_path / "whole")
+    found = load_text(str(tmp_path / "whole"), DataOptions())
+    assert list(found) == ["train", "val"]
+    assert found["train"].classes == ("bad", "good")
+    assert [row["label"] for row in found["train"].rows] == ["bad", "good", "good", "bad"]
+    part([1, 0, 1]).save_to_disk(tmp_path / "one")
+    assert list(load_text(str(tmp_path / "one"), DataOptions())["train"].labels) == [1, 0, 1]
+    check_place(str(tmp_path / "one"))
+    (tmp_path / "one" / "data-00000-of-00001.arrow").write_bytes(b"x")
+    with pytest.raises(DataError, match="cannot be read as a saved data set"):
+        load_text(str(tmp_path / "one"), DataOptions())

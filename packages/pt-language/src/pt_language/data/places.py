@@ -26,7 +26,7 @@ def check_place(spec: str) -> None:
     kind, _, name = spec.partition(":")
     if kind == "builtin":
         check_builtin(name)
-    elif kind != "hub":
+    elif kind != "hub" and not is_saved(Path(spec)):
         part_files(Path(spec))
 
 
@@ -39,6 +39,11 @@ def check_builtin(name: str) -> None:
     unknown = unless_known("built-in data", name, BUILTIN)
     if unknown is not None:
         raise DataError(unknown)
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` of the `datasets` library wrote a folder."""
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
 def part_files(path: Path) -> dict[str, Path]:

@@ -11,8 +11,8 @@ from pt_core.errors import DataError, nearest
 
 from pt_language.data.builtin import builtin
 from pt_language.data.files import read_file
-from pt_language.data.hub import hub
-from pt_language.data.places import ROLES, part_files
+from pt_language.data.hub import hub, saved
+from pt_language.data.places import ROLES, is_saved, part_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +39,8 @@ def read_tables(spec: str, split_column: str | None = None, where: Sequence[str]
         frames = builtin(name)
     elif kind == "hub":
         frames = hub(name)
+    elif is_saved(Path(spec)):
+        frames = saved(Path(spec))
     else:
         frames = {role: read_file(file) for role, file in part_files(Path(spec)).items()}
     if len(frames) == 1 and (split_column or "split") in next(iter(frames.values())).columns:
