@@ -125,7 +125,7 @@ def contrastive_edge(config: PretrainConfig, net: Any) -> tuple[LossOf, list[nn.
         if not batch.edge_index.shape[1]:
             return None
         hidden = net(net.embed(batch.x), batch.structure)
-        readout = batch.structure.view(False).gather(hidden, "sum") + hidden
+        readout = batch.structure.view("own").gather(hidden, "sum") + hidden
         anchor, near = batch.edge_index
         far = unlinked(batch, anchor, rng)
         positive, negative = (F.cosine_similarity(readout[anchor], readout[other]) / TAU for other in (near, far))
