@@ -42,7 +42,9 @@ def asymmetric(graphs):
 
 @pytest.mark.parametrize(("name", "act"), list(itertools.product(KINDS, ACTIVATIONS)))
 def test_state_dicts_of_pyg(name, act, tmp_path):
-    theirs = randomise(getattr(models, name)(5, 6, num_layers=3, out_channels=4, act=None if act == "identity" else act), 1).eval()
+    theirs = randomise(
+        getattr(models, name)(5, 6, num_layers=3, out_channels=4, act=None if act == "identity" else act), 1
+    ).eval()
     torch.save(theirs.state_dict(), tmp_path / "w.pt")
     backbone, graphs = load_backbone(f"pyg:{name}:{act}", tmp_path / "w.pt"), multigraphs()
     assert asymmetric(graphs)
