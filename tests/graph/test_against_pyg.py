@@ -18,6 +18,7 @@ from pt_graph.networks.plain import ACTIVATIONS
 from torch_geometric.nn import GCNConv, models
 
 from tests.graph.methods.common import close, randomise, seeded_make, task
+from tests.graph.test_cli import run
 
 KINDS = ("GCN", "GIN", "GraphSAGE", "GAT")
 
@@ -142,12 +143,24 @@ def test_the_convolution_of_supt_is_pygs():
 def test_loops_of_a_view():
     edges = torch.tensor([[0, 1, 1, 2, 2], [1, 1, 1, 0, 0]])
     views = {loops: Structure(edges, None, 3).view(loops) for loops in ("own", "one", "more")}
-    assert {loops: int((view.source == view.target).sum()) for loops, view in views.items()} == {
-        "own": 2,
-        "one": 3,
-        "more": 5,
+    counts = {
+        loops: torch.zeros(3, 3).index_put((view.target, view.source), view.weights("sum"), accumulate=True)
+        for loops, view in views.items()
     }
-    assert [len(view.source) for view in views.values()] == [5, 6, 8]
+    plain = torch.tensor([[0.0, 0, 2], [1, 0, 0], [0, 0, 0]])
+    assert torch.equal(counts["own"], plain + torch.diag(torch.tensor([0.0, 2, 0])))
+    assert torch.equal(counts["one"], plain + torch.eye(3))
+    assert torch.equal(counts["more"], counts["own"] + torch.eye(3))
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("method", ["gpf", "supt", "gppt"])
+def test_a_budget_counts_them(name, method, tmp_path):
+    """Its tensors have shapes and no values: loops and their replacement may not change a shape."""
+    torch.save(getattr(models, name)(5, 6, num_layers=2).state_dict(), tmp_path / "w.pt")
+    status, out, err = run("budget", method, "--backbone", f"pyg:{name}", "--weights", tmp_path / "w.pt")
+    assert status == 0, err
+    assert "training step" in out
 
 
 def test_graphs_of_one_network_do_not_touch(tmp_path):

@@ -56,16 +56,16 @@ class View:
     Attributes:
         source, target: (edge,) node numbers, self-loops that were added behind the graph's own edges.
         bond, direction: (edge,) categories, added self-loops of type 4 and direction 0; None without edge attributes.
-        kept: (edge,) which of the graph's own edges take part; None where all do.
+        kept: (edge,) which of them take part; None where all do. Own loops that one of each node's replaces have weight 0, so that shapes
+            do not depend on values.
     """
 
     def __init__(self, edge_index: Tensor, edge_attr: Tensor | None, nodes: int, loops: Loops) -> None:
         self.nodes, self.loops = nodes, loops
-        self.kept = edge_index[0] != edge_index[1] if loops == "one" else None
-        if self.kept is not None:
-            edge_index = edge_index[:, self.kept]
-            edge_attr = None if edge_attr is None else edge_attr[self.kept]
         added = edge_index.new_empty(0) if loops == "own" else torch.arange(nodes, device=edge_index.device)
+        self.kept = None
+        if loops == "one":
+            self.kept = torch.cat([edge_index[0] != edge_index[1], torch.ones_like(added, dtype=torch.bool)])
         self.source, self.target = torch.cat([edge_index[0], added]), torch.cat([edge_index[1], added])
         self.bond = self.direction = None
         if edge_attr is not None:
@@ -79,15 +79,15 @@ class View:
         """(edge,) factor of each message: `sum` 1, `mean` 1 / in-degree, (degree of source * of target)^-1/2 with the in-degree as in PyG
         (`symmetric`) or with the out-degree as in the molecular family's code (`symmetric_out`)."""
         if kind not in self._weights:
-            one = torch.ones(len(self.source), device=self.source.device)
+            one = torch.ones(len(self.source), device=self.source.device) if self.kept is None else self.kept.float()
             if kind == "sum":
                 value = one
             elif kind == "mean":
-                value = 1 / self._degree(self.target, one).clamp(min=1)[self.target]
+                value = one / self._degree(self.target, one).clamp(min=1)[self.target]
             else:
                 ends = self.target if kind == "symmetric" else self.source
                 scale = self._degree(ends, one).clamp(min=1).rsqrt()
-                value = scale[self.source] * scale[self.target]
+                value = one * scale[self.source] * scale[self.target]
             self._weights[kind] = value
         return self._weights[kind]
 
@@ -138,13 +138,12 @@ class View:
         cut = object.__new__(View)
         cut.nodes, cut.loops = nodes, self.loops
         own = len(self.source) - (0 if self.loops == "own" else self.nodes)
-        cut.kept = None if self.kept is None else self.kept[:edges]
-        edges = edges if cut.kept is None else int(cut.kept.sum())
 
         def pick(values: Tensor) -> Tensor:
             return values[:edges] if self.loops == "own" else torch.cat([values[:edges], values[own : own + nodes]])
 
         cut.source, cut.target = pick(self.source), pick(self.target)
+        cut.kept = None if self.kept is None else pick(self.kept)
         cut.bond = None if self.bond is None else pick(self.bond)
         cut.direction = None if self.direction is None else pick(self.direction)
         cut._weights = {kind: pick(value) for kind, value in self._weights.items()}

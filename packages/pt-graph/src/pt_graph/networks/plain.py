@@ -119,6 +119,8 @@ def _attend(layer: Any, hidden: Tensor, edges: View, heads: int) -> Tensor:
     z = layer["lin"](hidden).view(edges.nodes, heads, -1)
     sender, receiver = ((z * layer[name].value).sum(-1) for name in ("source", "target"))
     score = F.leaky_relu(sender[edges.source] + receiver[edges.target], 0.2)
+    if edges.kept is not None:
+        score = score.masked_fill(~edges.kept[:, None], -torch.inf)
     weight = edge_softmax(score, edges.target, edges.nodes)
     total = z.new_zeros(z.shape).index_add(0, edges.target, z[edges.source] * weight[..., None].to(z.dtype))
     result: Tensor = total.flatten(1) + layer["bias"].value
