@@ -19,6 +19,8 @@ class PretrainOptions:
 
     data: str | None = None
     """Meshes or clouds, as in `fit`; labels are not read (default: generated shapes)."""
+    variant: str | None = None
+    """As in `fit`."""
     points: Annotated[Points, Ge(8)] = 512
     groups: Annotated[Groups, Ge(2)] = 32
     group_size: Annotated[int, Ge(2)] = 16

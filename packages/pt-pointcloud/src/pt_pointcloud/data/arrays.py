@@ -74,8 +74,8 @@ def read_arrays(
         if parts is not None:
             if (
                 parts.shape != points.shape[:2]
-                or parts.min(initial=0) < 0
                 or not np.issubdtype(parts.dtype, np.integer)
+                or parts.min(initial=0) < 0
             ):
                 raise DataError(
                     f"{path}: parts must be whole numbers from 0 up of shape {points.shape[:2]}, not {parts.dtype} {parts.shape}"

@@ -23,7 +23,7 @@ def check_cloud(points: NDArray[np.floating], name: str) -> Cloud:
     Raises:
         DataError: another shape, no points, or coordinates that are not finite; names the sample.
     """
-    if points.dtype.kind not in "biuf":
+    if points.dtype.kind not in "iuf":
         raise DataError(f"cloud {name!r} holds no numbers")
     if points.ndim != 2 or points.shape[1] != 3:
         raise DataError(f"cloud {name!r} has shape {points.shape}; expected (point, 3): choose columns of x, y, z")

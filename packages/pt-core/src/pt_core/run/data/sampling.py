@@ -37,8 +37,8 @@ def few_shot(labels: Sequence[int], shots: int, seed: int, names: Sequence[str] 
     short = short_classes(labels, shots, names)
     if short and exact:
         raise DataError(
-            f"--shots {shots} is more than some classes have in the training part: {_listed(short)}; lower --shots, or leave out "
-            "--exact-shots"
+            f"--shots {shots} is more than some classes have in the training part: {_listed(short)}; lower --shots (without "
+            "--exact-shots all of a class are taken)"
         )
     values = np.asarray(labels, dtype=np.int64)
     chosen: list[int] = []
