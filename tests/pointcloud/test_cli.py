@@ -163,6 +163,17 @@ def test_episodes_are_runs_with_a_mean(backbone, data, tmp_path, capsys):
     assert "--set 'epochs' is not of the form NAME=VALUE" in capsys.readouterr().err
 
 
+def test_an_episode_has_its_shots(backbone, data, tmp_path, capsys):
+    """`fit` takes what a class has; an episode of fewer shots would be another benchmark."""
+    flags = ("--ways", 2, "--queries", 3, "--episodes", 1, "--backbone", f"file:{backbone}", "--out", tmp_path / "e")
+    assert run("episodes", "linear", "--data", data, *flags, "--shots", 400, "--set", "epochs=1") == 2
+    assert "--shots 400 is more than some classes have" in capsys.readouterr().err
+    few = ("--data", data, "--backbone", f"file:{backbone}", *QUICK, "--shots", 400)
+    assert run("fit", "linear", *few, "--out", tmp_path / "run") == 0
+    notes = json.loads((tmp_path / "run" / "run.json").read_text())["notes"]
+    assert any(note.startswith("--shots 400: ball has") for note in notes)
+
+
 def test_pretraining_on_a_users_clouds(data, tmp_path):
     flags = (
         "--points",

@@ -72,7 +72,7 @@ TYPED: dict[str, tuple[tuple[str, ...], str]] = {
     "weights with a builtin": (
         changed("--backbone", "builtin:vit_glyphs", "--weights", "tiny.safetensors"), "brings its own weights"
     ),
-    "more shots than images": (changed("--shots", "9"), "9.*cat|cat.*9"),
+    "more shots than images": ((*changed("--shots", "9"), "--exact-shots"), "9.*cat|cat.*9"),
     "depth of the network": (changed("--depth", "3"), "depth=3 exceeds the 2 blocks of 'file:tiny.safetensors'"),
     "image size": (changed("--image-size", "15"), "image_size=15x15 is not a multiple of the patch size 4x4"),
     "half precision on the CPU": (changed("--precision", "fp16", "--device", "cpu"), "fp16"),
@@ -285,14 +285,14 @@ def test_data_that_cannot_be_used(name: str, desk: Path, tmp_path: Path) -> None
 
 
 def test_a_class_with_one_image(desk: Path, tmp_path: Path) -> None:
-    """It cannot be split off nor drawn more often than it is there; with parts of the user's own it can be trained on."""
+    """It cannot be split off nor, with --exact-shots, drawn twice; with parts of the user's own it can be trained on."""
     folder = make_folder(tmp_path / "rare", {"": {"cat": 8, "dog": 8, "elk": 1}})
     refused("cannot split: every class needs 2 samples or more, but elk has 1", *changed("--data", str(folder)))
     divided = make_folder(
         tmp_path / "own", {"train": {"cat": 8, "dog": 8, "elk": 1}, "val": {"cat": 2, "dog": 2, "elk": 1}}
     )
     fit = changed("--data", str(divided), "--out", str(tmp_path / "run"))
-    refused("elk has 1|elk.*1", *fit, "--shots", "2")
+    refused("elk has 1|elk.*1", *fit, "--shots", "2", "--exact-shots")
     assert not (tmp_path / "run").exists()
     assert "classes with fewer than 5 training samples: elk (1)" in good(*fit).err
     assert json.loads((tmp_path / "run" / "run.json").read_text())["data"]["classes"] == ["cat", "dog", "elk"]

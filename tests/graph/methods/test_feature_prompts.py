@@ -173,7 +173,7 @@ def test_supt_hard_divides_by_a_counter_that_starts_at_one():
     graphs = batch("shapes", 0).inputs
     with torch.no_grad():
         mixed = method.score(graphs.x + method.prompt.sum(0))
-        score = (graphs.structure.view(loops=True).gather(mixed, "symmetric") + method.bias).tanh()
+        score = (graphs.structure.view("one").gather(mixed, "symmetric") + method.bias).tanh()
         best = int(score[:, 0].argmax())
         prompts = method.prompts(graphs, graphs.x)
     assert (prompts.abs().sum(1) > 0).nonzero().flatten().tolist() == [best]

@@ -225,7 +225,7 @@ def test_domains_that_do_not_fit_are_named(domains, options, message):
         (DataOptions(target=("*",)), "no domain besides the target"),
         (DataOptions(target=("c",), sources=("*",)), "'c' is both source and target"),
         (DataOptions(target=("c",), sources=("e",)), "--sources 'e'"),
-        (DataOptions(target=("c",), target_shots=3), "--target-shots 3 is more .* x has 2"),
+        (DataOptions(target=("c",), target_shots=3, exact_target_shots=True), "--target-shots 3 is more .* x has 2"),
     ],
 )
 def test_scenarios_that_cannot_be_are_refused(archive, options, message):
@@ -236,6 +236,17 @@ def test_scenarios_that_cannot_be_are_refused(archive, options, message):
 def test_a_target_class_that_no_source_has_is_refused(archive):
     with pytest.raises(DataError, match="target 'c' .* class 'w', which no source has"):
         load_windows(archive(domain("a"), domain("b"), domain("c", labels="xyw")), OPTIONS, 0)
+
+
+def test_a_class_with_fewer_windows_gives_all_of_them_as_shots(archive):
+    """AdaTime's min(count, k)."""
+    two, nine = (load_windows(archive(*three()), replace(OPTIONS, target_shots=k), 0) for k in (2, 9))
+    counts = Counter(nine["shots"].labels)
+    assert sum(counts.values()) == len(two["shots"]) + len(two.get("unlabeled", ())) - len(nine.get("unlabeled", ()))
+    assert min(counts.values()) == 2
+    (note,) = [note for note in nine["train"].notes if "--target-shots 9" in note]
+    assert "x has 2" in note
+    assert not any("--target-shots" in note for note in two["train"].notes)
 
 
 def test_a_source_that_lacks_a_class_is_noted(archive):

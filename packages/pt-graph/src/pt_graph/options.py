@@ -17,7 +17,8 @@ class DataOptions:
     smiles_column: str | None = None
     """Column with the molecules (default: smiles, SMILES, mol)."""
     label_columns: tuple[str, ...] = ()
-    """Columns with the properties or the class (default: all other columns of a SMILES table; class, label or y elsewhere)."""
+    """Columns with the properties or the class (default: all other columns of a SMILES table, none of a .smi file without a header, whose
+    columns are smiles, 2, 3 ...)."""
     split_column: str | None = None
     """Column (npz: array) with train/val/test or 0/1/2 (default: split or scaffold_split, where there is one)."""
     split: Literal["auto", "scaffold", "random"] = "auto"
@@ -35,7 +36,7 @@ class DataOptions:
     test_fraction: Annotated[float, Ge(0), Lt(1)] = 0.2
     """Share that is split off as test part where the data have neither validation nor test part (0: none)."""
     hops: Annotated[int, Ge(1)] = 2
-    """k, node tasks: a node becomes the graph induced by the nodes within k hops (Cora 4, CiteSeer 3, PubMed 2)."""
+    """k, node tasks: a node becomes the graph of the nodes that reach it within k edges (Cora 4, CiteSeer 3, PubMed 2)."""
     min_nodes: Annotated[int, Ge(1)] = 1
     """Node tasks: nodes with a smaller graph are left out."""
     max_nodes: Annotated[int, Ge(1)] = 300
@@ -53,7 +54,8 @@ class TaskOptions(ClassificationOptions):
     """Flags of the task."""
 
     task: Literal["auto", "binary", "classification"] = "auto"  # type: ignore[assignment]
-    """Yes/no properties with missing labels (binary), one of several classes (classification), or what the labels look like (auto)."""
+    """Yes/no properties with missing labels (binary), one of several classes (classification; whole numbers of any kind too), or what the
+    labels look like (auto)."""
     select_by: Literal["auto", "roc_auc", "accuracy", "macro_f1", "nll"] = "auto"
     """Validation metric that selects the weights (auto: roc_auc for binary, accuracy for classification; RELIEF's node tasks: macro_f1)."""
 

@@ -125,7 +125,7 @@ def contrastive_edge(config: PretrainConfig, net: Any) -> tuple[LossOf, list[nn.
         if not batch.edge_index.shape[1]:
             return None
         hidden = net(net.embed(batch.x), batch.structure)
-        readout = batch.structure.view(False).gather(hidden, "sum") + hidden
+        readout = batch.structure.view("own").gather(hidden, "sum") + hidden
         anchor, near = batch.edge_index
         far = unlinked(batch, anchor, rng)
         positive, negative = (F.cosine_similarity(readout[anchor], readout[other]) / TAU for other in (near, far))
@@ -222,6 +222,8 @@ def pretraining_graphs(data: str | None, seed: int, options: Any = None) -> tupl
 
         return [one.graph() for one in generate(GENERATED, 10_000 + seed)], f"{GENERATED} generated molecules"
     from pt_graph.data.load import load_graphs
+    from pt_graph.options import DataOptions
 
-    parts = load_graphs(data, options, seed)
+    # All parts are used, so that none need be divided by scaffold.
+    parts = load_graphs(data, replace(options or DataOptions(), split="random"), seed)
     return [graph for part in parts.values() for graph in part.graphs], data

@@ -121,5 +121,5 @@ class PointClouds(Package):
     def pretrain(self, options: PretrainOptions, out: Path) -> str:
         from pt_pointcloud.pretrain import pretrain, user_clouds
 
-        pretrain(options, out, None if options.data is None else user_clouds(options.data))
+        pretrain(options, out, None if options.data is None else user_clouds(options.data, options.variant))
         return f"file:{out}"

@@ -19,6 +19,8 @@ class PretrainOptions:
 
     data: str | None = None
     """Meshes or clouds, as in `fit`; labels are not read (default: generated shapes)."""
+    variant: str | None = None
+    """As in `fit`."""
     points: Annotated[Points, Ge(8)] = 512
     groups: Annotated[Groups, Ge(2)] = 32
     group_size: Annotated[int, Ge(2)] = 16
@@ -62,6 +64,8 @@ class DataOptions:
     """Array (.npz, .h5) or table column with the class (default: y, label, labels, class)."""
     part_column: str | None = None
     """Where the part of every point is: an array of .npz or .h5 files (default: parts, seg, pid), or the number of a text column."""
+    variant: str | None = None
+    """Which published division or form, where a folder holds several: modelnet10, or ScanObjectNN's OBJ_BG, OBJ_ONLY, PB_T50_RS ..."""
     split_column: str | None = None
     """Table column with train, val or test (default: split, where there is one)."""
     val_fraction: Annotated[float, Ge(0), Lt(1)] = 0.2

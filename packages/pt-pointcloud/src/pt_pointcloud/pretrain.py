@@ -164,7 +164,7 @@ def pretrain(
         "preprocessing": {"normalise": "unit_sphere", "points": options.points},
         "parameters": parameters,
         "data": source.name,
-        "recipe": {k: v for k, v in recipe.items() if k != "data"},
+        "recipe": {k: v for k, v in recipe.items() if k not in ("data", "variant")},
         "results": {"train_chamfer": round(tail, 6), "held_out_chamfer": None if unseen is None else round(unseen, 6)},
         "versions": versions("torch", "numpy"),
     }
@@ -172,10 +172,11 @@ def pretrain(
     return PretrainReport(out, parameters, tail, unseen, seconds)
 
 
-def user_clouds(spec: str) -> list[Tensor]:
+def user_clouds(spec: str, variant: str | None = None) -> list[Tensor]:
     """Normalised clouds of all training data behind a path; labels are not read."""
     from pt_pointcloud.data.load import load_clouds
     from pt_pointcloud.data.normalise import normalise
+    from pt_pointcloud.options import DataOptions
 
-    train = next(iter(load_clouds(spec).values()))
+    train = next(iter(load_clouds(spec, DataOptions(variant=variant)).values()))
     return [torch.from_numpy(normalise(cloud, "unit_sphere")) for cloud in train.clouds]

@@ -19,7 +19,9 @@ class DataOptions:
     sources: tuple[str, ...] = ()
     """Source domains, names or patterns (default: all but the target, leave-one-domain-out)."""
     target_shots: Annotated[int, Ge(0)] = 5
-    """k, labelled target windows per class; 0 adapts without target labels."""
+    """k, labelled target windows per class, of a class with fewer all of them; 0 adapts without target labels."""
+    exact_target_shots: bool = False
+    """Refuse --target-shots where a class of the target has fewer windows."""
     target_test_fraction: Annotated[float, Gt(0), Lt(1)] = 0.5
     """Share of the target that is kept for the test; shots and unlabelled windows come from the rest."""
     val_fraction: Annotated[float, Gt(0), Lt(1)] = 0.2

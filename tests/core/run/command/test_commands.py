@@ -366,10 +366,18 @@ def test_accumulation_gives_the_same_result(tmp_path):
         torch.testing.assert_close(weights(tmp_path / "three")[name], tensor, rtol=1e-4, atol=1e-5)
 
 
-def test_shots_beyond_a_class_are_refused_with_the_counts(tmp_path):
-    (said,) = refused("fit", "prompt", "--data", table(tmp_path / "d.csv"), "--shots", 5, "--out", tmp_path / "run")
+def test_shots_beyond_a_class_take_what_there_is(tmp_path):
+    """The run is that of all training samples; --exact-shots refuses it with the counts."""
+    data = ("--data", table(tmp_path / "d.csv"))
+    (said,) = refused("fit", "prompt", *data, "--shots", 5, "--exact-shots", "--out", tmp_path / "run")
     assert "cat" in said
     assert not (tmp_path / "run").exists()
+    for name, flags in (("all", ()), ("most", ("--shots", 500))):
+        status, _, problems = pt("fit", "prompt", *data, "--epochs", 2, "--out", tmp_path / name, *flags)
+        assert status == 0, problems
+    assert same(weights(tmp_path / "most"), weights(tmp_path / "all"))
+    (note,) = [note for note in status_of(tmp_path / "most")["notes"] if "--shots" in note]
+    assert re.fullmatch(r"--shots 500: .*cat has \d.* of which all are taken \(--exact-shots refuses this\)", note)
 
 
 # ---- what a user can get wrong ----

@@ -12,7 +12,15 @@ import pytest
 import torch
 from pt_core.data import Batch, Dataset, stable_seed
 from pt_core.errors import DataError
-from pt_core.run.data.sampling import SubsetDataset, class_weights, few_shot, hold_out, stratified_split, with_classes
+from pt_core.run.data.sampling import (
+    SubsetDataset,
+    class_weights,
+    few_shot,
+    fewer_shots,
+    hold_out,
+    stratified_split,
+    with_classes,
+)
 from sklearn.model_selection import StratifiedShuffleSplit
 
 LABELS = [0] * 40 + [1] * 25 + [2] * 10
@@ -79,11 +87,21 @@ def test_few_shot_of_a_class_does_not_depend_on_the_others() -> None:
     assert alone == [i for i in few_shot(LABELS, 4, seed=3) if LABELS[i] == 0]
 
 
-def test_few_shot_refuses_more_than_a_class_has_with_the_counts() -> None:
+def test_few_shot_takes_what_a_class_has() -> None:
+    chosen = few_shot(LABELS, 26, 0, ["a", "b", "c", "empty"])
+    assert Counter(LABELS[i] for i in chosen) == {0: 26, 1: 25, 2: 10}
+    assert [i for i in chosen if LABELS[i] == 0] == [i for i in few_shot(LABELS, 26, 0) if LABELS[i] == 0]
+    assert set(few_shot(LABELS, 8, 0)) < set(chosen)
+    note = fewer_shots(LABELS, 26, ["a", "b", "c", "empty"])
+    assert note == "--shots 26: b has 25, c has 10, empty has 0, of which all are taken (--exact-shots refuses this)"
+    assert fewer_shots(LABELS, 10, ["a", "b", "c"]) is None
+
+
+def test_exact_few_shot_refuses_more_than_a_class_has_with_the_counts() -> None:
     with pytest.raises(DataError, match=r"--shots 26 .*b has 25, c has 10; lower --shots"):
-        few_shot(LABELS, 26, 0, ["a", "b", "c"])
+        few_shot(LABELS, 26, 0, ["a", "b", "c"], exact=True)
     with pytest.raises(DataError, match="empty has 0"):
-        few_shot(LABELS, 1, 0, ["a", "b", "c", "empty"])
+        few_shot(LABELS, 1, 0, ["a", "b", "c", "empty"], exact=True)
     with pytest.raises(DataError, match="--shots 0"):
         few_shot(LABELS, 0, 0)
 

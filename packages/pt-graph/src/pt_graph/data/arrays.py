@@ -15,10 +15,15 @@ from pt_graph.data.division import by_role, random_split, roles_of
 from pt_graph.data.labels import binary_targets, class_labels
 from pt_graph.data.nodes import read_nodes
 from pt_graph.graphs.batch import Graphs, single
+from pt_graph.graphs.checks import atoms_of, bonds_of, edges_of, features_of, whole
 from pt_graph.options import DataOptions
 
 DEGREES = 32
 """One-hot degrees stand in for node features where a set has none; higher degrees share the last."""
+LARGEST_LABEL = 10_000
+"""Largest node label that becomes a one-hot feature."""
+TABLES = ("x", "edge_index", "edge_attr", "train_mask", "val_mask", "test_mask")
+"""Arrays with two axes, even where one has length 1."""
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 
@@ -32,13 +37,11 @@ def read_arrays(path: Path, options: DataOptions, seed: int) -> dict[str, GraphD
     arrays = load(path)
     if "node_ptr" not in arrays:
         return read_nodes(arrays, path, options, seed)
-    node_ptr, edge_ptr, edges = (
-        _get(arrays, name, path).astype(np.int64) for name in ("node_ptr", "edge_ptr", "edge_index")
-    )
+    node_ptr, edge_ptr = (_pointer(arrays, name, path) for name in ("node_ptr", "edge_ptr"))
+    edges = edges_of(_get(arrays, "edge_index", path), None, str(path)).numpy()
     graphs = len(node_ptr) - 1
-    x = features(arrays, node_ptr, edge_ptr, edges, path)
-    bonds = arrays["edge_attr"].astype(np.int64) if "edge_attr" in arrays else None
-    fits = len(edge_ptr) == graphs + 1 and edges.shape == (2, edge_ptr[-1]) and len(x) == node_ptr[-1]
+    fits = len(edge_ptr) == graphs + 1 and edges.shape[1] == edge_ptr[-1]
+    fits = fits and all(len(arrays[name]) == node_ptr[-1] for name in ("x", "node_label") if name in arrays)
     if not fits or (np.diff(node_ptr) < 1).any() or (np.diff(edge_ptr) < 0).any():
         raise DataError(
             f"{path}: node_ptr, edge_ptr, edge_index and node features do not fit together (or a graph has no nodes)"
@@ -46,8 +49,10 @@ def read_arrays(path: Path, options: DataOptions, seed: int) -> dict[str, GraphD
     spans = np.repeat(np.diff(node_ptr), np.diff(edge_ptr))
     if ((edges < 0) | (edges >= spans)).any():
         raise DataError(f"{path}: edge_index has node numbers outside their graph (they must be local to each graph)")
-    if bonds is not None and (len(bonds) != edges.shape[1] or (bonds < 0).any() or (bonds >= (6, 3)).any()):
-        raise DataError(f"{path}: edge_attr must be (edges, 2) with bond types 0..5 and directions 0..2")
+    x = features(arrays, node_ptr, edge_ptr, edges, path)
+    bonds = bonds_of(arrays["edge_attr"], edges.shape[1], str(path)).numpy() if "edge_attr" in arrays else None
+    if "edge_weight" in arrays:
+        raise DataError(f"{path}: weights of edges (edge_weight) are not supported; leave the array out")
     samples = [
         single(
             x[node_ptr[i] : node_ptr[i + 1]],
@@ -56,11 +61,14 @@ def read_arrays(path: Path, options: DataOptions, seed: int) -> dict[str, GraphD
         )
         for i in range(graphs)
     ]
-    whole = GraphDataset(samples, [f"graph-{i}" for i in range(graphs)], **_labels(arrays, graphs, path))
+    every = GraphDataset(samples, [f"graph-{i}" for i in range(graphs)], **_labels(arrays, graphs, path))
     name = options.split_column or next((n for n in ("split", "scaffold_split") if n in arrays), None)
     if name is not None:
-        return by_role(whole, roles_of(_get(arrays, name, path).tolist(), str(path)))
-    return by_role(whole, random_split(graphs, seed)) if bonds is not None else {"train": whole}
+        division = _get(arrays, name, path)
+        if division.shape != (graphs,):
+            raise DataError(f"{path}: {name} has shape {division.shape} for {graphs} graphs")
+        return by_role(every, roles_of(division.tolist(), str(path)))
+    return by_role(every, random_split(graphs, seed)) if bonds is not None else {"train": every}
 
 
 def load(path: Path) -> dict[str, np.ndarray[Any, Any]]:
@@ -74,10 +82,7 @@ def load(path: Path) -> dict[str, np.ndarray[Any, Any]]:
             from scipy.io import loadmat
 
             found = {name: value for name, value in loadmat(path).items() if not name.startswith("__")}
-            found = {
-                n: v.reshape(-1) if isinstance(v, np.ndarray) and 1 in v.shape and v.ndim == 2 else v
-                for n, v in found.items()
-            }
+            found = {name: _of_matlab(name, value) for name, value in found.items()}
         else:
             with np.load(path, allow_pickle=False) as file:
                 found = {name: file[name] for name in file.files}
@@ -85,6 +90,24 @@ def load(path: Path) -> dict[str, np.ndarray[Any, Any]]:
         raise DataError(f"{path} is not readable ({' '.join(str(error).split())[:120]})") from None
     if not all(isinstance(value, np.ndarray) and value.dtype.kind in "biufU" for value in found.values()):
         raise DataError(f"{path} holds values that are no plain arrays")
+    return {name: np.atleast_1d(value) for name, value in found.items()}
+
+
+def _of_matlab(name: str, value: Any) -> Any:
+    """MATLAB has no vectors, and its whole numbers are doubles."""
+    if not isinstance(value, np.ndarray):
+        return value
+    if value.ndim == 2 and 1 in value.shape and name not in TABLES:
+        value = value.reshape(-1)
+    if name == "y" and value.dtype.kind == "f" and value.ndim == 1 and np.equal(np.mod(value, 1), 0).all():
+        return value if np.isin(value, (-1, 0, 1)).all() else value.astype(np.int64)
+    return value
+
+
+def _pointer(arrays: Arrays, name: str, path: Path) -> np.ndarray[Any, Any]:
+    found = whole(_get(arrays, name, path), f"{path}: {name}").numpy()
+    if found.ndim != 1 or len(found) < 2 or found[0] != 0:
+        raise DataError(f"{path}: {name} must start at 0 and have one entry more than there are graphs")
     return found
 
 
@@ -98,21 +121,15 @@ def features(arrays: Arrays, node_ptr: Any, edge_ptr: Any, edges: Any, path: Pat
     """(node, column): atoms as int64, other features as float32; one-hot node labels, or one-hot degrees, where there are none."""
     if "x" in arrays:
         x = arrays["x"]
-        if x.ndim != 2:
-            raise DataError(f"{path}: x must be (nodes, columns), it has shape {x.shape}")
         if x.dtype.kind in "iu" and "edge_attr" in arrays:
-            if x.shape[1] != 2 or (x < 0).any() or (x[:, 0] >= 120).any():
-                raise DataError(f"{path}: atoms must be (nodes, 2): atomic number - 1 in 0..119 and a chirality tag")
-            atoms = torch.from_numpy(x.astype(np.int64))
-            atoms[:, 1][atoms[:, 1] > 2] = 0  # the tables have three rows: "other" counts as unspecified
-            return atoms
-        values = torch.from_numpy(x.astype(np.float32))
-        if not bool(values.isfinite().all()):
-            raise DataError(f"{path}: x has values that are not finite")
-        return values
-    labels = arrays.get("node_label")
-    if labels is not None and labels.max(initial=0) > 0:
-        return torch.nn.functional.one_hot(torch.from_numpy(labels.astype(np.int64))).float()
+            return atoms_of(torch.from_numpy(x.astype(np.int64)), str(path))
+        return features_of(x, str(path))
+    if "node_label" in arrays:
+        labels = whole(arrays["node_label"], f"{path}: node_label")
+        if labels.ndim != 1 or int(labels.min()) < 0 or int(labels.max()) > LARGEST_LABEL:
+            raise DataError(f"{path}: node_label must be (nodes,) with numbers from 0 to {LARGEST_LABEL}")
+        if int(labels.max()) > 0:
+            return torch.nn.functional.one_hot(labels).float()
     starts = np.repeat(node_ptr[:-1], np.diff(edge_ptr))
     degrees = np.bincount(edges[1] + starts, minlength=int(node_ptr[-1])).clip(max=DEGREES - 1)
     return torch.nn.functional.one_hot(torch.from_numpy(degrees), DEGREES).float()
@@ -124,6 +141,8 @@ def _labels(arrays: Arrays, graphs: int, path: Path) -> dict[str, Any]:
     y = arrays["y"]
     if len(y) != graphs:
         raise DataError(f"{path}: y has {len(y)} rows for {graphs} graphs")
+    if y.ndim > 2:
+        raise DataError(f"{path}: y must be (graphs,) or (graphs, tasks), it has shape {y.shape}")
     if y.dtype.kind == "f":
         width = 1 if y.ndim == 1 else y.shape[1]
         names = [str(name) for name in arrays.get("task_names", [])] or [f"property {n + 1}" for n in range(width)]
@@ -132,9 +151,11 @@ def _labels(arrays: Arrays, graphs: int, path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: y must be (graphs,) classes, or (graphs, tasks) floats with nan for missing")
     names = [str(name) for name in arrays.get("y_values", [])]
     if names:
-        return {"labels": [int(value) for value in y], "classes": names}
-    labels, classes = class_labels(y.tolist())
-    return {"labels": labels, "classes": classes}
+        labels = whole(y, f"{path}: y") if y.dtype.kind in "biu" else torch.full((1,), -1)
+        if int(labels.min()) < 0 or int(labels.max()) >= len(names):
+            raise DataError(f"{path}: y must have numbers 0..{len(names) - 1} of the {len(names)} classes in y_values")
+        return {"labels": labels.tolist(), "classes": names}
+    return class_labels(y.tolist(), f"{path}: y")
 
 
 def save_graphs(parts: Mapping[str, GraphDataset], path: Path) -> None:

@@ -26,6 +26,7 @@ class GraphDataset:
         classes: names of the classes.
         targets: (graph, task) in {-1, 0, +1}, or None.
         tasks: names of the binary properties.
+        doubt: why the labels may be amounts (regression) rather than classes, or None.
         notes: sentences on how the data were read.
     """
 
@@ -35,6 +36,7 @@ class GraphDataset:
     classes: Sequence[str] = ()
     targets: Tensor | None = None
     tasks: Sequence[str] | None = None
+    doubt: str | None = None
     notes: tuple[str, ...] = ()
     augmented: bool = field(default=False, repr=False)
 

@@ -48,20 +48,60 @@ def random_split(size: int, seed: int) -> dict[str, list[int]]:
     return {"train": sorted(order[:first]), "val": sorted(order[first:second]), "test": sorted(order[second:])}
 
 
-def scaffold_split(names: Sequence[str], fractions: tuple[float, float] = (0.8, 0.1)) -> dict[str, list[int]]:
-    """Whole scaffolds in order of (size, first molecule), largest first, fill train, then validation, then test; nothing is random.
+def scaffold_split(
+    names: Sequence[str], fractions: tuple[float, float] = (0.8, 0.1)
+) -> tuple[dict[str, list[int]], str]:
+    """(rows by role, how they were divided). Whole scaffolds in order of (size, first molecule), largest first, fill train, then
+    validation, then test; nothing is random.
+
+    As published, molecules without rings share one scaffold. Where that leaves a part empty or training less than half of its share, each
+    of them is a scaffold of its own.
 
     Args:
-        names: scaffold of every molecule.
+        names: scaffold of every molecule, "" without rings.
         fractions: shares of train and validation.
+
+    Fewer than three scaffolds are no division: then all rows are for training, of which other parts can be split off at random.
     """
+    note = "divided 80/10/10 by Bemis-Murcko scaffold (nothing random; --split random otherwise)"
+    least = fractions[0] * len(names) / 2
+    parts = _fill(names, fractions)
+    if all(parts.values()) and len(parts["train"]) >= least:
+        return parts, note
+    own = [name or f"no rings {row}" for row, name in enumerate(names)]
+    parts = _fill(own, fractions)
+    if len(set(own)) < 3:
+        return {
+            "train": list(range(len(names)))
+        }, f"not divided: the molecules have {len(set(own))} different scaffolds"
+    if not all(parts.values()) or len(parts["train"]) < least:
+        parts = _largest_trains(own, 1 - sum(fractions))
+    acyclic = sum(not name for name in names)
+    return parts, f"{note}; {acyclic} molecules without rings are scaffolds of their own" if acyclic else note
+
+
+def _largest_trains(names: Sequence[str], held: float) -> dict[str, list[int]]:
+    """Few molecules, or one scaffold beyond its share: the largest scaffold trains; the smallest go to validation and test until each has
+    the share `held`."""
+    groups = _ordered(names)
+    parts: dict[str, list[int]] = {"train": list(groups[0]), "val": [], "test": []}
+    for rows in reversed(groups[1:]):
+        role = min(("test", "val"), key=lambda role: len(parts[role]))
+        parts[role if len(parts[role]) < held * len(names) else "train"] += rows
+    return parts
+
+
+def _ordered(names: Sequence[str]) -> list[list[int]]:
     groups: dict[str, list[int]] = {}
     for row, name in enumerate(names):
         groups.setdefault(name, []).append(row)
-    ordered = sorted(groups.values(), key=lambda rows: (len(rows), rows[0]), reverse=True)
+    return sorted(groups.values(), key=lambda rows: (len(rows), rows[0]), reverse=True)
+
+
+def _fill(names: Sequence[str], fractions: tuple[float, float]) -> dict[str, list[int]]:
     first, second = fractions[0] * len(names), sum(fractions) * len(names)
     parts: dict[str, list[int]] = {"train": [], "val": [], "test": []}
-    for rows in ordered:
+    for rows in _ordered(names):
         if len(parts["train"]) + len(rows) <= first:
             parts["train"] += rows
         elif len(parts["train"]) + len(parts["val"]) + len(rows) <= second:

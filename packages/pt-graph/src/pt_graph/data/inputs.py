@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pt_core.errors import DataError
+from torch import Tensor
 
 from pt_graph.data.chem import BadMolecule, featurise
 from pt_graph.data.dataset import GraphDataset
@@ -14,6 +15,12 @@ from pt_graph.data.smiles import unique
 from pt_graph.data.sources import ARRAYS, TABLES, read
 from pt_graph.graphs.batch import Graphs
 from pt_graph.options import DataOptions, PredictOptions
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Where files put theirs: on the CPU, without a graph of gradients, features in float32."""
+    found = tensor.detach().cpu()
+    return found.float() if found.is_floating_point() else found
 
 
 def input_graphs(items: Sequence[Any], options: PredictOptions | None) -> GraphDataset:
@@ -34,7 +41,7 @@ def input_graphs(items: Sequence[Any], options: PredictOptions | None) -> GraphD
     ids: list[str] = []
     for number, item in enumerate(items):
         if isinstance(item, Graphs):
-            graphs.extend(item.split())
+            graphs.extend(item.map_tensors(_plain).split())
             ids.extend([f"graph-{number}" if len(item) == 1 else f"graph-{number}.{row}" for row in range(len(item))])
             continue
         text = str(item).strip()

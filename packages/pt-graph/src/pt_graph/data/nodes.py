@@ -1,5 +1,6 @@
-"""Node tasks: every node becomes the graph induced by the nodes within k hops, with the node's own label.
+"""Node tasks: every node becomes the graph of the nodes from which edges lead to it in at most k steps, with the node's own label.
 
+These are the nodes whose messages k layers bring to it (PyG's `k_hop_subgraph` in its default flow).
 The node itself is node 0 of its graph. Only nodes whose graph has min_nodes to max_nodes nodes take part.
 """
 
@@ -19,6 +20,7 @@ from pt_graph.data.dataset import GraphDataset
 from pt_graph.data.division import by_role
 from pt_graph.data.labels import class_labels
 from pt_graph.graphs.batch import Graphs, single
+from pt_graph.graphs.checks import edges_of, features_of, whole
 from pt_graph.options import DataOptions
 
 HELD = 500
@@ -35,11 +37,12 @@ def read_nodes(arrays: Mapping[str, Any], path: Path, options: DataOptions, seed
     for name in ("edge_index", "y"):
         if name not in arrays:
             raise DataError(f"{path} has no array {name!r} (nor node_ptr); it has: {', '.join(arrays)}")
-    y = arrays["y"].reshape(-1)
+    y = arrays["y"]
+    if y.size != max(y.shape, default=0):
+        raise DataError(f"{path}: y must have one label per node, it has shape {y.shape}")
+    y = y.reshape(-1)
     nodes = len(y)
-    edges = arrays["edge_index"].astype(np.int64)
-    if edges.ndim != 2 or edges.shape[0] != 2 or (edges < 0).any() or (edges >= nodes).any():
-        raise DataError(f"{path}: edge_index must be (2, edges) with node numbers below {nodes}, the length of y")
+    edges = edges_of(arrays["edge_index"], nodes, str(path)).numpy()
     x = node_features(arrays, edges, nodes, options.svd_dim, path)
     labelled = np.flatnonzero(y >= 0) if y.dtype.kind in "if" else np.arange(nodes)
     ball = balls(edges, nodes, labelled.tolist(), options.hops, options.max_nodes)
@@ -49,16 +52,16 @@ def read_nodes(arrays: Mapping[str, Any], path: Path, options: DataOptions, seed
             f"{path}: no node has a {options.hops}-hop graph of {options.min_nodes} to {options.max_nodes} nodes; change --hops, "
             "--min-nodes or --max-nodes"
         )
-    incident = _incident(edges, nodes)
+    incident = _incident(edges[0], nodes)
     graphs = [induced(x, edges, incident, ball[node]) for node in rows]
-    labels, classes = class_labels(y[rows].tolist())
+    targets = class_labels(y[rows].tolist(), f"{path}: y", "node", rows)
     sizes = np.array([graph.nodes for graph in graphs])
     note = (
         f"{len(rows)} of {nodes} nodes have a {options.hops}-hop graph of {options.min_nodes} to {options.max_nodes} nodes "
         f"(mean {sizes.mean():.0f}, largest {sizes.max()})"
     )
-    whole = GraphDataset(graphs, [f"node-{node}" for node in rows], labels, classes, notes=(note,))
-    return by_role(whole, divide(arrays, rows, options, seed, path))
+    found = GraphDataset(graphs, [f"node-{node}" for node in rows], notes=(note,), **targets)
+    return by_role(found, divide(arrays, rows, nodes, options, seed, path))
 
 
 def node_features(arrays: Mapping[str, Any], edges: Any, nodes: int, dims: int | None, path: Path) -> Tensor:
@@ -67,10 +70,19 @@ def node_features(arrays: Mapping[str, Any], edges: Any, nodes: int, dims: int |
     if "x_indptr" in arrays:
         from scipy.sparse import csr_matrix
 
-        parts = (arrays["x_data"], arrays["x_indices"].astype(np.int64), arrays["x_indptr"].astype(np.int64))
-        dense = np.asarray(csr_matrix(parts, shape=tuple(arrays["x_shape"])).todense(), dtype=np.float32)
+        try:
+            indices, starts, shape = (
+                whole(arrays[f"x_{name}"], f"{path}: x_{name}").numpy() for name in ("indices", "indptr", "shape")
+            )
+            sparse = csr_matrix((arrays["x_data"], indices, starts), shape=tuple(shape.tolist()))
+            sparse.check_format()
+            dense = np.asarray(sparse.todense(), dtype=np.float32)
+        except (KeyError, ValueError, TypeError) as error:
+            raise DataError(
+                f"{path}: x_indptr, x_indices, x_data and x_shape are no CSR matrix ({' '.join(str(error).split())[:100]})"
+            ) from None
     elif "x" in arrays:
-        dense = arrays["x"].astype(np.float32)
+        dense = features_of(column(arrays["x"], nodes), str(path)).numpy()
     else:
         degrees = np.bincount(edges[1], minlength=nodes).clip(max=63)
         return torch.nn.functional.one_hot(torch.from_numpy(degrees), 64).float()
@@ -86,16 +98,21 @@ def node_features(arrays: Mapping[str, Any], edges: Any, nodes: int, dims: int |
     return torch.from_numpy(reduced.astype(np.float32))
 
 
-def _incident(edges: Any, nodes: int) -> tuple[Any, Any]:
-    """(order, start): edges sorted by source, and where each node's edges begin."""
-    order = np.argsort(edges[0], kind="stable")
-    return order, np.concatenate([[0], np.cumsum(np.bincount(edges[0], minlength=nodes))])
+def column(x: Any, nodes: int) -> Any:
+    """A single feature per node as one column."""
+    return x[:, None] if x.shape == (nodes,) else x
+
+
+def _incident(ends: Any, nodes: int) -> tuple[Any, Any]:
+    """(order, start): edges sorted by one of their ends, and where each node's edges begin."""
+    order = np.argsort(ends, kind="stable")
+    return order, np.concatenate([[0], np.cumsum(np.bincount(ends, minlength=nodes))])
 
 
 def balls(edges: Any, nodes: int, centres: list[int], hops: int, most: int) -> dict[int, Any]:
-    """Node -> (members,) of its k-hop ball, itself first and the others in order; None where there are more than `most`."""
-    order, start = _incident(edges, nodes)
-    neighbours = edges[1][order]
+    """Node -> (members,): itself first, then in order the others that reach it within k edges; None where there are more than `most`."""
+    order, start = _incident(edges[1], nodes)
+    neighbours = edges[0][order]
     found: dict[int, Any] = {}
     for centre in centres:
         inside = np.zeros(nodes, dtype=bool)
@@ -123,7 +140,7 @@ def induced(x: Tensor, edges: Any, incident: tuple[Any, Any], members: Any) -> G
 
 
 def divide(
-    arrays: Mapping[str, Any], rows: list[int], options: DataOptions, seed: int, path: Path
+    arrays: Mapping[str, Any], rows: list[int], nodes: int, options: DataOptions, seed: int, path: Path
 ) -> dict[str, list[int]]:
     """Positions within `rows` by role."""
     if options.node_split == "random":
@@ -134,9 +151,14 @@ def divide(
     parts = {}
     for role in ("train", "val", "test"):
         if f"{role}_idx" in arrays:
-            chosen = arrays[f"{role}_idx"].reshape(-1)
+            chosen = whole(arrays[f"{role}_idx"].reshape(-1), f"{path}: {role}_idx").numpy()
+            if len(chosen) and (chosen.min() < 0 or chosen.max() >= nodes):
+                raise DataError(f"{path}: {role}_idx has node numbers outside 0..{nodes - 1}")
         elif f"{role}_mask" in arrays:
             masks = np.atleast_2d(arrays[f"{role}_mask"])
+            masks = masks.T if masks.shape[1] != nodes else masks  # PyG has (nodes, divisions)
+            if masks.shape[1] != nodes:
+                raise DataError(f"{path}: {role}_mask has shape {arrays[f'{role}_mask'].shape} for {nodes} nodes")
             if options.split_number >= len(masks):
                 raise DataError(f"--split-number {options.split_number}: {path} has {len(masks)} divisions")
             chosen = np.flatnonzero(masks[options.split_number])

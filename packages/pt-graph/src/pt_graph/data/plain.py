@@ -11,6 +11,7 @@ from pt_core.errors import DataError
 from torch import Tensor
 
 from pt_graph.graphs.batch import Graphs
+from pt_graph.graphs.checks import bonds_of, edges_of
 
 NAMES = ("x", "edge_index", "edge_attr", "batch")
 USAGE = "give a PyG Data or Batch, or x, edge_index, edge_attr of molecules, and batch where there are several graphs"
@@ -37,6 +38,8 @@ def _of_object(data: Any) -> Graphs:
     x, edge_index, edge_attr, batch = (getattr(data, name, None) for name in NAMES)
     if not isinstance(x, Tensor) or not isinstance(edge_index, Tensor):
         raise TypeError(f"a {type(data).__name__} has no x and edge_index; {USAGE}")
+    if getattr(data, "edge_weight", None) is not None:
+        raise DataError("weights of edges (edge_weight) are not supported; leave them out")
     return graphs_of(x, edge_index, None if x.is_floating_point() else edge_attr, batch)
 
 
@@ -63,8 +66,10 @@ def graphs_of(x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None, ba
         batch: (node,) number of every node's graph; None where all are one graph.
 
     Raises:
-        DataError: nodes of one graph are not next to each other, or an edge joins two graphs.
+        DataError: nodes of one graph are not next to each other, an edge joins two graphs, or edges or bonds are of another form.
     """
+    edge_index = edges_of(edge_index, len(x), "the call")
+    edge_attr = None if edge_attr is None else bonds_of(edge_attr, edge_index.shape[1], "the call")
     owner = torch.zeros(len(x), dtype=torch.long, device=x.device) if batch is None else batch
     if len(owner) != len(x) or bool((owner.diff() < 0).any()):
         raise DataError("batch needs the number of every node's graph, nodes of one graph next to each other")
@@ -74,4 +79,4 @@ def graphs_of(x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None, ba
     order = torch.argsort(source, stable=True)
     count = int(owner[-1]) + 1 if len(owner) else 0
     sizes, edges = (torch.bincount(part, minlength=count) for part in (owner, source))
-    return Graphs(x, edge_index[:, order], None if edge_attr is None else edge_attr[order].long(), sizes, edges)
+    return Graphs(x, edge_index[:, order], None if edge_attr is None else edge_attr[order], sizes, edges)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pt_graph.data.division import by_role, scaffold_split
 from pt_graph.data.labels import binary_targets, class_labels
 from pt_graph.data.nodes import read_nodes
 from pt_graph.graphs.batch import Graphs, single
+from pt_graph.graphs.checks import atoms_of, bonds_of, edges_of, features_of, whole
 from pt_graph.options import DataOptions
 
 ROOT = Path("data/pyg")
@@ -42,10 +44,11 @@ def read_pyg(name: str, options: DataOptions, seed: int) -> dict[str, GraphDatas
         y = torch.cat([found[row].y.reshape(1, -1) for row in kept]).numpy()
         names = [f"property {n + 1}" for n in range(y.shape[1])]
         texts = [smiles[row] for row in kept]
-        whole = GraphDataset(
+        every = GraphDataset(
             graphs, [f"molecule-{row}" for row in kept], targets=binary_targets(y, names, name), tasks=names
         )
-        return by_role(whole, scaffold_split(scaffolds(texts)))
+        rows, note = scaffold_split(scaffolds(texts))
+        return by_role(replace(every, notes=(note,)), rows)
     if family == "Planetoid":
         data = found[0]
         arrays = {
@@ -56,26 +59,45 @@ def read_pyg(name: str, options: DataOptions, seed: int) -> dict[str, GraphDatas
 
 
 def from_pyg(samples: Sequence[Any], classes: Sequence[str] = ()) -> GraphDataset:
-    """Graphs from `torch_geometric.data.Data` objects in memory: x (float features, or the two atom columns with edge_attr), edge_index,
-    and y, one class index per graph.
+    """Graphs from `torch_geometric.data.Data` objects in memory: x (features, or the two atom columns as integers with edge_attr),
+    edge_index, and y, one class index per graph. Attributes of edges between other nodes are not read; a note says so.
 
     Raises:
-        DataError: a graph without x, or without y where others have one.
+        DataError: a graph without x, or without y where others have one; edges with weights; values that are no class.
     """
     graphs: list[Graphs] = []
     values: list[Any] = []
+    unread = 0
     for number, data in enumerate(samples):
+        where = f"graph {number}"
         if data.x is None:
             raise DataError(
-                f"graph {number} has no node features x; add some, for instance torch_geometric.transforms.OneHotDegree"
+                f"{where} has no node features x; add some, for instance torch_geometric.transforms.OneHotDegree"
             )
-        atoms = not data.x.is_floating_point()
-        graphs.append(single(data.x if atoms else data.x.float(), data.edge_index, data.edge_attr if atoms else None))
-        values.append(None if data.y is None else data.y.reshape(-1).tolist())
+        if getattr(data, "edge_weight", None) is not None:
+            raise DataError(f"{where}: weights of edges (edge_weight) are not supported; leave them out")
+        if data.edge_index is None:
+            raise DataError(f"{where} has no edge_index; one without edges has shape (2, 0)")
+        x, bonds = data.x.detach().cpu(), getattr(data, "edge_attr", None)
+        edges = edges_of(data.edge_index.detach().cpu(), len(x), where)
+        if x.is_floating_point() or x.dtype == torch.bool or bonds is None:
+            unread += bonds is not None
+            graphs.append(single(features_of(x, where), edges))
+        else:
+            bonds = bonds_of(bonds.detach().cpu(), edges.shape[1], where)
+            graphs.append(single(atoms_of(x, where), edges, bonds))
+        y = data.y
+        values.append(y.detach().reshape(-1).tolist() if isinstance(y, torch.Tensor) else None if y is None else [y])
     ids = [f"graph-{number}" for number in range(len(graphs))]
+    notes = (f"attributes of edges are not read ({unread} graphs have some)",) if unread else ()
     if all(value is None for value in values):
-        return GraphDataset(graphs, ids)
+        return GraphDataset(graphs, ids, notes=notes)
     if any(value is None or len(value) != 1 for value in values):
         raise DataError("every graph needs one y, its class index")
-    labels, names = class_labels([value[0] for value in values])
-    return GraphDataset(graphs, ids, labels, list(classes) or names)
+    targets = class_labels([value[0] for value in values], "y")
+    if classes:
+        numbers = whole([value[0] for value in values], "y").tolist()
+        if min(numbers) < 0 or max(numbers) >= len(classes):
+            raise DataError(f"y must have numbers 0..{len(classes) - 1} of the {len(classes)} classes that are named")
+        targets = {"labels": numbers, "classes": list(classes)}
+    return GraphDataset(graphs, ids, notes=notes, **targets)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pt_graph.graphs.checks import bonds_of, edges_of
 from pt_graph.graphs.structure import Structure
 
 
@@ -119,10 +120,14 @@ class Graphs:
 
 
 def single(x: Any, edge_index: Any, edge_attr: Any = None) -> Graphs:
-    """One graph from arrays."""
+    """One graph from arrays.
+
+    Raises:
+        DataError: edges or bonds of another shape or range.
+    """
     nodes = torch.as_tensor(x)
-    edges = torch.as_tensor(edge_index, dtype=torch.long).reshape(2, -1)
-    attributes = None if edge_attr is None else torch.as_tensor(edge_attr, dtype=torch.long).reshape(-1, 2)
+    edges = edges_of(edge_index, len(nodes), "a graph")
+    attributes = None if edge_attr is None else bonds_of(edge_attr, edges.shape[1], "a graph")
     counts = torch.tensor([edges.shape[1]])
     return Graphs(nodes, edges, attributes, torch.tensor([len(nodes)]), counts)
 

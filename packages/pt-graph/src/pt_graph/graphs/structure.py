@@ -7,7 +7,7 @@ forward on that batch: an episode of RELIEF runs the same graphs n times.
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pt_core.kernels._mode import fast_paths_enabled
@@ -16,6 +16,9 @@ from torch import Tensor
 SELF_LOOP = 4
 """Bond type of the self-loops of the molecular family."""
 BOND_TYPES, BOND_DIRECTIONS = 6, 3
+Loops = Literal["own", "one", "more"]
+"""Self-loops of a view: those that the graphs have (`own`), exactly one per node, whatever the graphs have (`one`: PyG's GCN and GAT), or
+one per node besides those that the graphs have (`more`: the molecular family)."""
 
 
 class Structure:
@@ -30,10 +33,10 @@ class Structure:
 
     def __init__(self, edge_index: Tensor, edge_attr: Tensor | None, nodes: int, graph: Tensor | None = None) -> None:
         self.edge_index, self.edge_attr, self.nodes, self.graph = edge_index, edge_attr, nodes, graph
-        self._views: dict[bool, View] = {}
+        self._views: dict[Loops, View] = {}
 
-    def view(self, loops: bool) -> View:
-        """With one self-loop per node, or without."""
+    def view(self, loops: Loops) -> View:
+        """The edges with these self-loops; made once."""
         if loops not in self._views:
             self._views[loops] = View(self.edge_index, self.edge_attr, self.nodes, loops)
         return self._views[loops]
@@ -51,33 +54,40 @@ class View:
     """One way to see the edges.
 
     Attributes:
-        source, target: (edge,) node numbers, self-loops behind the graph's own edges.
-        bond, direction: (edge,) categories, self-loops of type 4 and direction 0; None without edge attributes.
+        source, target: (edge,) node numbers, self-loops that were added behind the graph's own edges.
+        bond, direction: (edge,) categories, added self-loops of type 4 and direction 0; None without edge attributes.
+        kept: (edge,) which of them take part; None where all do. Own loops that one of each node's replaces have weight 0, so that shapes
+            do not depend on values.
     """
 
-    def __init__(self, edge_index: Tensor, edge_attr: Tensor | None, nodes: int, loops: bool) -> None:
-        own = torch.arange(nodes, device=edge_index.device) if loops else edge_index.new_empty(0)
+    def __init__(self, edge_index: Tensor, edge_attr: Tensor | None, nodes: int, loops: Loops) -> None:
         self.nodes, self.loops = nodes, loops
-        self.source, self.target = torch.cat([edge_index[0], own]), torch.cat([edge_index[1], own])
+        added = edge_index.new_empty(0) if loops == "own" else torch.arange(nodes, device=edge_index.device)
+        self.kept = None
+        if loops == "one":
+            self.kept = torch.cat([edge_index[0] != edge_index[1], torch.ones_like(added, dtype=torch.bool)])
+        self.source, self.target = torch.cat([edge_index[0], added]), torch.cat([edge_index[1], added])
         self.bond = self.direction = None
         if edge_attr is not None:
-            self.bond = torch.cat([edge_attr[:, 0], torch.full_like(own, SELF_LOOP)])
-            self.direction = torch.cat([edge_attr[:, 1], torch.zeros_like(own)])
+            self.bond = torch.cat([edge_attr[:, 0], torch.full_like(added, SELF_LOOP)])
+            self.direction = torch.cat([edge_attr[:, 1], torch.zeros_like(added)])
         self._weights: dict[str, Tensor] = {}
         self._sparse: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor] = {}
 
     def weights(self, kind: str) -> Tensor:
-        """(edge,) factor of each message: `sum` 1, `mean` 1 / in-degree, `symmetric` (out-degree of source * of target)^-1/2."""
+        """(edge,) factor of each message: `sum` 1, `mean` 1 / in-degree, (degree of source * of target)^-1/2 with the in-degree as in PyG
+        (`symmetric`) or with the out-degree as in the molecular family's code (`symmetric_out`)."""
         if kind not in self._weights:
-            one = torch.ones(len(self.source), device=self.source.device)
+            one = torch.ones(len(self.source), device=self.source.device) if self.kept is None else self.kept.float()
             if kind == "sum":
                 value = one
             elif kind == "mean":
-                value = 1 / self._degree(self.target, one).clamp(min=1)[self.target]
+                value = one / self._degree(self.target, one).clamp(min=1)[self.target]
             else:
-                scale = self._degree(self.source, one).clamp(min=1).rsqrt()
-                value = scale[self.source] * scale[self.target]
+                ends = self.target if kind == "symmetric" else self.source
+                scale = self._degree(ends, one).clamp(min=1).rsqrt()
+                value = one * scale[self.source] * scale[self.target]
             self._weights[kind] = value
         return self._weights[kind]
 
@@ -127,12 +137,13 @@ class View:
         """The view of the first `nodes` nodes, which send and receive `edges` edges among themselves."""
         cut = object.__new__(View)
         cut.nodes, cut.loops = nodes, self.loops
-        own = len(self.source) - (self.nodes if self.loops else 0)
+        own = len(self.source) - (0 if self.loops == "own" else self.nodes)
 
         def pick(values: Tensor) -> Tensor:
-            return torch.cat([values[:edges], values[own : own + nodes]]) if self.loops else values[:edges]
+            return values[:edges] if self.loops == "own" else torch.cat([values[:edges], values[own : own + nodes]])
 
         cut.source, cut.target = pick(self.source), pick(self.target)
+        cut.kept = None if self.kept is None else pick(self.kept)
         cut.bond = None if self.bond is None else pick(self.bond)
         cut.direction = None if self.direction is None else pick(self.direction)
         cut._weights = {kind: pick(value) for kind, value in self._weights.items()}

@@ -66,7 +66,7 @@ class GPPT(GraphMethod):
         """(graph, d): h."""
         graphs = batch.inputs
         nodes = self.nodes(graphs, noisy=False)
-        smooth = graphs.structure.view(loops=True).gather(nodes, "mean")
+        smooth = graphs.structure.view("more").gather(nodes, "mean")
         return smooth[graphs.starts] if self.config.read == "centre" else graphs.mean(smooth)
 
     def smoothed(self, batch: Batch) -> Tensor:

@@ -68,7 +68,7 @@ class GraphPrompt(GraphMethod):
         nodes = self.nodes(graphs, noisy=False)
         if self.config.readout == "graph":
             return graphs.sum(nodes)
-        return (graphs.structure.view(False).gather(nodes, "sum") + nodes)[graphs.starts]
+        return (graphs.structure.view("own").gather(nodes, "sum") + nodes)[graphs.starts]
 
     def summed(self, batch: Batch) -> Tensor:
         pooled = batch.extra.get("frozen")

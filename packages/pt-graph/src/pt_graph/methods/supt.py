@@ -69,7 +69,7 @@ class SUPT(FeaturePrompt):
     def prompts(self, graphs: Graphs, x: Tensor) -> Tensor:
         """(node, D) from unprompted features (node, D)."""
         mixed = self.score(self.own_precision(x) + self.prompt.sum(0))
-        scores = graphs.structure.view(loops=True).gather(self.own_precision(mixed), "symmetric") + self.bias
+        scores = graphs.structure.view("one").gather(self.own_precision(mixed), "symmetric") + self.bias
         if self.config.variant == "soft":
             return scores.softmax(-1) @ self.prompt
         scores = scores.tanh()

@@ -5,7 +5,7 @@ Parameter names are those of the published checkpoints, so a state dict loads wi
     h_0 = Emb_atom[x_0] + Emb_chirality[x_1]                       (node, d)      <- the place of feature prompts
     layer l: a self-loop of bond type 4, direction 0 on every node; e_ij = Emb_bond[type] + Emb_dir[direction], own tables per layer
       gin        h_i = MLP( sum_j (h_j + e_ij) ),  MLP = Linear(d, 2d) ReLU Linear(2d, d)
-      gcn        z = W h + b;  h_i = sum_j (deg_i deg_j)^-1/2 (z_j + e_ij)
+      gcn        z = W h + b;  h_i = sum_j (deg_i deg_j)^-1/2 (z_j + e_ij), deg: edges out of a node, as in the published code
       graphsage  z = W h + b;  h_i = normalise_2( mean_j (z_j + e_ij) )
       gat        z = W h + b (2 heads);  h_i = mean_heads sum_j softmax_j( leaky( att . [z_i, z_j + e_ij] ) ) (z_j + e_ij) + bias
     then BatchNorm, ReLU (not after the last layer), dropout where it is switched on.
@@ -47,8 +47,8 @@ class GCNLayer(nn.Module):
         self.edge_embedding1, self.edge_embedding2 = bond_tables(dim)
 
     def forward(self, hidden: Tensor, edges: View) -> Tensor:
-        bonds = edges.gather_bonds(self.edge_embedding1.weight, self.edge_embedding2.weight, "symmetric")
-        return edges.gather(self.linear(hidden), "symmetric") + bonds
+        bonds = edges.gather_bonds(self.edge_embedding1.weight, self.edge_embedding2.weight, "symmetric_out")
+        return edges.gather(self.linear(hidden), "symmetric_out") + bonds
 
 
 class GraphSAGELayer(nn.Module):
@@ -95,7 +95,6 @@ class MolecularGNN(nn.Module):
     Parameters: gin 120d + 3d + L[(2d^2 + 2d) + (2d^2 + d) + 9d + 2d], 1,857,900 for d = 300, L = 5.
     """
 
-    loops = True
     needs_bonds = True
 
     def __init__(self, kind: Kind, dim: int = 300, layers: int = 5, dropout: float = 0.5) -> None:
@@ -114,7 +113,7 @@ class MolecularGNN(nn.Module):
         return self.x_embedding1(atoms[:, 0]) + self.x_embedding2(atoms[:, 1])
 
     def forward(self, hidden: Tensor, structure: Structure) -> Tensor:
-        edges = structure.view(loops=True)
+        edges = structure.view("more")
         for layer, (conv, norm) in enumerate(zip(self.gnns, self.batch_norms, strict=True)):
             hidden = norm(conv(hidden, edges))
             if layer < self.depth - 1:

@@ -28,10 +28,10 @@ ACTIVATIONS: dict[str, Any] = {
 class PlainGNN(nn.Module):
     """`depth` layers with an activation (and dropout, where it is switched on) between them, none behind the last.
 
-    gin   h_i = MLP( (1 + eps) h_i + sum_j h_j ), MLP = Linear ReLU Linear, eps fixed
-    gcn   h_i = sum_j (deg_i deg_j)^-1/2 W h_j + b, self-loops included
+    gin   h_i = MLP( (1 + eps) h_i + sum_j h_j ), MLP = Linear `inner` Linear, eps fixed (one per layer, or one for all)
+    gcn   h_i = sum_j (deg_i deg_j)^-1/2 W h_j + b, exactly one self-loop per node, deg: edges into a node
     sage  h_i = W_l mean_j h_j + b + W_r h_i
-    gat   h_i = sum_j softmax_j( leaky_0.2( a_s . W h_j + a_t . W h_i ) ) W h_j + b, self-loops included
+    gat   h_i = sum_j softmax_j( leaky_0.2( a_s . W h_j + a_t . W h_i ) ) W h_j + b, exactly one self-loop per node
 
     Shapes: (node, in) -> (node, out).
     """
@@ -45,13 +45,14 @@ class PlainGNN(nn.Module):
         activation: Activation = "leaky_relu",
         dropout: float = 0.2,
         heads: list[int] | None = None,
-        eps: float = 0.0,
+        eps: float | list[float] = 0.0,
+        inner: Activation = "relu",
     ) -> None:
         super().__init__()
         self.kind, self.widths, self.activation, self.dropout = kind, list(widths), activation, dropout
+        self.inner: Activation = inner
         self.prompt_dim, self.dim, self.depth, self.eps = widths[0], widths[-1], len(widths) - 1, eps
         self.active_dropout = 0.0
-        self.loops = kind in ("gcn", "gat")
         pairs = list(itertools.pairwise(widths))
         self.heads = heads or [1] * len(pairs)
         self.layers = nn.ModuleList(_layer(kind, i, o, h) for (i, o), h in zip(pairs, self.heads, strict=True))
@@ -61,12 +62,15 @@ class PlainGNN(nn.Module):
         return x
 
     def forward(self, hidden: Tensor, structure: Structure) -> Tensor:
-        edges = structure.view(self.loops)
+        edges = structure.view("one" if self.kind in ("gcn", "gat") else "own")
         layers: Any = self.layers
         for number, layer in enumerate(layers):
             match self.kind:
                 case "gin":
-                    hidden = layer["mlp"](edges.gather(hidden, "sum") + (1 + self.eps) * hidden)
+                    first, second = layer["mlp"][0], layer["mlp"][2]
+                    eps = self.eps[number] if isinstance(self.eps, list) else self.eps
+                    hidden = first(edges.gather(hidden, "sum") + (1 + eps) * hidden)
+                    hidden = second(ACTIVATIONS[self.inner](hidden))
                 case "gcn":
                     hidden = edges.gather(layer["lin"](hidden), "symmetric") + layer["bias"].value
                 case "sage":
@@ -115,6 +119,8 @@ def _attend(layer: Any, hidden: Tensor, edges: View, heads: int) -> Tensor:
     z = layer["lin"](hidden).view(edges.nodes, heads, -1)
     sender, receiver = ((z * layer[name].value).sum(-1) for name in ("source", "target"))
     score = F.leaky_relu(sender[edges.source] + receiver[edges.target], 0.2)
+    if edges.kept is not None:
+        score = score.masked_fill(~edges.kept[:, None], -torch.inf)
     weight = edge_softmax(score, edges.target, edges.nodes)
     total = z.new_zeros(z.shape).index_add(0, edges.target, z[edges.source] * weight[..., None].to(z.dtype))
     result: Tensor = total.flatten(1) + layer["bias"].value

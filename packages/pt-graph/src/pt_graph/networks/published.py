@@ -87,17 +87,19 @@ def pyg(kind: str, activation: str, path: Path) -> PlainGNN:
     renamed: dict[str, Tensor] = {}
     widths: list[int] = []
     heads: list[int] = []
-    eps = 0.0
+    eps: list[float] = []
     for layer in range(depth):
         own = {name.split(".", 2)[2]: value for name, value in state.items() if name.startswith(f"convs.{layer}.")}
-        eps = float(own.pop("eps", torch.tensor(eps)).reshape(-1)[0])
+        eps.append(float(own.pop("eps", torch.zeros(1)).reshape(-1)[0]))
         if set(own) != set(rename):
             wrong = sorted(set(own) ^ set(rename))
             raise UserError(f"{path}: layer {layer} is no plain pyg:{kind} layer (differs in {', '.join(wrong[:4])})")
         renamed |= {f"layers.{layer}.{rename[name]}": value for name, value in own.items()}
         widths += [own[first].shape[1], own[first].shape[0]] if layer == 0 else [own[first].shape[0]]
         heads.append(own["att_src"].shape[1] if "att_src" in own else 1)
-    net = PlainGNN(cast(Any, PYG[kind]), widths, cast(Any, activation), heads=heads, eps=eps)
+    # PyG's GIN has its activation inside the layers too.
+    named = cast(Any, activation)
+    net = PlainGNN(cast(Any, PYG[kind]), widths, named, heads=heads, eps=eps, inner=named)
     assign(net, renamed, path)
     return net
 

@@ -26,7 +26,7 @@ def describe(net: nn.Module) -> dict[str, Any]:
     if isinstance(net, MolecularGNN):
         return {"family": "molecular", "kind": net.kind, "dim": net.dim, "layers": net.depth, "dropout": net.dropout}
     assert isinstance(net, PlainGNN)
-    names = ("kind", "widths", "activation", "dropout", "heads", "eps")
+    names = ("kind", "widths", "activation", "dropout", "heads", "eps", "inner")
     return {"family": "plain", **{name: getattr(net, name) for name in names}}
 
 
@@ -44,8 +44,13 @@ def build(description: Mapping[str, Any], path: Path) -> nn.Module:
             raise ValueError("sizes out of range")
         if family == "molecular" and d["kind"] in molecular.KINDS and set(d) == {"kind", "dim", "layers", "dropout"}:
             return MolecularGNN(d["kind"], d["dim"], d["layers"], float(d["dropout"]))
-        if family == "plain" and d["kind"] in plain.KINDS and d["activation"] in ACTIVATIONS:
-            return PlainGNN(d["kind"], d["widths"], d["activation"], float(d["dropout"]), d["heads"], float(d["eps"]))
+        inner = d.get("inner", "relu")  # files of 0.1 do not say it
+        if family == "plain" and d["kind"] in plain.KINDS and {d["activation"], inner} <= set(ACTIVATIONS):
+            eps = [float(one) for one in d["eps"]] if isinstance(d["eps"], list) else float(d["eps"])
+            if isinstance(eps, list) and len(eps) != len(d["widths"]) - 1:
+                raise ValueError("one eps per layer")
+            rest = (float(d["dropout"]), d["heads"], eps, inner)
+            return PlainGNN(d["kind"], d["widths"], d["activation"], *rest)
     except (KeyError, TypeError, ValueError):
         pass
     raise UserError(f"{path}: its description names no network of pt-graph ({json.dumps(description)[:120]})")

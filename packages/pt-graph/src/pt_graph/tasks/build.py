@@ -34,6 +34,11 @@ def task_of(options: TaskOptions, data: Mapping[str, Dataset]) -> BinaryTasks | 
             raise ConfigError(
                 "--task classification needs one class per graph; these data have yes/no properties (or no labels)"
             )
+        doubt = getattr(train, "doubt", None)
+        if doubt is not None and options.task == "auto":
+            raise ConfigError(
+                f"{doubt}, as amounts are, and regression is not supported; give --task classification if they are classes"
+            )
         task = GraphClassification.from_options(options, train)  # type: ignore[assignment]
     known = ("roc_auc", "accuracy", "nll") if kind == "binary" else ("accuracy", "macro_f1", "nll")
     if options.select_by != "auto":

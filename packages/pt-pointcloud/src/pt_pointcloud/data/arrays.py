@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pt_core.errors import DataError, nearest, require
 
-from pt_pointcloud.data.found import ARRAY_FILES, ROLES, Found, Part, listed, role_of
+from pt_pointcloud.data.found import ARRAY_FILES, ROLES, Found, Part, check_classes, listed, named, role_of
 from pt_pointcloud.data.normalise import check_cloud
 from pt_pointcloud.options import DataOptions
 
-POINTS = ("points", "data", "xyz", "pos")
+POINTS = ("points", "data", "xyz", "pos", "pc")
 LABELS = ("y", "label", "labels", "class")
 PARTS = ("parts", "seg", "pid", "part")
 LARGEST = 4 * 10**9
@@ -33,14 +33,23 @@ def array_parts(folder: Path) -> dict[str, Path]:
     return {role: found[role] for role in ROLES if role in found}
 
 
-def read_arrays(files: Mapping[str, Path], options: DataOptions) -> Found:
-    """Points (sample, point, 3 or more), labels (sample,), optionally parts (sample, point), `classes` and `part_names`.
+def read_arrays(
+    files: Mapping[str, Sequence[Path]],
+    options: DataOptions,
+    classes: list[str] | None = None,
+    part_names: list[str] | None = None,
+) -> Found:
+    """The files of every role, one behind the other: points (sample, point, 3 or more), labels (sample,), optionally parts (sample, point),
+    `classes` and `part_names`.
+
+    Args:
+        classes, part_names: names by number, where the files do not say them.
 
     Raises:
         DataError: a missing array, shapes that do not fit, or labels that are no class numbers or names.
     """
-    found = Found({})
-    for role, path in files.items():
+    found = Found({}, part_names=part_names)
+    for role, path in ((role, path) for role, paths in files.items() for path in paths):
         arrays = _load(path)
         points = _pick(arrays, POINTS, None, "points", path)
         labels = _pick(arrays, LABELS, options.label_column, "--label-column", path)
@@ -54,24 +63,31 @@ def read_arrays(files: Mapping[str, Path], options: DataOptions) -> Found:
         labels = labels.reshape(-1)
         if len(labels) != len(points):
             raise DataError(f"{path}: {len(labels)} labels for {len(points)} clouds")
-        classes = _names(arrays.get("classes"))
-        found.classes = found.classes or classes
+        own = _names(arrays.get("classes")) or classes
+        found.classes = found.classes or own
         found.part_names = found.part_names or _names(arrays.get("part_names"))
-        part = Part([check_cloud(cloud[:, :3], f"{path.stem}/{n}") for n, cloud in enumerate(points)])
-        part.ids = [f"{path.stem}/{n}" for n in range(len(points))]
-        part.labels = [_label(value, classes, path) for value in labels.tolist()]
+        part = found.roles.setdefault(role or "train", Part())
+        part.clouds += [check_cloud(cloud[:, :3], f"{path.stem}/{n}") for n, cloud in enumerate(points)]
+        part.ids += [f"{path.stem}/{n}" for n in range(len(points))]
+        part.labels += [_label(value, own, f"{path}: cloud {n}") for n, value in enumerate(labels.tolist())]
         parts = _pick(arrays, PARTS, options.part_column, "--part-column", path)
         if parts is not None:
             if (
                 parts.shape != points.shape[:2]
-                or parts.min(initial=0) < 0
                 or not np.issubdtype(parts.dtype, np.integer)
+                or parts.min(initial=0) < 0
             ):
                 raise DataError(
                     f"{path}: parts must be whole numbers from 0 up of shape {points.shape[:2]}, not {parts.dtype} {parts.shape}"
                 )
-            part.parts = list(parts.astype(np.int64))
-        found.roles[role or "train"] = part
+            part.parts = [*(part.parts or ()), *parts.astype(np.int64)]
+    for part in found.roles.values():
+        if part.parts is not None and len(part.parts) != len(part.clouds):
+            raise DataError(
+                f"some files of {listed([str(p) for paths in files.values() for p in paths], 2)} have parts, some have none"
+            )
+        if found.classes is None:
+            check_classes(part.labels, listed([path.name for paths in files.values() for path in paths], 2))
     return found
 
 
@@ -114,18 +130,20 @@ def _names(array: NDArray[Any] | None) -> list[str] | None:
     )
 
 
-def _label(value: Any, classes: list[str] | None, path: Path) -> str:
+def _label(value: Any, classes: list[str] | None, where: str) -> str:
     if isinstance(value, bytes):
         value = value.decode()
     if isinstance(value, str):
-        return value
+        return named(value, where)
     if isinstance(value, float) and not value.is_integer():
-        raise DataError(f"{path}: label {value} is no class")
+        raise DataError(f"{where}: label {value} is no class")
     number = int(value)
     if classes is None:
         if number < 0:
-            raise DataError(f"{path}: label {number} is outside the classes; labels start at 0")
+            raise DataError(f"{where}: label {number} is outside the classes; labels start at 0")
         return str(number)
     if not 0 <= number < len(classes):
-        raise DataError(f"{path}: label {number} is outside 0..{len(classes) - 1}, the {len(classes)} classes it names")
+        raise DataError(
+            f"{where}: label {number} is outside 0..{len(classes) - 1}, the {len(classes)} classes it names"
+        )
     return classes[number]

@@ -8,16 +8,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pt_core.data import stable_seed
-from pt_core.errors import DataError
+from pt_core.errors import DataError, UserError
 
+from pt_pointcloud.data.las import read_las
 from pt_pointcloud.data.normalise import Cloud, check_cloud
+from pt_pointcloud.data.pcd import read_pcd
+from pt_pointcloud.data.texts import read_text
 
 MESHES = (".off", ".obj", ".stl", ".ply")
 """A .ply (or .obj) without faces is read as a cloud."""
 TEXTS = (".txt", ".xyz", ".pts", ".asc")
 ARRAYS = (".npy", ".npz")
-SUFFIXES = (*MESHES, *TEXTS, *ARRAYS)
-POINT_KEYS = ("points", "xyz", "pos", "data", "arr_0")
+LIDAR = (".las", ".laz")
+SUFFIXES = (*MESHES, *TEXTS, *ARRAYS, ".pcd", *LIDAR)
+POINT_KEYS = ("points", "xyz", "pos", "pc", "data", "arr_0")
 
 
 def is_cloud(path: Path) -> bool:
@@ -42,8 +46,12 @@ def read_cloud(
     try:
         if suffix in MESHES:
             return check_cloud(_mesh(path, mesh_points, stable_seed(seed, "mesh", name or path.name)), shown), None
-        table = _text(path) if suffix in TEXTS else _array(path)
-    except DataError:
+        if suffix == ".pcd" or suffix in LIDAR:
+            if part_column is not None:
+                raise DataError(f"cloud {shown!r}: {suffix} files have no columns of parts (--part-column)")
+            return check_cloud(read_pcd(path, shown) if suffix == ".pcd" else read_las(path, shown), shown), None
+        table, axes = read_text(path, shown) if suffix in TEXTS else (_array(path), (0, 1, 2))
+    except UserError:
         raise
     except Exception as error:  # readers of mesh formats raise many kinds on damaged files
         raise DataError(
@@ -61,7 +69,7 @@ def read_cloud(
         if not np.equal(np.mod(column, 1), 0).all() or column.min() < 0:
             raise DataError(f"cloud {shown!r}: column {part_column} holds values that are no part numbers from 0 up")
         parts = column.astype(np.int64)
-    return check_cloud(table[:, :3], shown), parts
+    return check_cloud(table[:, axes], shown), parts
 
 
 def _mesh(path: Path, count: int, seed: int) -> NDArray[np.float64]:
@@ -80,13 +88,6 @@ def _mesh(path: Path, count: int, seed: int) -> NDArray[np.float64]:
         raise DataError(f"mesh {str(path)!r} has no area to sample points from")
     points, _ = trimesh.sample.sample_surface(loaded, count, seed=seed)
     return np.asarray(points, dtype=np.float64)
-
-
-def _text(path: Path) -> NDArray[np.float64]:
-    with path.open(encoding="utf-8", errors="strict") as file:
-        first = file.readline()
-    table: NDArray[np.float64] = np.loadtxt(path, delimiter="," if "," in first else None, ndmin=2)
-    return table
 
 
 def _array(path: Path) -> NDArray[np.float64]:

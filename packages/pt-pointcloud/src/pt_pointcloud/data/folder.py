@@ -9,11 +9,13 @@ from tqdm import tqdm
 
 from pt_pointcloud.data.files import is_cloud, read_cloud
 from pt_pointcloud.data.found import Found, Part, listed, role_of
+from pt_pointcloud.data.lists import placed, split_lists
 from pt_pointcloud.options import DataOptions
 
 
 def read_folder(path: Path, options: DataOptions) -> Found:
-    """`DIR/train/CLASS/...` with val and test beside train, `DIR/CLASS/{train,test}/...` (ModelNet), or undivided `DIR/CLASS/...`.
+    """`DIR/train/CLASS/...` with val and test beside train, `DIR/CLASS/{train,test}/...` (ModelNet), `DIR/CLASS/...` with lists beside
+    (`modelnet40_train.txt` and `_test.txt`), or undivided.
 
     Raises:
         DataError: no class folders, or files that cannot be read; all of them are listed.
@@ -28,15 +30,25 @@ def read_folder(path: Path, options: DataOptions) -> Found:
         for part in divided:
             files.setdefault(role_of(part.name) or "", []).extend(_class_files(part))
     else:
-        for file, label in _class_files(path):
+        every = _class_files(path)
+        lists = split_lists(path, options.variant)
+        if lists is not None:
+            roles, note = lists
+            rows, unlisted = placed(
+                [(file.relative_to(path).as_posix(), label) for file, label in every], roles, str(path)
+            )
+            found.notes.append(note + (f"; {unlisted} files are in no list and are not used" if unlisted else ""))
+            files = {role: [every[row] for row in chosen] for role, chosen in rows.items()}
+            every = []
+        for file, label in every:
             inner = role_of(file.relative_to(path / label).parts[0])
             files.setdefault(inner or "train", []).append((file, label))
     column = _column(options.part_column)
     bad: list[str] = []
-    for role, rows in files.items():
+    for role, members in files.items():
         found.roles[role] = part_ = Part()
         parts = []
-        for file, label in tqdm(rows, desc=f"reading {role}", unit="cloud", leave=False, delay=2):
+        for file, label in tqdm(members, desc=f"reading {role}", unit="cloud", leave=False, delay=2):
             name = file.relative_to(path).as_posix()
             try:
                 cloud, own = read_cloud(file, options.mesh_points, options.mesh_seed, name, column)
@@ -75,7 +87,7 @@ def _class_files(part: Path) -> list[tuple[Path, str]]:
     folders = _folders(part)
     if not folders:
         raise DataError(
-            f"{part} has no class folders; expected {part / 'CLASS' / 'FILE'} with .off, .obj, .ply, .stl, .npy, .npz, .txt"
+            f"{part} has no class folders; expected {part / 'CLASS' / 'FILE'} with .off, .obj, .ply, .stl, .npy, .npz, .txt, .pcd, .las"
         )
     rows = []
     for folder in folders:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pt_core.errors import DataError
 
 ROLES = {
     "train": ("train", "training"),
@@ -16,6 +17,51 @@ ROLES = {
 }
 """Role -> the names it goes by; capitals do not matter."""
 ARRAY_FILES = (".npz", ".h5", ".hdf5")
+
+
+MISSING = frozenset({"", "nan", "na", "n/a", "<na>", "null"})
+"""What stands where a label is missing; capitals do not matter."""
+MANY, PER_CLASS = 50, 5
+"""More distinct numbers than the first are classes where there are several clouds of each."""
+
+
+def named(value: Any, where: str) -> str:
+    """The name of a class.
+
+    Raises:
+        DataError: nothing, or no single value.
+    """
+    if not isinstance(value, (str, int, np.integer)):
+        if value is None or (isinstance(value, (float, np.floating)) and value != value):
+            raise DataError(f"{where} has no class")
+        if not isinstance(value, (float, np.floating)) or not float(value).is_integer():
+            raise DataError(f"{where} has {value!r} as its class; give one name or whole number")
+        value = int(value)
+    text = str(value).strip()
+    if text.lower() in MISSING:
+        raise DataError(f"{where} has no class ({str(value)!r}); give it one, or leave it out")
+    return text
+
+
+def check_classes(labels: Sequence[str], where: str) -> None:
+    """Refuse numbers that look like amounts.
+
+    Raises:
+        DataError: decimals, or many distinct numbers in few clouds.
+    """
+    distinct = set(labels)
+    try:
+        numbers = [float(name) for name in distinct]
+    except ValueError:
+        return
+    broken = next((number for number in numbers if not number.is_integer()), None)
+    if broken is not None:
+        raise DataError(f"{where}: label {broken:g} is no class (regression is not supported)")
+    if len(distinct) > MANY and len(labels) < PER_CLASS * len(distinct):
+        raise DataError(
+            f"{where}: {len(distinct)} distinct numbers in {len(labels)} clouds look like amounts (regression is not supported); "
+            "where they are classes, give them names"
+        )
 
 
 def role_of(name: str) -> str | None:

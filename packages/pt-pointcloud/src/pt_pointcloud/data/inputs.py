@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pt_core.errors import DataError, nearest
 from pt_core.method import Method
 from pt_core.run.data.inputs import input_files
@@ -15,6 +16,18 @@ from pt_pointcloud.data.dataset import PointDataset
 from pt_pointcloud.data.files import is_cloud, read_cloud
 from pt_pointcloud.data.normalise import check_cloud
 from pt_pointcloud.options import PredictOptions
+
+
+def _numbers(item: Any, number: int) -> NDArray[Any]:
+    try:
+        if hasattr(item, "detach"):
+            item = item.detach().cpu()
+            item = (
+                item.float() if item.is_floating_point() and item.element_size() < 4 else item
+            )  # numpy has no bfloat16
+        return np.asarray(item)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"cloud {number} is no array of points ({' '.join(str(error).split())[:120]})") from None
 
 
 def input_clouds(items: Sequence[Any], method: Method, options: PredictOptions) -> PointDataset:
@@ -32,7 +45,7 @@ def input_clouds(items: Sequence[Any], method: Method, options: PredictOptions) 
                 ids.append(str(file))
                 folders.append(file.resolve().parent.name)
             continue
-        array = np.asarray(item.detach().cpu() if hasattr(item, "detach") else item)
+        array = _numbers(item, number)
         many = array[None] if array.ndim == 2 else array
         if many.ndim != 3:
             raise DataError(f"cloud {number} has shape {array.shape}; give (point, 3)")

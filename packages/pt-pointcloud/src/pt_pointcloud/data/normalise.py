@@ -11,16 +11,20 @@ from pt_core.errors import DataError
 Cloud = NDArray[np.float32]
 Rule = Literal["unit_sphere", "as_stored"]
 RULES = ("unit_sphere", "as_stored")
+ROUNDED = 1e-4
+"""Largest share of a cloud's extent that rounding to float32 may move a point."""
 NEAR_ORIGIN = 0.0316
 """Furthest point sampling (pointnet2 convention) skips points closer to the origin than this."""
 
 
 def check_cloud(points: NDArray[np.floating], name: str) -> Cloud:
-    """(point, 3) float32.
+    """(point, 3) float32. Clouds so far from the origin that float32 would round their shape (maps in metres) are centred before.
 
     Raises:
         DataError: another shape, no points, or coordinates that are not finite; names the sample.
     """
+    if points.dtype.kind not in "iuf":
+        raise DataError(f"cloud {name!r} holds no numbers")
     if points.ndim != 2 or points.shape[1] != 3:
         raise DataError(f"cloud {name!r} has shape {points.shape}; expected (point, 3): choose columns of x, y, z")
     if not len(points):
@@ -30,6 +34,9 @@ def check_cloud(points: NDArray[np.floating], name: str) -> Cloud:
         raise DataError(
             f"cloud {name!r} has NaN or infinite coordinates in {int(bad.sum())} of {len(points)} points; remove them"
         )
+    span, far = float(np.ptp(points, axis=0).max()), float(np.abs(points).max())
+    if points.dtype.itemsize > 4 and span > 0 and far * 2**-24 > ROUNDED * span:
+        points = points - points.mean(0)
     with np.errstate(over="ignore"):
         single = points.astype(np.float32)
     if not np.isfinite(single).all():

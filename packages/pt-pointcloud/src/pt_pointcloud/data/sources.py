@@ -10,7 +10,7 @@ from pt_pointcloud.data.found import ARRAY_FILES, Found
 from pt_pointcloud.options import DataOptions
 
 BUILTIN = ("shapes",)
-TABLES = (".csv", ".parquet")
+TABLES = (".csv", ".tsv", ".parquet")
 
 
 def problem(spec: str) -> str | None:
@@ -20,9 +20,7 @@ def problem(spec: str) -> str | None:
     path = Path(spec)
     if not path.exists():
         near = nearest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
-        return (
-            f"data {spec!r} do not exist{near}; give a folder, an .npz, .h5, .csv or .parquet file, or builtin:shapes"
-        )
+        return f"data {spec!r} do not exist{near}; give a folder, an .npz, .h5, .csv, .tsv or .parquet file, or builtin:shapes"
     if path.is_dir() or path.suffix in (*ARRAY_FILES, *TABLES):
         return None
     from pt_pointcloud.data.files import is_cloud
@@ -53,9 +51,18 @@ def read(spec: str, options: DataOptions) -> Found:
         return read_table(path, options)
     from pt_pointcloud.data.arrays import array_parts, read_arrays
 
-    parts = array_parts(path) if path.is_dir() else {"": path}
-    if parts:
-        return read_arrays(parts, options)
+    if path.is_file():
+        return read_arrays({"": [path]}, options)
     from pt_pointcloud.data.folder import read_folder
+    from pt_pointcloud.data.sets import published_arrays
+    from pt_pointcloud.data.shapenet import is_shapenet, read_shapenet
 
-    return read_folder(path, options)
+    published = published_arrays(path, options.variant)
+    if published is not None:
+        found = read_arrays(published.files, options, published.classes, published.part_names)
+        found.notes += published.notes
+        return found
+    if is_shapenet(path):
+        return read_shapenet(path)
+    parts = array_parts(path)
+    return read_arrays({role: [file] for role, file in parts.items()}, options) if parts else read_folder(path, options)

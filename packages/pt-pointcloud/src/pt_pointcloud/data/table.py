@@ -1,4 +1,4 @@
-"""A CSV or Parquet table with a path and a class per row."""
+"""A CSV, TSV or Parquet table with a path and a class per row."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pt_core.errors import DataError, nearest
 from tqdm import tqdm
 
 from pt_pointcloud.data.files import read_cloud
-from pt_pointcloud.data.found import Found, Part, listed, role_of
+from pt_pointcloud.data.found import Found, Part, check_classes, listed, named, role_of
 from pt_pointcloud.options import DataOptions
 
 PATHS = ("path", "file", "filename", "cloud", "mesh")
@@ -24,8 +24,11 @@ def read_table(path: Path, options: DataOptions) -> Found:
     import pandas as pd
 
     try:
-        frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
-    except (ValueError, OSError, pd.errors.ParserError) as error:
+        if path.suffix == ".parquet":
+            frame = pd.read_parquet(path)
+        else:
+            frame = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", dtype=str, keep_default_na=False)
+    except (ValueError, OSError) as error:
         raise DataError(f"{path} is not a readable table ({' '.join(str(error).split())[:120]})") from None
     columns = [str(name) for name in frame.columns]
     file_column = _column(columns, None, PATHS, "a column with the files", path)
@@ -37,19 +40,20 @@ def read_table(path: Path, options: DataOptions) -> Found:
         )
     found = Found({})
     rows = frame.to_dict("records")
-    for row in tqdm(rows, desc="reading", unit="cloud", leave=False, delay=2):
+    for number, row in enumerate(tqdm(rows, desc="reading", unit="cloud", leave=False, delay=2), 2):
         split = "train" if split_column is None else str(row[split_column])
         role = role_of(split)
         if role is None:
             raise DataError(f"{path}: column {split_column!r} holds {split!r}; expected train, val or test")
         part = found.roles.setdefault(role, Part())
-        name = str(row[file_column])
+        name = named(row[file_column], f"{path}: row {number}, column {file_column!r}").strip()
         cloud, _ = read_cloud(path.parent / name, options.mesh_points, options.mesh_seed, name)
         part.clouds.append(cloud)
         part.ids.append(name)
-        part.labels.append(str(row[label_column]))
+        part.labels.append(named(row[label_column], f"{path}: row {number}, column {label_column!r}"))
     if not found.roles:
-        raise DataError(f"{path} has no rows")
+        raise DataError(f"{path} has no rows below its header")
+    check_classes([label for part in found.roles.values() for label in part.labels], f"{path}, column {label_column!r}")
     return found
 
 

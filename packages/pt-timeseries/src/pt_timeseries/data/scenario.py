@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from pt_core.errors import DataError, nearest
-from pt_core.run.data.sampling import few_shot
+from pt_core.run.data.sampling import few_shot, fewer_shots, short_classes
 
 from pt_timeseries.data.dataset import WindowDataset, subset, windows_of
 from pt_timeseries.data.division import divide, take
@@ -23,8 +22,8 @@ def load_windows(spec: str, options: DataOptions, seed: int) -> dict[str, Window
     Target labels are used for the shots and for the test, and for nothing else.
 
     Raises:
-        DataError: no or an unknown target, sources that overlap with it, a source without labels, a target class that no source has, or
-            fewer target windows of a class than shots.
+        DataError: no or an unknown target, sources that overlap with it, a source without labels, a target class that no source has, or,
+            with `exact_target_shots`, fewer target windows of a class than shots.
     """
     found = read(spec, options, seed)
     targets, sources = choose(found, spec, options)
@@ -55,7 +54,7 @@ def load_windows(spec: str, options: DataOptions, seed: int) -> dict[str, Window
     }
     made = {role: windows_of(items, classes, options.normalise) for role, items in parts.items()}
     made["train"] = replace(made["train"], notes=tuple(notes))
-    return _with_shots(made, options.target_shots, seed, spec)
+    return _with_shots(made, options, seed, spec)
 
 
 def choose(found: Domains, spec: str, options: DataOptions) -> tuple[list[Domain], list[Domain]]:
@@ -89,21 +88,25 @@ def _matching(found: Domains, patterns: Sequence[str], flag: str, spec: str) -> 
     return chosen
 
 
-def _with_shots(made: dict[str, WindowDataset], shots: int, seed: int, spec: str) -> dict[str, WindowDataset]:
-    """Draw the labelled shots from the target's adaptation part; what is left of it loses its labels."""
+def _with_shots(made: dict[str, WindowDataset], options: DataOptions, seed: int, spec: str) -> dict[str, WindowDataset]:
+    """Draw the labelled shots from the target's adaptation part (of a class with fewer windows all: AdaTime's min(count, k)); what is
+    left of it loses its labels."""
+    shots = options.target_shots
     adapt = made.pop("adapt")
     test = made.pop("test")
     chosen: list[int] = []
     if shots and adapt.labels is None:
         raise DataError(f"the target of {spec} has no labels to draw shots from; use --target-shots 0")
     if shots and adapt.labels is not None:
-        counts = Counter(adapt.labels)
-        short = [f"{adapt.classes[label]} has {count}" for label, count in sorted(counts.items()) if count < shots]
-        if short:
+        short = short_classes(adapt.labels, shots, adapt.classes)
+        if short and options.exact_target_shots:
             raise DataError(
                 f"--target-shots {shots} is more than the target's adaptation part has: {', '.join(short)}; "
                 "lower --target-shots or --target-test-fraction"
             )
+        note = fewer_shots(adapt.labels, shots, adapt.classes, "target-shots")
+        if note is not None:
+            made["train"] = replace(made["train"], notes=(*made["train"].notes, note))
         chosen = few_shot(adapt.labels, shots, seed)
     rest = sorted(set(range(len(adapt))) - set(chosen))
     made["unlabeled"] = replace(subset(adapt, rest), labels=None)

@@ -23,30 +23,45 @@ GROUP_TRIES = 8
 """Shuffles tried for a grouped split that leaves every class on both sides."""
 
 
-def few_shot(labels: Sequence[int], shots: int, seed: int, names: Sequence[str] = ()) -> list[int]:
-    """Indices of `shots` samples per class, in data order.
+def few_shot(labels: Sequence[int], shots: int, seed: int, names: Sequence[str] = (), exact: bool = False) -> list[int]:
+    """Indices of `shots` samples per class, in data order; of a class with fewer, all of them (see `short_classes`).
 
     Every class is drawn by itself, so another class more or less does not change a class's samples, and the draw for k
-    shots is part of the draw for k + 1. With `names`, a class without any sample is short too.
+    shots is part of the draw for k + 1.
 
     Raises:
-        DataError: a class has fewer samples; lists the counts.
+        DataError: with `exact`, a class has fewer samples; lists the counts.
     """
     if shots < 1:
         raise DataError(f"--shots {shots} is not a number of samples per class; give 1 or more")
-    values = np.asarray(labels, dtype=np.int64)
-    classes = range(len(names)) if names else np.unique(values).tolist()
-    members = {label: np.flatnonzero(values == label) for label in classes}
-    short = [f"{_name(label, names)} has {len(rows)}" for label, rows in members.items() if len(rows) < shots]
-    if short:
+    short = short_classes(labels, shots, names)
+    if short and exact:
         raise DataError(
-            f"--shots {shots} is more than some classes have in the training part: {_listed(short)}; lower --shots"
+            f"--shots {shots} is more than some classes have in the training part: {_listed(short)}; lower --shots (without "
+            "--exact-shots all of a class are taken)"
         )
+    values = np.asarray(labels, dtype=np.int64)
     chosen: list[int] = []
-    for label, rows in members.items():
+    for label in np.unique(values).tolist():
+        rows = np.flatnonzero(values == label)
         order = torch.randperm(len(rows), generator=generator(seed, "few-shot", label))
         chosen += rows[order[:shots].numpy()].tolist()
     return sorted(chosen)
+
+
+def short_classes(labels: Sequence[int], shots: int, names: Sequence[str] = ()) -> list[str]:
+    """`NAME has N` for every class with fewer samples than shots; of the classes in `names`, those without any too."""
+    counts = Counter(int(label) for label in labels)
+    classes = range(len(names)) if names else sorted(counts)
+    return [f"{_name(label, names)} has {counts[label]}" for label in classes if counts[label] < shots]
+
+
+def fewer_shots(labels: Sequence[int], shots: int, names: Sequence[str] = (), flag: str = "shots") -> str | None:
+    """The sentence that tells the user which classes are short; None where none is."""
+    short = short_classes(labels, shots, names)
+    if not short:
+        return None
+    return f"--{flag} {shots}: {_listed(short)}, of which all are taken (--exact-{flag} refuses this)"
 
 
 def stratified_split(

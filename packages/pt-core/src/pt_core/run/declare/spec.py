@@ -29,7 +29,9 @@ class RunOptions:
     weights: tuple[str, ...] = ()
     """Local weight file or folder for the backbone (safetensors, or .pth read without unpickling code); or ROLE=FILE."""
     shots: Annotated[int, Ge(1)] | None = None
-    """Train on this many samples per class, drawn with the sampling seed."""
+    """Train on this many samples per class, drawn with the sampling seed; of a class with fewer, on all of them."""
+    exact_shots: bool = False
+    """Refuse --shots where a class has fewer samples."""
     cache_limit: Annotated[float, Gt(0)] = 4.0
     """Upper bound of the feature cache, in GB."""
     class_names: str | None = None

@@ -139,7 +139,7 @@ def split_roles(
     spec: RunSpec, info: MethodInfo, raw: Mapping[str, Dataset], task: Task, note: Say
 ) -> dict[str, Dataset]:
     """With validation and test parts split off the training part where they are missing, and the few shots chosen."""
-    from pt_core.run.data.sampling import SubsetDataset, few_shot, hold_out
+    from pt_core.run.data.sampling import SubsetDataset, few_shot, fewer_shots, hold_out
 
     data, seed = dict(raw), spec.train.seed_of("sampling")
     if "train" not in data:
@@ -157,9 +157,14 @@ def split_roles(
             data["train"], data[role] = hold_out(data["train"], fraction, seed, task.class_names())
             note(f"no {role} part: {len(data[role])} of {size} training samples split off ({how}, seed {seed})")
     if spec.run.shots is not None:
-        if data["train"].labels is None:
+        own = data["train"].labels
+        if own is None:
             raise ConfigError("--shots needs labelled training data")
-        chosen = few_shot(data["train"].labels, spec.run.shots, seed, list(task.class_names()))
+        names = list(task.class_names())
+        chosen = few_shot(own, spec.run.shots, seed, names, spec.run.exact_shots)
+        short = fewer_shots(own, spec.run.shots, names)
+        if short is not None:
+            note(short)
         data["train"] = SubsetDataset(data["train"], chosen)
     return data
 
