@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pt_timeseries
 import pytest
+import torch
 from pt_core.errors import DataError
 from pt_core.run.command import cli
 from pt_timeseries.modality import TimeSeries
@@ -160,3 +161,73 @@ def test_the_public_names_can_be_had():
         cls = TimeSeries.registry.load(method)
         assert getattr(pt_timeseries, cls.__name__) is cls
         assert getattr(pt_timeseries, cls.Config.__name__) is cls.Config
+
+
+def adatime(folder, domains=("1", "2", "3")):
+    """AdaTime's layout as its authors write it: NumPy arrays (window, channel, step), a pair of files per subject; the target's class 2 has
+    two windows."""
+    folder.mkdir()
+    rng, time = np.random.default_rng(0), np.arange(128) / 128
+    for name in domains:
+        for part, count in (("train", 24), ("test", 12)):
+            labels = np.arange(count) % 3
+            if name == "3" and part == "train":
+                labels[labels == 2] = 0
+                labels[:2] = 2
+            tones = np.sin(2 * np.pi * (1 + 3 * labels)[:, None, None] * time + rng.uniform(0, 6, (count, 9, 1)))
+            samples = tones + 0.1 * rng.normal(size=tones.shape)
+            torch.save({"samples": samples, "labels": labels.astype(np.float64)}, folder / f"{part}_{name}.pt")
+    return str(folder)
+
+
+def test_adatime_runs_with_the_defaults_of_fit(tmp_path, capsys, monkeypatch):
+    """What the README says to do with such a folder; only the number of steps is small."""
+    monkeypatch.chdir(tmp_path)
+    data = ["--data", adatime(tmp_path / "HAR"), "--target", "3"]
+    quick = ["--epochs", "2", "--dim", "16", "--depth", "1", "--heads", "2"]
+    code, _, err = command(capsys, "pretrain", *data, *quick, "--out", "encoder.safetensors")
+    assert code == 0, err
+    code, out, err = command(
+        capsys, "fit", "pond", *data, "--backbone", "file:encoder.safetensors", "--out", "run", *SHORT
+    )
+    assert code == 0, err
+    assert "fewer than 5 shots where the target's adaptation part has no more: 2 has 2" in out + err
+    found = pt_timeseries.load_windows("HAR", pt_timeseries.DataOptions(target=("3",)), 0)
+    assert [found["shots"].labels.count(label) for label in range(3)] == [5, 5, 2]
+    assert len(found["test"]) == 12
+    code, _, err = command(
+        capsys, "fit", "pond", *data, "--exact-target-shots", "--backbone", "file:encoder.safetensors"
+    )
+    assert code == 2
+    assert "2 has 2; lower --target-shots" in err
+
+
+def test_series_of_different_length_from_pretraining_to_prediction(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    lines = ["domain,series,x,y,label"]
+    for number in range(36):
+        steps, label = [40, 33, 27, 19][number % 4], number // 4 % 3
+        wave = np.sin(np.arange(steps) * (0.2 + 0.4 * label))
+        for value in wave:
+            lines.append(f"{'abt'[number % 3]},{number},{value + 0.1 * rng.normal()},{-value},{'xyz'[label]}")
+    (tmp_path / "d.csv").write_text("\n".join(lines) + "\n")
+    data = ["--data", "d.csv", "--target", "t", "--window", "40", "--unequal", "pad", "--val-fraction", "0.3"]
+    quick = ["--epochs", "2", "--dim", "16", "--depth", "1", "--heads", "2", "--patch", "8"]
+    code, _, err = command(capsys, "pretrain", *data, *quick, "--out", "e.safetensors")
+    assert code == 0, err
+    code, out, err = command(capsys, "fit", "pond", *data, "--backbone", "file:e.safetensors", "--out", "run", *SHORT)
+    assert code == 0, err
+    assert "padded to 40, behind a mask" in out + err
+    predictor = pt_timeseries.load("run")
+    windows = [rng.normal(size=(2, steps)).astype(np.float32) for steps in (40, 19, 30)]
+    together = predictor.predict(windows)
+    for window, record in zip(windows, together, strict=True):
+        (alone,) = predictor.predict([window])
+        assert alone["predicted"] == record["predicted"]
+        assert alone["score"] == pytest.approx(record["score"], rel=1e-4)
+    code, out, err = command(capsys, "eval", "run", "--data", "d.csv", "--json")
+    assert code == 0, err
+    code, out, err = command(capsys, "predict", "run", "d.csv", "--series-column", "series", "--json")
+    assert code == 0, err
+    assert len(out.splitlines()) == 36

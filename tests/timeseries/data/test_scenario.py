@@ -225,7 +225,7 @@ def test_domains_that_do_not_fit_are_named(domains, options, message):
         (DataOptions(target=("*",)), "no domain besides the target"),
         (DataOptions(target=("c",), sources=("*",)), "'c' is both source and target"),
         (DataOptions(target=("c",), sources=("e",)), "--sources 'e'"),
-        (DataOptions(target=("c",), target_shots=3), "--target-shots 3 is more .* x has 2"),
+        (DataOptions(target=("c",), target_shots=3, exact_target_shots=True), "--target-shots 3 is more .* x has 2"),
     ],
 )
 def test_scenarios_that_cannot_be_are_refused(archive, options, message):

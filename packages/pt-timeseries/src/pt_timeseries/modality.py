@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pt_core.run.declare.package import Package
 
-from pt_timeseries.options import PretrainOptions, TaskOptions
+from pt_timeseries.options import PretrainOptions, ReadOptions, TaskOptions
 
 if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_core.backbone import Backbone
@@ -61,7 +61,8 @@ class TimeSeries(Package):
         from pt_timeseries.tasks.classification import DomainClassification
 
         backbone, task = cast("SeriesBackbone", method.backbone), cast("DomainClassification", method.task)
-        found = input_windows(list(items), backbone.length, task.normalise)
+        reading = options if isinstance(options, ReadOptions) else None
+        found = input_windows(list(items), backbone.length, task.normalise, reading, task.unequal, task.missing)
         check_data(backbone, found)
         return found.bind(task)
 

@@ -9,9 +9,32 @@ from annotated_types import Ge, Gt, Lt
 from pt_core.run.declare.fields import Depth, Heads, PeakRate, Seed, WeightDecay, Width
 from pt_core.run.declare.options import ClassificationOptions
 
+Unequal = Literal["error", "pad", "crop"]
+Missing = Literal["error", "interpolate", "drop"]
+
 
 @dataclass(frozen=True)
-class DataOptions:
+class ReadOptions:
+    """How files of series are read, the same for training and for prediction."""
+
+    domain_column: str | None = None
+    """Column (npz: array) with the domain (default: domain, subject, user, load ...)."""
+    group_column: str | None = None
+    """Column (npz: array) with the recording; splits keep every recording on one side (default: group, recording, execution)."""
+    series_column: str | None = None
+    """Column with the series id of a table (default: series, series_id, id)."""
+    time_column: str | None = None
+    """Column with the time of a table (default: time, t, step; where there is none, rows stay in the order of the file)."""
+    time_format: str | None = None
+    """How times are written, as in `%d/%m/%Y %H:%M` (default: numbers, ISO dates, clock times, and dates that can be read in one way)."""
+    drop_columns: tuple[str, ...] = ()
+    """Columns of a table that are no channels and are left out."""
+    channels: Annotated[int, Ge(1)] | None = None
+    """Channels of AdaTime files and archives, where arrays may have to be transposed."""
+
+
+@dataclass(frozen=True)
+class DataOptions(ReadOptions):
     """How multi-domain series are read and which scenario is made of them."""
 
     target: tuple[str, ...] = ()
@@ -19,7 +42,9 @@ class DataOptions:
     sources: tuple[str, ...] = ()
     """Source domains, names or patterns (default: all but the target, leave-one-domain-out)."""
     target_shots: Annotated[int, Ge(0)] = 5
-    """k, labelled target windows per class; 0 adapts without target labels."""
+    """k, labelled target windows per class (a class that has fewer gives all it has); 0 adapts without target labels."""
+    exact_target_shots: bool = False
+    """Refuse a target that has fewer than k windows of a class, instead of taking those it has with a note."""
     target_test_fraction: Annotated[float, Gt(0), Lt(1)] = 0.5
     """Share of the target that is kept for the test; shots and unlabelled windows come from the rest."""
     val_fraction: Annotated[float, Gt(0), Lt(1)] = 0.2
@@ -31,22 +56,22 @@ class DataOptions:
     """Steps of a window cut from long recordings."""
     stride: Annotated[int, Ge(1)] = 64
     """Steps between the windows of a recording."""
-    domain_column: str | None = None
-    """Column (npz: array) with the domain (default: domain, subject, user, load ...)."""
-    group_column: str | None = None
-    """Column (npz: array) with the recording; splits keep every recording on one side (default: group, recording, execution)."""
-    series_column: str | None = None
-    """Column with the series id of a table (default: series, series_id, id)."""
-    time_column: str | None = None
-    """Column with the time of a table (default: time, t, step)."""
     label_column: str | None = None
     """Column with the class of a table (default: label, class, y)."""
-    channels: Annotated[int, Ge(1)] | None = None
-    """Channels of AdaTime files, where arrays may have to be transposed."""
+    unequal: Unequal = "error"
+    """Series of different length: refuse; `pad` to the longest, behind a mask (the patch encoder reads nothing beyond a series' end);
+    `crop` to the first steps of each, as many as the shortest has."""
+    missing: Missing = "error"
+    """Missing values (empty cells, NaN, ?): refuse; `interpolate` in time, channel by channel; `drop` the windows that have some."""
     skip_files: bool = False
     """Leave out files of a folder that cannot be read, with a note, instead of stopping."""
     shift: Annotated[float, Ge(0)] = 1.0
     """How far the subjects of builtin: data are from each other."""
+
+
+@dataclass(frozen=True)
+class PredictOptions(ReadOptions):
+    """Flags of `pt-timeseries predict`; unequal lengths and missing values are treated as in the run's training."""
 
 
 @dataclass(frozen=True)

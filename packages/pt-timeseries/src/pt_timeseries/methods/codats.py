@@ -107,4 +107,6 @@ class Codats(Adaptation):
         names = [f"{name}/{kind}" for name in drawn for kind in ("domain", "ce") if (name, kind) != ("target", "ce")]
         logs = summed(ctx, names, ctx.each_part(part))
         ctx.update()
-        return logs
+        total = sum(whole.counts.values())  # the streams' losses are weighed by their samples
+        loss = sum(whole.counts[name.partition("/")[0]] / total * value for name, value in logs.items())
+        return {"loss": loss, **logs}
