@@ -24,6 +24,14 @@ class DataOptions:
     """Clips per class in a few-shot episode."""
     stereo: Stereo = "error"
     """What to do with several channels: refuse, average, or take one."""
+    file_column: str | None = None
+    """Column of a table with the audio file (default: file, filename, path, audio ...)."""
+    label_column: str | None = None
+    """Column of a table with what is heard (default: label, class, category, target)."""
+    split_column: str | None = None
+    """Column of a table with the part, train, val or test (default: split, part, subset, where there is one)."""
+    audio_folder: str | None = None
+    """Folder that paths in a table or in JSON lines are relative to (default: that of the file)."""
     val_fraction: Annotated[float, Gt(0), Lt(1)] = 0.2
     """Share of the training clips that is split off where the data have no validation part."""
     test_fraction: Annotated[float, Ge(0), Lt(1)] = 0.2
