@@ -94,6 +94,8 @@ def test_every_method_runs(name, tmp_path, capsys):
         ),
         (["fit", "pond", "--data", "builtin:motion", "--backbone", "timm:x"], "of no known kind"),
         (["pretrain", "--dim", "10", "--heads", "4", "--out", "e.safetensors"], "dim=10 is not a multiple of heads=4"),
+        (["fit", "pond", "--data", "builtin:motion", "--hidden", "1000000000"], "less than or equal to 65536"),
+        (["pretrain", "--experts", "10000000", "--out", "e.safetensors"], "less than or equal to 1024"),
         (["demo", "movement"], "no demo 'movement'; known: motion"),
         (["predict", "nowhere", "x.npz"], "is not a run folder"),
     ],
@@ -231,3 +233,35 @@ def test_series_of_different_length_from_pretraining_to_prediction(tmp_path, cap
     code, out, err = command(capsys, "predict", "run", "d.csv", "--series-column", "series", "--json")
     assert code == 0, err
     assert len(out.splitlines()) == 36
+
+
+def test_predict_reads_tables_by_the_flags_of_fit(run, tmp_path, capsys):
+    """Names of columns, times and columns to leave out; what was left out is told."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(2, 6, 128)).astype(np.float32)
+    lines = ["who,which,at,note," + ",".join(f"c{n}" for n in range(6))]
+    for window in range(2):
+        for step in reversed(range(128)):
+            cells = ",".join(repr(float(x)) for x in values[window, :, step])
+            lines.append(f"p,{window},{step // 60:02d}h{step % 60:02d},text,{cells}")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "d.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "new" / "notes.csv").write_text("name,age\nx,3\n")
+    flags = ["--domain-column", "who", "--series-column", "which", "--time-column", "at", "--time-format", "%Hh%M"]
+    folder = [str(run.path), str(tmp_path / "new"), *flags, "--drop-columns", "note", "--json"]
+    code, _, err = command(capsys, "predict", *folder)
+    assert code == 2
+    assert "--skip-files" in err
+    code, out, err = command(capsys, "predict", *folder, "--skip-files")
+    assert code == 2
+    assert "times of day that fall" in err  # the rows run backwards, and the times have no date
+    ordered = [lines[0], *reversed(lines[1:129]), *reversed(lines[129:])]
+    (tmp_path / "new" / "d.csv").write_text("\n".join(ordered) + "\n")
+    code, out, err = command(capsys, "predict", *folder, "--skip-files")
+    assert code == 0, err
+    assert "notes.csv is left out" in out + err
+    told = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    want = pt_timeseries.load(run).predict(list(values))
+    assert [row["predicted"] for row in told] == [row["predicted"] for row in want]
+    for have, other in zip(told, want, strict=True):
+        assert have["score"] == pytest.approx(other["score"], rel=1e-5)

@@ -56,6 +56,8 @@ class TimeSeries(Package):
         return (DomainClassification,)
 
     def inputs(self, items: Sequence[Any], method: Method, options: Any | None) -> Dataset:
+        from pt_core.run.command.runs import say
+
         from pt_timeseries.adapters.base import check_data
         from pt_timeseries.data.inputs import input_windows
         from pt_timeseries.tasks.classification import DomainClassification
@@ -63,6 +65,8 @@ class TimeSeries(Package):
         backbone, task = cast("SeriesBackbone", method.backbone), cast("DomainClassification", method.task)
         reading = options if isinstance(options, ReadOptions) else None
         found = input_windows(list(items), backbone.length, task.normalise, reading, task.unequal, task.missing)
+        for note in found.notes:
+            say(note)
         check_data(backbone, found)
         return found.bind(task)
 

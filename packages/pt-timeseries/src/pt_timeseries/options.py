@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from pt_core.run.declare.fields import Depth, Heads, PeakRate, Seed, WeightDecay, Width
 from pt_core.run.declare.options import ClassificationOptions
 
@@ -31,6 +31,8 @@ class ReadOptions:
     """Columns of a table that are no channels and are left out."""
     channels: Annotated[int, Ge(1)] | None = None
     """Channels of AdaTime files and archives, where arrays may have to be transposed."""
+    skip_files: bool = False
+    """Leave out files of a folder that cannot be read, with a note, instead of stopping."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,6 @@ class DataOptions(ReadOptions):
     `crop` to the first steps of each, as many as the shortest has."""
     missing: Missing = "error"
     """Missing values (empty cells, NaN, ?): refuse; `interpolate` in time, channel by channel; `drop` the windows that have some."""
-    skip_files: bool = False
-    """Leave out files of a folder that cannot be read, with a note, instead of stopping."""
     shift: Annotated[float, Ge(0)] = 1.0
     """How far the subjects of builtin: data are from each other."""
 
@@ -86,16 +86,16 @@ class TaskOptions(ClassificationOptions):
 class EncoderSizes:
     """Sizes that an encoder has, whatever series it reads."""
 
-    patch: Annotated[int, Ge(1)] = 16
+    patch: Annotated[int, Ge(1), Le(65_536)] = 16
     """p, steps of a patch."""
-    dim: Width = 64
-    depth: Depth = 3
+    dim: Annotated[Width, Le(65_536)] = 64
+    depth: Annotated[Depth, Le(1024)] = 3
     heads: Heads = 4
-    hidden: Annotated[int, Ge(1)] = 128
+    hidden: Annotated[int, Ge(1), Le(65_536)] = 128
     """Width of the feed-forward layers."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.2
     """Dropout while the encoder itself is trained."""
-    experts: Annotated[int, Ge(0)] = 0
+    experts: Annotated[int, Ge(0), Le(1024)] = 0
     """E, experts per feed-forward layer (Mixture-of-Experts variant, top-1 routing); 0 is one plain layer."""
 
 
@@ -107,7 +107,7 @@ class PretrainOptions(EncoderSizes, DataOptions):
     """Labelled multi-domain series, as in `fit` (default: generated sensor data, the recipe of the built-in backbone)."""
     architecture: Literal["patch", "tsai:TST", "tsai:PatchTST", "tsai:InceptionTime"] = "patch"
     """Encoder: the card's patch Transformer, or one of tsai's architectures (extra `tsai`)."""
-    patch_stride: Annotated[int, Ge(1)] = 8
+    patch_stride: Annotated[int, Ge(1), Le(65_536)] = 8
     """s, steps between patches."""
     epochs: Annotated[float, Gt(0)] = 40
     """Passes over the sources, supervised."""

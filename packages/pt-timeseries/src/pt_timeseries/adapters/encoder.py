@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,11 +20,11 @@ from pt_timeseries.options import EncoderSizes
 
 @dataclass(frozen=True)
 class EncoderConfig(EncoderSizes):
-    channels: Annotated[int, Ge(1)] = 6
+    channels: Annotated[int, Ge(1), Le(65_536)] = 6
     """n, channels of the series."""
-    length: Annotated[int, Ge(2)] = 128
+    length: Annotated[int, Ge(2), Le(10_000_000)] = 128
     """L, steps of a window."""
-    stride: Annotated[int, Ge(1)] = 8
+    stride: Annotated[int, Ge(1), Le(65_536)] = 8
     """s, steps between patches."""
     balance: Annotated[float, Gt(0)] = 0.01
     """Weight of the load-balancing loss of the experts in pre-training."""

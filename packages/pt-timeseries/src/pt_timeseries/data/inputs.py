@@ -48,11 +48,14 @@ def input_windows(
     settled = length if unequal != "error" else None
     domains: list[Domain] = []
     arrays: list[Any] = []
+    notes: list[str] = []
     for item in many:
         if isinstance(item, (str, Path)):
             # Cropped below, together with the others: a file by itself would be cropped to its own shortest series.
             own = replace(options, unequal="pad") if unequal == "crop" else options
-            domains += [Domain(f"{item}:{d.name}", d.values, None) for d in read(str(item), own, 0).items]
+            there = read(str(item), own, 0)
+            notes += there.notes
+            domains += [Domain(f"{item}:{d.name}", d.values, None) for d in there.items]
         else:
             arrays += list(_array(item))
     if arrays:
@@ -62,9 +65,9 @@ def input_windows(
         domains.append(Domain("window", stacked(arrays), None))
     if not domains:
         raise DataError("no input is given")
-    found = collect(domains, "the input", options=options, length=settled)
+    found = collect(domains, "the input", notes=notes, options=options, length=settled)
     named = [Domain(d.name, d.values, None, [str(row) for row in range(len(d))]) for d in found.items]
-    return windows_of(named, (), normalise, unequal, missing)
+    return replace(windows_of(named, (), normalise, unequal, missing), notes=tuple(found.notes))
 
 
 def _array(item: Any) -> Any:

@@ -108,7 +108,7 @@ def _read_folder(path: Path, options: DataOptions) -> Domains:
                 raise DataError(f"{error}; leave such files out with --skip-files") from None
             notes.append(f"{file.name} is left out: {error}")
     if not found:
-        raise DataError(_empty(path))
+        raise DataError(f"no file of {path} can be read: {notes[0]}" if notes else _empty(path))
     notes += [note for part in found for note in part.notes]
     items = [domain for part in found for domain in part.items]
     return collect(items, str(path), notes=notes, options=options)

@@ -37,11 +37,11 @@ NEEDS = {"train": "labelled windows of several source domains", "unlabeled": "wi
 
 @dataclass(frozen=True)
 class PONDConfig:
-    prompt_length: Annotated[int, Ge(0)] = 16
+    prompt_length: Annotated[int, Ge(0), Le(65_536)] = 16
     """m, time steps of the prompt; a multiple of the backbone's stride. 0 is the pre-trained classifier. [D] 8, 16, 32"""
     generators: bool = True
     """A conditional module g_i per domain [V]; off leaves the common prompt only."""
-    hidden: Annotated[int, Ge(1)] = 32
+    hidden: Annotated[int, Ge(1), Le(65_536)] = 32
     """h, width of the generators. [D]"""
     fidelity_weight: Annotated[float, Ge(0)] = 0.1
     """lam1, weight of the fidelity term. [D] 0, .01, .1, 1"""
@@ -49,12 +49,12 @@ class PONDConfig:
     """lam2, weight of the discrimination term. [D] 0, .01, .1, 1"""
     temperature: Annotated[float, Gt(0)] = 0.1
     """tau of InfoNCE. [D]"""
-    critic_dim: Annotated[int, Ge(1)] = 64
+    critic_dim: Annotated[int, Ge(1), Le(65_536)] = 64
     """q, width of the space in which InfoNCE compares. [D]"""
     meta: Literal["joint", "reptile"] = "joint"
     """`reptile`: first-order meta-learning of the common prompt [V that it is simple; D the form]; `joint`: its simplified variant, one
     step on the mean objective."""
-    inner_steps: Annotated[int, Ge(1)] = 3
+    inner_steps: Annotated[int, Ge(1), Le(1000)] = 3
     """q_in, inner steps of `reptile`. [D] 1-5"""
     inner_optimizer: Literal["adam", "sgd"] = "adam"
     """Optimiser of the inner copies P_i. [D]"""
