@@ -18,8 +18,9 @@ PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test
 """Names in `split` -> part; a validation part is held out."""
 
 
-def load_arrays(path: Path) -> dict[str, Any]:
-    """Arrays by name, never unpickling; those of `x_train`, `x_test` are joined to `x`, with the part of every window in `split`.
+def load_arrays(path: Path) -> tuple[dict[str, Any], bool]:
+    """(arrays by name, whether they came in two parts), never unpickling; those of `x_train`, `x_test` are joined to `x`, with the part of
+    every window in `split`.
 
     Raises:
         DataError: not an archive, or damaged.
@@ -41,8 +42,8 @@ def load_arrays(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} cannot be read as a NumPy archive ({reason})") from None
     lower = {name.lower(): name for name in arrays}
     if "x" not in arrays and {"x_train", "x_test"} <= set(lower):
-        return _joined({name: arrays[own] for name, own in lower.items()}, path)
-    return arrays
+        return _joined({name: arrays[own] for name, own in lower.items()}, path), True
+    return arrays, False
 
 
 def _joined(arrays: Mapping[str, Any], path: Path) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def read_npz(path: Path, options: DataOptions, prefix: str = "") -> Domains:
     Raises:
         DataError: not such an archive; says what is missing.
     """
-    arrays = load_arrays(path)
+    arrays, divided = load_arrays(path)
     if "x" not in arrays:
         raise DataError(f"{path} has no array 'x'; it has: {', '.join(arrays)}")
     values = numbers(arrays["x"], "x", path)
@@ -47,8 +47,7 @@ def read_npz(path: Path, options: DataOptions, prefix: str = "") -> Domains:
         values = values.transpose(0, 2, 1)
         notes.append(f"{path.name} is transposed to (window, {options.channels} channels, step)")
     key = key_of(arrays, options.domain_column, DOMAIN_KEYS, len(values), path, "domain")
-    given = all(name not in arrays for name in ("split",)) or key is not None
-    alone = f"{prefix}all" if given else path.stem
+    alone = path.stem if divided else f"{prefix}all"
     owner = [f"{prefix}{name}" for name in names_of(arrays, key, path)] if key else [alone] * len(values)
     group_key = key_of(arrays, options.group_column, GROUP_KEYS, len(values), path, "group", optional=True)
     groups = names_of(arrays, group_key, path) if group_key else None
