@@ -230,7 +230,7 @@ def test_all_mistakes_of_a_command_are_told_together(tmp_path: Path, monkeypatch
     status, _, err = pt("fit", "acoustic_apt", *wrong, "--recipe", "apt", "--querys", "3", "--out", "new")
     assert status == 2
     for message in (
-        "nowhere is neither a folder, nor a .csv of strong labels",
+        "nowhere is neither a folder, nor a .csv or .tsv of labels",
         "no built-in data 'builtin:sound'; known: builtin:sounds",
         "no built-in encoder 'mae_sound' (did you mean 'mae_sounds'?)",
         "lm 'local:gone': gone has no config.json",

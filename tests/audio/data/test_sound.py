@@ -106,3 +106,91 @@ def test_arrays() -> None:
         with pytest.raises(DataError, match="has shape"):
             from_array(bad, 16_000, "bad")
     assert from_array(TONE, 16_000, "a").digest() != from_array(TONE, 8_000, "a").digest()
+
+
+# ---- layouts and kinds of numbers ------------------------------------------------------------------------------------------
+
+LEFT, RIGHT = TONE, (0.25 * TONE[::-1]).copy()
+
+
+@pytest.mark.parametrize("layout", ["auto", "first"])
+def test_channels_may_come_first(layout: str) -> None:
+    """torchaudio's and the Hub's layout, against the other one."""
+    for kind in (np.asarray, torch.from_numpy):
+        both = np.stack([LEFT, RIGHT])
+        for rule in ("left", "right", "mean"):
+            first = from_array(kind(both), 16_000, "x", rule, layout)  # type: ignore[operator]
+            last = from_array(kind(both.T.copy()), 16_000, "x", rule)  # type: ignore[operator]
+            want = {"left": LEFT, "right": RIGHT, "mean": (LEFT + RIGHT) / 2}[rule]
+            close(first.read(16_000), torch.from_numpy(want))
+            close(last.read(16_000), torch.from_numpy(want))
+        assert from_array(kind(both[:1]), 16_000, "x").samples == len(TONE)  # type: ignore[operator]
+        with pytest.raises(DataError, match="x has 2 channels"):
+            from_array(kind(both), 16_000, "x")  # type: ignore[operator]
+
+
+def test_a_layout_that_cannot_be_told_is_refused() -> None:
+    short, wide = np.stack([LEFT[:20], RIGHT[:20]]), np.ones((100, 200), np.float32)
+    for values in (short, wide):
+        with pytest.raises(
+            DataError, match=r"x has shape .* either axis could be the channels; say layout='first' or 'last'"
+        ):
+            from_array(values, 16_000, "x", "left")
+    close(from_array(short, 16_000, "x", "right", "first").read(16_000), torch.from_numpy(RIGHT[:20].copy()))
+    close(from_array(short.T, 16_000, "x", "right", "last").read(16_000), torch.from_numpy(RIGHT[:20].copy()))
+    with pytest.raises(DataError, match="layout 'middle' is unknown"):
+        from_array(short, 16_000, "x", "left", "middle")
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_S8", "PCM_16", "PCM_32"])
+def test_pcm_has_the_scale_that_libsndfile_gives_it(subtype: str, tmp_path: Path) -> None:
+    path = tmp_path / ("x.aiff" if subtype == "PCM_S8" else "x.wav")
+    soundfile.write(path, TONE, 16_000, subtype=subtype)
+    raw = {
+        "PCM_U8": lambda: np.frombuffer(path.read_bytes()[-len(TONE) :], np.uint8),
+        "PCM_S8": lambda: np.frombuffer(path.read_bytes()[-len(TONE) :], np.int8),
+        "PCM_16": lambda: soundfile.read(path, dtype="int16")[0],
+        "PCM_32": lambda: soundfile.read(path, dtype="int32")[0],
+    }[subtype]()
+    close(from_array(raw, 16_000, "x").read(16_000), open_file(path).read(16_000), 1e-6)
+    if subtype == "PCM_16":
+        offset = (raw.astype(np.int32) + 2**15).astype(np.uint16)
+        close(from_array(offset, 16_000, "x").read(16_000), open_file(path).read(16_000), 1e-6)
+
+
+def test_numbers_that_are_no_pcm_are_refused() -> None:
+    whole = (TONE * 32767).astype(np.int64)
+    for values, message in (
+        (whole, "holds int64, which is no PCM; give floats in"),
+        (whole > 0, "holds bool, which is no PCM"),
+        (whole.astype(np.float32), r"has floats up to 1[0-9.e+]+; divide them by full scale"),
+        (TONE.astype(complex), "holds complex128"),
+        ([[1.0], [1.0, 2.0]], "is no array of samples"),
+    ):
+        with pytest.raises(DataError, match=message):
+            from_array(values, 16_000, "x")
+    for rate in (0, -1, 0.5, "fast", None, float("nan")):
+        with pytest.raises(DataError, match="give a whole number of samples per second"):
+            from_array(TONE, rate, "x")
+
+
+def test_tensors_of_a_model() -> None:
+    wave = torch.from_numpy(TONE).requires_grad_()
+    close(from_array(wave, torch.tensor(16_000), "x").read(16_000), wave.detach())
+    close(from_array(wave.bfloat16(), 16_000.0, "x").read(16_000), wave.detach(), 1e-2)
+
+
+def test_inputs_of_torchaudio_and_of_the_hub() -> None:
+    from pt_audio.data.inputs import input_records
+
+    both = np.stack([LEFT, RIGHT])
+    items = [
+        (torch.from_numpy(both), 16_000),
+        {"array": both, "sampling_rate": 16_000, "path": None},
+        {"wave": both.T, "rate": 16_000, "layout": "last"},
+    ]
+    found = input_records(items, (), "right")
+    for clip in found.clips:
+        close(clip.read(16_000), torch.from_numpy(RIGHT))
+    with pytest.raises(DataError, match=r"array and sampling_rate"):
+        input_records([{"array": both}], (), "right")

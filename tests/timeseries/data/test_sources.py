@@ -65,11 +65,10 @@ def test_long_tables(tmp_path, kind):
     ("change", "message"),
     [
         ({"drop": "user"}, "no domain column .*--domain-column"),
-        ({"drop": "t"}, "no time column"),
-        ({"text": "acc"}, "column 'acc' is not numeric"),
-        ({"empty": "user"}, "column 'user' has empty cells"),
-        ({"text": "t"}, "times in column 't' are neither numbers nor dates"),
-        ({"nan": "acc"}, "domain 'a' .* NaN"),
+        ({"drop": "id"}, "no series column"),
+        ({"text": "acc"}, r"column 'acc' is not numeric \(text\).*--drop-columns acc"),
+        ({"empty": "user"}, r"d.csv, line 4: domain \(column 'user'\) is empty"),
+        ({"nan": "acc"}, "domain 'a' of d.csv, series '0', has 1 missing values .*step 2, channel 0.*--missing"),
         ({"keep": ["user", "id", "t", "label"]}, "no column left for channels"),
     ],
 )
@@ -87,20 +86,6 @@ def test_tables_that_cannot_be_read(tmp_path, change, message):
     frame.to_csv(tmp_path / "d.csv", index=False)
     with pytest.raises(DataError, match=message):
         read(str(tmp_path / "d.csv"), OPTIONS, 0)
-
-
-@pytest.mark.parametrize(
-    "times",
-    [[f"{t}s"[:-1] for t in range(8, 16)], [f"2026-01-0{1 + t // 4}T0{t % 4}:00" for t in range(8)]],
-    ids=["numbers", "dates"],
-)
-def test_times_that_are_text_are_ordered_as_times(tmp_path, times):
-    """As text '10' comes before '9'."""
-    frame = pd.DataFrame({"user": "a", "id": 0, "t": times, "acc": np.arange(8.0), "label": "x"})
-    shuffled = frame.sample(frac=1, random_state=3)
-    shuffled.astype({"t": str}).to_parquet(tmp_path / "d.parquet")
-    found = read(str(tmp_path / "d.parquet"), OPTIONS, 0)
-    np.testing.assert_allclose(found.items[0].values[0, 0], np.arange(8.0))
 
 
 def adatime(folder, **files):
@@ -177,7 +162,7 @@ def test_a_folder_of_archives_puts_the_file_before_the_domain(tmp_path):
     ("arrays", "message"),
     [
         ({"z": [1]}, "no array 'x'; it has: z"),
-        ({"x": np.array(["a"])}, "holds <U1, not numbers"),
+        ({"x": np.array(["a"])}, "holds <U1 of shape .*, not numbers"),
         ({"x": windows(), "y": [0, 1]}, "'x' has 4 entries and the labels 2"),
         ({"x": windows(), "y": [0, 9, 0, 0], "classes": ["a"]}, "labels run from 0 to 9"),
         ({"x": windows(), "y": [0] * 4, "domain": [1, 2]}, "array 'domain' has shape"),

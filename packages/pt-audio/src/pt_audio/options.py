@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from pt_core.run.declare.fields import Seed, Steps
 
 Stereo = Literal["error", "mean", "left", "right"]
@@ -18,12 +18,20 @@ class DataOptions:
 
     tasks: tuple[str, ...] = ("tagging",)
     """Records to make from labelled clips, of: tagging, captioning, question, localisation, retrieval, few_shot, reasoning."""
-    ways: Annotated[int, Ge(2)] = 5
+    ways: Annotated[int, Ge(2), Le(1000)] = 5
     """Classes of a few-shot episode."""
-    episode_shots: Annotated[int, Ge(1)] = 1
+    episode_shots: Annotated[int, Ge(1), Le(1000)] = 1
     """Clips per class in a few-shot episode."""
     stereo: Stereo = "error"
     """What to do with several channels: refuse, average, or take one."""
+    file_column: str | None = None
+    """Column of a table with the audio file (default: file, filename, path, audio ...)."""
+    label_column: str | None = None
+    """Column of a table with what is heard (default: label, class, category, target)."""
+    split_column: str | None = None
+    """Column of a table with the part, train, val or test (default: split, part, subset, where there is one)."""
+    audio_folder: str | None = None
+    """Folder that paths in a table or in JSON lines are relative to (default: that of the file)."""
     val_fraction: Annotated[float, Gt(0), Lt(1)] = 0.2
     """Share of the training clips that is split off where the data have no validation part."""
     test_fraction: Annotated[float, Ge(0), Lt(1)] = 0.2
@@ -40,17 +48,17 @@ class TaskOptions:
 
     task: Literal["answers"] = "answers"
     """What is predicted: answers in words."""
-    max_new_tokens: Annotated[int, Ge(1)] = 256
+    max_new_tokens: Annotated[int, Ge(1), Le(65_535)] = 256
     """Longest generated answer."""
-    beams: Annotated[int, Ge(1)] = 5
+    beams: Annotated[int, Ge(1), Le(1000)] = 5
     """Beams of the search; 1 is greedy."""
     repetition_penalty: Annotated[float, Gt(0)] = 1.5
     """Makes repeated tokens less likely; 1 for none."""
     length_penalty: float = 1.0
     """Above 0 prefers long answers of a beam search."""
-    instruction_tokens: Annotated[int, Ge(4)] = 128
+    instruction_tokens: Annotated[int, Ge(4), Le(65_535)] = 128
     """Longest instruction; of a longer one the end is kept."""
-    answer_tokens: Annotated[int, Ge(2)] = 256
+    answer_tokens: Annotated[int, Ge(2), Le(65_535)] = 256
     """Longest answer in training; of a longer one the beginning is kept."""
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pt_core.run.declare.package import Package
 
-from pt_timeseries.options import PretrainOptions, TaskOptions
+from pt_timeseries.options import PretrainOptions, ReadOptions, TaskOptions
 
 if TYPE_CHECKING:  # the command line's help must not wait for torch
     from pt_core.backbone import Backbone
@@ -56,12 +56,17 @@ class TimeSeries(Package):
         return (DomainClassification,)
 
     def inputs(self, items: Sequence[Any], method: Method, options: Any | None) -> Dataset:
+        from pt_core.run.command.runs import say
+
         from pt_timeseries.adapters.base import check_data
         from pt_timeseries.data.inputs import input_windows
         from pt_timeseries.tasks.classification import DomainClassification
 
         backbone, task = cast("SeriesBackbone", method.backbone), cast("DomainClassification", method.task)
-        found = input_windows(list(items), backbone.length, task.normalise)
+        reading = options if isinstance(options, ReadOptions) else None
+        found = input_windows(list(items), backbone.length, task.normalise, reading, task.unequal, task.missing)
+        for note in found.notes:
+            say(note)
         check_data(backbone, found)
         return found.bind(task)
 

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW
 
-from pt_timeseries.adapters.base import PretrainedHead, SeriesBackbone
-from pt_timeseries.adapters.encoder import EncoderConfig, Experts, PatchEncoder, cut
+from pt_timeseries.adapters.base import PretrainedHead, SeriesBackbone, check_data, ends_of
+from pt_timeseries.adapters.encoder import EncoderConfig, Experts, PatchEncoder, cut, extended
 from pt_timeseries.adapters.files import build, write_backbone
 from pt_timeseries.data.dataset import WindowDataset
 from pt_timeseries.options import EncoderSizes, PretrainOptions
@@ -66,6 +66,7 @@ def pretrain(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stable_seed(options.seed, "pretrain"))
         backbone = build(options.architecture, config, "pretrain")
+        check_data(backbone, train)
         head = nn.Linear(backbone.feature_dim, len(train.classes))
         backbone.module.requires_grad_(True).train()
         if options.masked_epochs:
@@ -146,9 +147,15 @@ def _reconstruct(backbone: SeriesBackbone, options: PretrainOptions, train: Wind
         series = train.values[order[step]]
         rng = generator(options.seed, "mask", step)
         hidden = torch.rand(len(series), config.tokens(series.shape[-1]), generator=rng) < options.mask_ratio
+        there: Tensor | None = None
+        if backbone.padded:
+            ends = ends_of(series)
+            series = extended(series, ends)
+            there = torch.arange(hidden.shape[1]) * config.stride < ends[:, None]
+            hidden = hidden & there
         tokens = torch.where(hidden[..., None], token, net.patches(series)) + net.position[: hidden.shape[1]]
         for block in net.blocks:
-            tokens = block(tokens)
+            tokens = block(tokens, there)
         wanted = cut(series, config.patch, config.stride)
         errors = (restore(net.norm(tokens)) - wanted).square().mean(-1)
         return (errors * hidden).sum() / hidden.sum().clamp(min=1)

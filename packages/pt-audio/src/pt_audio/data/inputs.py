@@ -20,8 +20,9 @@ def input_records(items: Sequence[Any], ask: Sequence[str], stereo: Stereo) -> A
     """Records without answers.
 
     Args:
-        items: paths of audio files, of folders of them, or of .jsonl files of records; or arrays: (samples, rate) pairs, or mappings
-            with `wave` and `rate`.
+        items: paths of audio files, of folders of them, or of .jsonl files of records; or arrays: (samples, rate) pairs, as torchaudio
+            gives them, or mappings with `wave` and `rate`, or `array` and `sampling_rate`, as the Hub's data sets give them, and
+            optionally `layout` (see `from_array`).
         ask: no text: what are the sound events? One text: it is asked of every clip. K texts: the items are K clips of one input,
             and text k stands behind clip k.
 
@@ -59,10 +60,14 @@ def _clips(item: Any, number: int, stereo: Stereo) -> list[Source]:
                 raise DataError(f"{path} has no audio files ({', '.join(SUFFIXES)})")
             return [open_file(file, stereo) for file in files]
         return [open_file(path, stereo)]
-    if isinstance(item, Mapping) and {"wave", "rate"} <= set(item):
-        return [from_array(item["wave"], int(item["rate"]), f"clip-{number}", stereo)]
+    name = f"clip-{number}"
+    if isinstance(item, Mapping):
+        for wave, rate in (("wave", "rate"), ("array", "sampling_rate")):
+            if {wave, rate} <= set(item):
+                return [from_array(item[wave], item[rate], name, stereo, str(item.get("layout", "auto")))]
     if isinstance(item, tuple) and len(item) == 2:
-        return [from_array(item[0], int(item[1]), f"clip-{number}", stereo)]
+        return [from_array(item[0], item[1], name, stereo)]
     raise DataError(
-        f"an input is of type {type(item).__name__}; give paths, (samples, rate) pairs, or mappings with wave and rate"
+        f"an input is of type {type(item).__name__}; give paths, (samples, rate) pairs, or mappings with wave and rate (or array and "
+        "sampling_rate)"
     )

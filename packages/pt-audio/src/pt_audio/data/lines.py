@@ -10,25 +10,26 @@ from typing import Any
 from pt_core.errors import DataError, nearest
 
 from pt_audio.data.dataset import AudioRecords
-from pt_audio.data.records import TASKS, Record
+from pt_audio.data.records import EMPTY, TASKS, Record
 from pt_audio.data.sound import Source, open_file, rate_notes
 from pt_audio.options import Stereo
 
 KEYS = ("audio", "text_input", "text_output", "task", "label", "id")
 
 
-def from_lines(path: Path, stereo: Stereo) -> AudioRecords:
-    """Records of a JSONL file; paths are relative to it."""
+def from_lines(path: Path, stereo: Stereo, folder: str | None = None) -> AudioRecords:
+    """Records of a JSONL file; paths are relative to it, or to `folder`."""
+    home = path.parent if folder is None else Path(folder)
     places: dict[Path, int] = {}
     clips: list[Source] = []
     records = []
     for where, content in read_lines(path):
         files, rest = parse_line(content, where)
         for file in files:
-            if path.parent / file not in places:
-                places[path.parent / file] = len(clips)
-                clips.append(open_file(path.parent / file, stereo))
-        numbers = tuple(places[path.parent / file] for file in files)
+            if home / file not in places:
+                places[home / file] = len(clips)
+                clips.append(open_file(home / file, stereo))
+        numbers = tuple(places[home / file] for file in files)
         name = str(content.get("id", where))
         records.append(Record(name, numbers, rest["texts"], rest["answer"], rest["task"], rest["label"]))
     tags = sorted({record.label for record in records if record.label is not None})
@@ -39,7 +40,7 @@ def parse_line(content: Any, where: str) -> tuple[list[str], Mapping[str, Any]]:
     """(paths, rest) of a JSON record; `audio` and `text_input` become lists of equal length.
 
     Raises:
-        DataError: a missing or unknown key, a wrong type, clips and texts of different number, an empty answer.
+        DataError: a missing or unknown key, a wrong type, clips and texts of different number, an empty answer, a label that is no name.
     """
     if not isinstance(content, Mapping):
         raise DataError(f"{where} is not a JSON object")
@@ -57,11 +58,29 @@ def parse_line(content: Any, where: str) -> tuple[list[str], Mapping[str, Any]]:
     if len(audio) != len(texts):
         raise DataError(f"{where} has {len(audio)} clips and {len(texts)} texts; give one text per clip")
     answer, task = content.get("text_output"), content.get("task", "question")
-    if answer is not None and (not isinstance(answer, str) or not answer.strip()):
+    if answer is not None and not isinstance(answer, str):
+        raise DataError(f"{where}: 'text_output' must be a text, it is {str(answer)[:60]!r}")
+    if answer is not None and not answer.strip():
         raise DataError(f"{where} has an empty answer ('text_output'): nothing could be learned from it")
-    if task not in TASKS:
+    label, ident = content.get("label"), content.get("id")
+    if label is not None and (
+        not isinstance(label, (str, int)) or isinstance(label, bool) or str(label).strip().lower() in EMPTY
+    ):
+        raise DataError(f"{where}: 'label' must be the name of one class, it is {str(label)[:60]!r}")
+    if ident is not None and (not isinstance(ident, (str, int)) or isinstance(ident, bool)):
+        raise DataError(f"{where}: 'id' must be a text or a whole number, it is {str(ident)[:60]!r}")
+    for text in (*audio, *texts, answer or "", str(label)):
+        if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+            shown = text[:40].encode("ascii", "backslashreplace").decode()
+            raise DataError(f"{where} has half of a surrogate pair, which is no character, in '{shown}'")
+    if not isinstance(task, str) or task not in TASKS:
         raise DataError(f"{where} has task {task!r}{nearest(str(task), TASKS)}; known: {', '.join(TASKS)}")
-    return audio, {"texts": tuple(texts), "answer": answer, "task": task, "label": content.get("label")}
+    return audio, {
+        "texts": tuple(texts),
+        "answer": answer,
+        "task": task,
+        "label": None if label is None else str(label),
+    }
 
 
 def read_lines(path: Path) -> list[tuple[str, Any]]:
@@ -71,7 +90,7 @@ def read_lines(path: Path) -> list[tuple[str, Any]]:
         DataError: unreadable, not JSON, or empty.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read ({error})") from None
     found = []
@@ -79,8 +98,8 @@ def read_lines(path: Path) -> list[tuple[str, Any]]:
         if line.strip():
             try:
                 found.append((f"{path}:{number}", json.loads(line)))
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}:{number} is not JSON ({error.msg})") from None
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{path}:{number} is not JSON ({getattr(error, 'msg', str(error))[:80]})") from None
     if not found:
         raise DataError(f"{path} holds no record")
     return found

@@ -18,13 +18,13 @@ from pt_audio.data.lines import from_lines
 from pt_audio.data.places import kind_of, part_lines
 from pt_audio.data.records import parse_tasks
 from pt_audio.data.sound import rate_notes
-from pt_audio.data.strong import strong_labels
+from pt_audio.data.tables import table_clips
 from pt_audio.options import DataOptions
 
 
 def load_audio(spec: str, options: DataOptions, seed: int) -> dict[str, AudioRecords]:
-    """Parts behind a path: a folder of class folders (with or without train/, val/, test/), a .csv of strong labels (file, onset, offset,
-    label), a .jsonl of records, or `builtin:sounds`.
+    """Parts behind a path: a folder of class folders (with or without train/, val/, test/), a .csv or .tsv of labels (file, label, or
+    file, onset, offset, label), a .jsonl of records, or `builtin:sounds`.
 
     Raises:
         DataError: nothing readable there; names the file or line.
@@ -35,13 +35,14 @@ def load_audio(spec: str, options: DataOptions, seed: int) -> dict[str, AudioRec
         parts = {role: generated(min(count, options.limit or count), role) for role, count in COUNTS.items()}
         return _records(parts, tasks, options, seed, [])
     if kind == "lines":
-        return _limited({"train": from_lines(path, options.stereo)}, options.limit, seed)
+        return _limited({"train": from_lines(path, options.stereo, options.audio_folder)}, options.limit, seed)
     if kind == "parts":
-        lines = {role: from_lines(file, options.stereo) for role, file in part_lines(path).items()}
+        files = part_lines(path)
+        lines = {role: from_lines(file, options.stereo, options.audio_folder) for role, file in files.items()}
         return _limited(lines, options.limit, seed)
     if kind == "folders":
         return _make(folder_clips(path, options.stereo), tasks, options, seed)
-    return _make({"train": strong_labels(path, options.stereo)}, tasks, options, seed)
+    return _make(table_clips(path, options), tasks, options, seed)
 
 
 def _make(found: Mapping[str, Clips], tasks: Sequence[str], options: DataOptions, seed: int) -> dict[str, AudioRecords]:

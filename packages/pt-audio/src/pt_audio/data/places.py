@@ -25,13 +25,13 @@ def kind_of(spec: str) -> Kind:
     path = Path(spec)
     if path.is_dir():
         return "parts" if "train" in part_lines(path) else "folders"
-    if path.suffix not in (".csv", ".jsonl"):
+    if path.suffix not in (".csv", ".tsv", ".jsonl"):
         raise DataError(
-            f"{spec} is neither a folder, nor a .csv of strong labels, nor a .jsonl of records, nor {BUILTIN}"
+            f"{spec} is neither a folder, nor a .csv or .tsv of labels, nor a .jsonl of records, nor {BUILTIN}"
         )
     if not path.is_file():
         raise DataError(
-            f"{spec} does not exist; give a folder, a .csv of strong labels, a .jsonl of records, or {BUILTIN}"
+            f"{spec} does not exist; give a folder, a .csv or .tsv of labels, a .jsonl of records, or {BUILTIN}"
         )
     return "lines" if path.suffix == ".jsonl" else "table"
 

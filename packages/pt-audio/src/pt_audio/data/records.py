@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from pt_core.errors import ConfigError, nearest
 
+EMPTY = frozenset({"", "nan", "na", "<na>", "n/a", "#n/a"})
+"""Texts, in lower case, by which programs write an empty cell."""
 TASKS = ("tagging", "captioning", "question", "localisation", "retrieval", "few_shot", "reasoning")
 WEIGHTS = {
     "tagging": 1.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +14,16 @@ import torch
 from pt_core.errors import DataError
 from torch import Tensor
 
+from pt_audio.data.whole import check_whole
 from pt_audio.options import Stereo
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".au", ".opus")
 USUAL_RATE = 16_000
+LAYOUTS = ("auto", "first", "last")
+MOST_CHANNELS = 32
+"""An axis of at most so many entries beside a longer one is that of the channels."""
+LOUDEST = 64.0
+"""Floats above are PCM that was not scaled; decoders overshoot 1 by little."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,11 @@ class Source:
             raise DataError(f"{self.path} cannot be read as audio ({_reason(error)})") from None
         if len(content) == 0:
             raise DataError(f"{self.path} has no samples; leave it out")
+        if len(content) < self.samples:
+            raise DataError(
+                f"{self.path} is truncated: its header promises {self.samples:,} samples, {len(content):,} can be read; get it again, or "
+                "leave it out"
+            )
         return torch.from_numpy(np.ascontiguousarray(mono(content, self.stereo, str(self.path))))
 
     def digest(self) -> str:
@@ -96,7 +108,7 @@ def open_file(path: Path, stereo: Stereo = "error") -> Source:
     """Look at a file without reading its samples.
 
     Raises:
-        DataError: missing, unreadable, empty, or of several channels without a rule; names the path.
+        DataError: missing, unreadable, empty, cut off, or of several channels without a rule; names the path.
     """
     import soundfile
 
@@ -108,6 +120,7 @@ def open_file(path: Path, stereo: Stereo = "error") -> Source:
         info = soundfile.info(path)
     except (OSError, RuntimeError) as error:
         raise DataError(f"{path} cannot be read as audio ({_reason(error)})") from None
+    check_whole(path, int(info.frames))
     if info.frames <= 0:
         raise DataError(f"{path} has no samples; leave it out")
     if info.channels > 1 and stereo == "error":
@@ -115,20 +128,82 @@ def open_file(path: Path, stereo: Stereo = "error") -> Source:
     return Source(str(path), int(info.samplerate), int(info.frames), path, None, stereo)
 
 
-def from_array(wave: Any, rate: int, name: str, stereo: Stereo = "error") -> Source:
-    """A clip in memory: (samples,) or (samples, channels), floats in [-1, 1] or integers.
+def from_array(wave: Any, rate: Any, name: str, stereo: Stereo = "error", layout: str = "auto") -> Source:
+    """A clip in memory: (samples,), (samples, channels) or (channels, samples); floats around [-1, 1], or PCM of 8 to 32 bits (unsigned
+    numbers have their zero in the middle).
+
+    Args:
+        layout: `first` or `last` says which axis the channels are; `auto` takes the one that can only be they.
 
     Raises:
-        DataError: empty, of another shape, not finite, or of several channels without a rule.
+        DataError: empty, of another shape, not finite, of numbers that are no PCM, of channels that could be either axis, or of several
+            channels without a rule.
     """
-    values = wave.numpy() if isinstance(wave, Tensor) else np.asarray(wave)
-    if values.dtype.kind in "iu":
-        values = values / float(-np.iinfo(values.dtype).min or np.iinfo(values.dtype).max)
-    if values.ndim not in (1, 2) or values.size == 0 or rate <= 0:
-        raise DataError(f"{name} has shape {values.shape} at rate {rate}; give (samples,) or (samples, channels)")
+    if layout not in LAYOUTS:
+        raise DataError(f"layout {layout!r} is unknown; use one of {', '.join(LAYOUTS)}")
+    values = scaled(_array(wave, name), name)
+    rate = _rate(rate, name)
+    if values.ndim not in (1, 2) or values.size == 0:
+        raise DataError(f"{name} has shape {values.shape}; give (samples,), (samples, channels) or (channels, samples)")
     if values.ndim == 2:
-        values = mono(values, stereo, name)
-    return Source(name, int(rate), len(values), None, values.astype(np.float32), stereo)
+        values = mono(values.T if _channels_first(values.shape, layout, name) else values, stereo, name)
+    return Source(name, rate, len(values), None, np.ascontiguousarray(values, np.float32), stereo)
+
+
+def _rate(rate: Any, name: str) -> int:
+    try:
+        number = float(rate)
+    except (TypeError, ValueError, RuntimeError):
+        number = math.nan
+    if not (1 <= number < 2**31 and number.is_integer()):
+        raise DataError(f"{name} has rate {str(rate)[:40]}; give a whole number of samples per second")
+    return int(number)
+
+
+def _array(wave: Any, name: str) -> Any:
+    if isinstance(wave, Tensor):
+        wave = wave.detach().cpu()
+        wave = wave.float() if wave.is_floating_point() else wave  # NumPy has no bfloat16
+    try:
+        return np.asarray(wave)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise DataError(f"{name} is no array of samples ({_reason(error)})") from None
+
+
+def scaled(values: Any, name: str) -> Any:
+    """Samples as floats around [-1, 1].
+
+    Raises:
+        DataError: another kind of number; a scale is not guessed.
+    """
+    kind, size = values.dtype.kind, values.dtype.itemsize
+    if kind == "f":
+        largest = float(np.nanmax(np.abs(values), initial=0.0, where=np.isfinite(values)))
+        if largest > LOUDEST:
+            raise DataError(
+                f"{name} has floats up to {largest:g}; divide them by full scale, so that they lie in [-1, 1]"
+            )
+        return values.astype(np.float32)
+    if kind == "i" and size <= 4:
+        return (values / 2.0 ** (8 * size - 1)).astype(np.float32)
+    if kind == "u" and size <= 2:
+        half = 2.0 ** (8 * size - 1)
+        return ((values - half) / half).astype(np.float32)
+    raise DataError(
+        f"{name} holds {values.dtype}, which is no PCM; give floats in [-1, 1], int8, int16, int32, uint8 or uint16"
+    )
+
+
+def _channels_first(shape: tuple[int, ...], layout: str, name: str) -> bool:
+    first, last = shape
+    if layout != "auto":
+        return layout == "first"
+    if (first <= MOST_CHANNELS) == (last <= MOST_CHANNELS):
+        raise DataError(
+            f"{name} has shape {shape}, of which either axis could be the channels; say layout='first' or 'last' (a mapping with wave, "
+            "rate and layout), or give (samples,)"
+        )
+    return first <= MOST_CHANNELS
 
 
 def mono(content: Any, stereo: Stereo, name: str) -> Any:

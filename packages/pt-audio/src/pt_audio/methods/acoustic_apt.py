@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import torch
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from pt_core import Backbone, Batch, Stage, Stream, Task
 from pt_core.artifact import Artifact
 from pt_core.data import Dataset, generator
@@ -44,7 +44,7 @@ BACKBONES = {"encoder": "fit, predict", "text": "fit, predict", "lm": "fit, pred
 class AcousticAPTConfig:
     """Defaults are the published ones, but for the stages' lengths."""
 
-    queries: Annotated[int, Ge(1)] = 32
+    queries: Annotated[int, Ge(1), Le(4096)] = 32
     """n_q, queries per segment of audio."""
     cross_every: Annotated[int, Ge(1)] = 2
     """Every which layer of the Q-former attends to the audio."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from pt_core import Backbone, Task
 from torch import Tensor, nn
 
@@ -27,7 +27,7 @@ BACKBONES = {"encoder": "fit, predict", "text": "fit, predict", "lm": "fit, pred
 
 @dataclass(frozen=True)
 class ProjectorConfig:
-    positions: Annotated[int, Ge(1)] = 32
+    positions: Annotated[int, Ge(1), Le(4096)] = 32
     """m, positions per segment of audio."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,6 +39,9 @@ class SeriesBackbone(Backbone):
         feature_dim: width of what `pool` returns.
         head: the classifier of pre-training, where there was one.
         notes: remarks of the loader that a user should see.
+        masks: whether series may end before others of their batch.
+        padded: set where such data are bound: NaN then stands behind the end of a series, and in `Features.tokens` for tokens of which
+            nothing is there.
     """
 
     channels: int
@@ -48,6 +51,8 @@ class SeriesBackbone(Backbone):
     feature_dim: int
     head: PretrainedHead | None = None
     notes: tuple[str, ...] = ()
+    masks = False
+    padded = False
 
     def __init__(self, module: nn.Module, source: str, channels: int, length: int | None) -> None:
         super().__init__(module, source, {"channels": channels, "length": length})
@@ -69,7 +74,10 @@ class SeriesBackbone(Backbone):
     def pool(self, features: Features, how: Pool = "all") -> Tensor:
         """(batch, feature_dim): mean over all tokens, the prompt's included, or over the data's own."""
         tokens = features.tokens if how == "all" else features.part("token")
-        return tokens.mean(1)
+        if not self.padded:
+            return tokens.mean(1)
+        there = ~tokens[:, :, :1].isnan()
+        return torch.where(there, tokens, 0).sum(1) / there.sum(1)
 
     def probe(self) -> Tensor:
         """(2, n, L): sums of sines whose frequencies differ by channel."""
@@ -102,16 +110,42 @@ class SeriesBackbone(Backbone):
         return series
 
 
+def ends_of(series: Tensor) -> Tensor:
+    """(batch,) steps of series (batch, channel, step) behind whose ends stands NaN."""
+    return (~series[:, 0].isnan()).sum(-1)
+
+
+def by_length(series: Tensor, fn: Callable[[Tensor], Tensor]) -> Tensor:
+    """`fn` of series (batch, channel, step) that end where NaN begins: those of equal length together, nothing behind their end."""
+    ends = ends_of(series)
+    found: Tensor | None = None
+    for length in ends.unique().tolist():
+        rows = (ends == length).nonzero().flatten()
+        own = fn(series[rows, :, :length])
+        found = own.new_zeros(len(series), *own.shape[1:]) if found is None else found
+        found = found.index_copy(0, rows, own)
+    assert found is not None
+    return found
+
+
 def check_data(backbone: SeriesBackbone, dataset: Any) -> None:
     """Refuse data of another shape before anything is trained.
 
     Raises:
         DataError: names both sizes and how to get a backbone that fits.
     """
-    windows = getattr(dataset, "base", dataset).values
+    base = getattr(dataset, "base", dataset)
+    windows = base.values
+    if base.padded:
+        if not backbone.masks:
+            raise DataError(
+                f"backbone {backbone.source!r} has no mask for series that end before others; say --unequal crop, or take the patch encoder"
+            )
+        backbone.padded = True
     channels, length = windows.shape[1:]
     wanted = backbone.length or length
-    if channels != backbone.channels or not (backbone.shortest or wanted) <= length <= wanted:
+    shortest = 1 if base.padded or (backbone.masks and base.unequal == "pad") else backbone.shortest or wanted
+    if channels != backbone.channels or not shortest <= length <= wanted:
         raise DataError(
             f"backbone {backbone.source!r} reads {backbone.channels} channels x {wanted} steps, the windows have "
             f"{channels} x {length}: pre-train one on the sources with `pt-timeseries pretrain --data ... --target ... --out FILE`"

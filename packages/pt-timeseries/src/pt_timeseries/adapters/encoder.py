@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,11 +20,11 @@ from pt_timeseries.options import EncoderSizes
 
 @dataclass(frozen=True)
 class EncoderConfig(EncoderSizes):
-    channels: Annotated[int, Ge(1)] = 6
+    channels: Annotated[int, Ge(1), Le(65_536)] = 6
     """n, channels of the series."""
-    length: Annotated[int, Ge(2)] = 128
+    length: Annotated[int, Ge(2), Le(10_000_000)] = 128
     """L, steps of a window."""
-    stride: Annotated[int, Ge(1)] = 8
+    stride: Annotated[int, Ge(1), Le(65_536)] = 8
     """s, steps between patches."""
     balance: Annotated[float, Gt(0)] = 0.01
     """Weight of the load-balancing loss of the experts in pre-training."""
@@ -49,6 +49,13 @@ def cut(series: Tensor, patch: int, stride: int) -> Tensor:
     return padded.unfold(-1, patch, stride).transpose(1, 2).flatten(2)
 
 
+def extended(series: Tensor, ends: Tensor) -> Tensor:
+    """Series (batch, channel, step) that repeat their last value from `ends` (batch,) on, as `cut` does behind the last step."""
+    steps = torch.arange(series.shape[-1], device=series.device)
+    place = torch.minimum(steps, ends[:, None] - 1)
+    return series.gather(-1, place[:, None].expand_as(series))
+
+
 class Experts(nn.Module):
     """E feed-forward layers of which every token takes the one its router prefers, scaled by the router's probability."""
 
@@ -59,13 +66,14 @@ class Experts(nn.Module):
         self.load = torch.zeros(())
         """Balancing loss of the last call: E * sum_e (share of tokens at e) * (mean probability of e); 1 when even."""
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(batch, token, dim) -> the same shape."""
+    def forward(self, tokens: Tensor, there: Tensor | None = None) -> Tensor:
+        """(batch, token, dim) -> the same shape; `there` (batch, token) says which tokens count for the load."""
         flat = tokens.flatten(0, -2)
         weights = self.router(flat).softmax(-1)
         best, chosen = weights.max(-1)
-        share = F.one_hot(chosen, len(self.layers)).to(weights).mean(0)
-        self.load = len(self.layers) * (share * weights.mean(0)).sum()
+        counted = slice(None) if there is None else there.flatten()
+        share = F.one_hot(chosen[counted], len(self.layers)).to(weights).mean(0)
+        self.load = len(self.layers) * (share * weights[counted].mean(0)).sum()
         out = torch.zeros_like(flat)
         for number, layer in enumerate(self.layers):
             rows = (chosen == number).nonzero().flatten()
@@ -93,17 +101,27 @@ class Block(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
 
-    def attend(self, tokens: Tensor) -> Tensor:
-        """(batch, token, dim): what the attention adds to the residual stream."""
+    def attend(self, tokens: Tensor, there: Tensor | None = None) -> Tensor:
+        """(batch, token, dim): what the attention adds to the residual stream; it reads only tokens that are `there` (batch, token)."""
         batch, count, dim = tokens.shape
         qkv = self.qkv(self.norm1(tokens)).view(batch, count, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        if there is None:
+            mixed = F.scaled_dot_product_attention(q, k, v)
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=there[:, None, None])
         return self.dropout(self.proj(mixed.transpose(1, 2).flatten(2)))
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        tokens = tokens + self.attend(tokens)
-        return tokens + self.dropout(self.mlp(self.norm2(tokens)))
+    def feed(self, tokens: Tensor, there: Tensor | None = None) -> Tensor:
+        """(batch, token, dim): what the feed-forward layers add."""
+        hidden = self.norm2(tokens)
+        return self.dropout(
+            self.mlp(hidden) if there is None or not isinstance(self.mlp, Experts) else self.mlp(hidden, there)
+        )
+
+    def forward(self, tokens: Tensor, there: Tensor | None = None) -> Tensor:
+        tokens = tokens + self.attend(tokens, there)
+        return tokens + self.feed(tokens, there)
 
 
 class PatchEncoder(nn.Module):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import torch
 from pt_core.backbone import Edits, Features, Insert, Layout
 from torch import Tensor
+from torch.nn import functional as F
 
-from pt_timeseries.adapters.base import Checked, PretrainedHead, SeriesBackbone
-from pt_timeseries.adapters.encoder import Block, PatchEncoder
+from pt_timeseries.adapters.base import Checked, PretrainedHead, SeriesBackbone, ends_of
+from pt_timeseries.adapters.encoder import Block, PatchEncoder, extended
 from pt_timeseries.adapters.sequence import Tokens, apply_values, check_inserts
 
 
@@ -18,6 +20,7 @@ class PatchBackbone(SeriesBackbone):
 
     module: PatchEncoder
     sites = frozenset({"series", "tokens[l]", "attn_out[l]", "features"})
+    masks = True
 
     def __init__(self, module: PatchEncoder, source: str, head: PretrainedHead | None = None) -> None:
         config = module.config
@@ -38,12 +41,28 @@ class PatchBackbone(SeriesBackbone):
         net = self.module
         check_inserts(edits, self.source)
         series = apply_values("series", self.check_series(inputs), Layout(()), edits)
+        here: Tensor | None = None
+        if self.padded:
+            ends = ends_of(series)
+            series = extended(series, ends)
+            # A patch that starts behind the end holds nothing of the series.
+            starts = torch.arange(net.config.tokens(series.shape[-1]), device=series.device) * net.config.stride
+            here = starts < ends[:, None]
         tokens = net.patches(series)
         sequence = Tokens(tokens + net.position[: tokens.shape[1]], edits)
         for layer, module in enumerate(net.blocks):
             block = cast("Block", module)
             hidden = sequence.enter(layer)
-            attended = apply_values(f"attn_out[{layer}]", block.attend(hidden), sequence.layout, edits)
+            there = None if here is None else _with_prompts(here, hidden.shape[1])
+            attended = apply_values(f"attn_out[{layer}]", block.attend(hidden, there), sequence.layout, edits)
             hidden = hidden + attended
-            sequence.leave(hidden + block.dropout(block.mlp(block.norm2(hidden))))
-        return sequence.features(net.norm(sequence.tokens))
+            sequence.leave(hidden + block.feed(hidden, there))
+        tokens = net.norm(sequence.tokens)
+        if here is not None:
+            tokens = tokens.masked_fill(~_with_prompts(here, tokens.shape[1])[..., None], torch.nan)
+        return sequence.features(tokens)
+
+
+def _with_prompts(here: Tensor, count: int) -> Tensor:
+    """(batch, count): which tokens are there, the prompts in front included."""
+    return F.pad(here, (count - here.shape[1], 0), value=True)

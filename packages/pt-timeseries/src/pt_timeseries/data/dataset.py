@@ -15,6 +15,7 @@ from pt_core.run.data.labels import relabelled
 from torch import Tensor
 
 from pt_timeseries.data.domains import Domain
+from pt_timeseries.options import Missing, Unequal
 
 SMALLEST_STD = 1e-6
 """Floor of a channel's standard deviation: a constant channel stays constant."""
@@ -25,7 +26,7 @@ class WindowDataset:
     """Windows with class indices and domains. Its methods give new data sets and change none.
 
     Attributes:
-        values: (sample, channel, step) float32.
+        values: (sample, channel, step) float32; NaN behind the end of a series that is shorter than others.
         ids: `domain/number` of each window.
         labels: class index per window, or None.
         classes: class names, which `labels` index.
@@ -33,6 +34,7 @@ class WindowDataset:
         normalise: how the run normalises (see `DataOptions`).
         known: source names, which `extra["domain"]` of a batch indexes; -1 stands for any other domain. Set by `bind`.
         notes: sentences on how the data were read.
+        unequal, missing: what was done about series of different length and missing values.
     """
 
     values: Tensor
@@ -43,6 +45,8 @@ class WindowDataset:
     normalise: str = "train"
     known: Sequence[str] | None = None
     notes: tuple[str, ...] = ()
+    unequal: Unequal = "error"
+    missing: Missing = "error"
 
     augmented = False
 
@@ -65,10 +69,19 @@ class WindowDataset:
         extra = {"domain": self.domain_index[rows]}
         return Batch(torch.stack(list(samples)), target, rows, [self.ids[i] for i in index], extra)
 
+    @property
+    def padded(self) -> bool:
+        """Whether some series end before others."""
+        return bool(self.values[:, 0, -1].isnan().any()) if self.values.numel() else False
+
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """(channel,) mean and standard deviation, the latter at least 1e-6."""
+        """(channel,) mean and standard deviation, the latter at least 1e-6; what lies behind the end of a series does not count."""
         values = self.values.double()
-        mean, std = values.mean((0, 2)), values.std((0, 2), correction=0)
+        if self.padded:
+            mean = values.nanmean((0, 2))
+            std = (values - mean[:, None]).square().nanmean((0, 2)).sqrt()
+        else:
+            mean, std = values.mean((0, 2)), values.std((0, 2), correction=0)
         return mean.float(), std.float().clamp(min=SMALLEST_STD)
 
     def scaled(self, mean: Tensor, std: Tensor) -> WindowDataset:
@@ -118,7 +131,13 @@ def domains_of(dataset: Dataset) -> list[str]:
     return base if rows is None else [base[row] for row in rows]
 
 
-def windows_of(items: Sequence[Domain], classes: Sequence[str], normalise: str) -> WindowDataset:
+def windows_of(
+    items: Sequence[Domain],
+    classes: Sequence[str],
+    normalise: str,
+    unequal: Unequal = "error",
+    missing: Missing = "error",
+) -> WindowDataset:
     """The windows of several domains as one data set; a domain's groups become the numbers in the ids."""
     position = {name: index for index, name in enumerate(classes)}
     labelled = all(domain.labels is not None for domain in items)
@@ -132,13 +151,16 @@ def windows_of(items: Sequence[Domain], classes: Sequence[str], normalise: str) 
         list(classes),
         [domain.name for domain in items for _ in range(len(domain))],
         normalise,
+        unequal=unequal,
+        missing=missing,
     )
 
 
 def _own_scores(values: Any) -> Any:
     if not len(values):
         return values
-    mean, std = values.mean((0, 2), keepdims=True), values.std((0, 2), keepdims=True)
+    average, spread = (np.nanmean, np.nanstd) if np.isnan(values).any() else (np.mean, np.std)
+    mean, std = average(values, (0, 2), keepdims=True), spread(values, (0, 2), keepdims=True)
     return (values - mean) / np.maximum(std, SMALLEST_STD)
 
 

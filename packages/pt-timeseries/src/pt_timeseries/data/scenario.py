@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from pt_core.errors import DataError, nearest
-from pt_core.run.data.sampling import few_shot, fewer_shots, short_classes
+from pt_core.run.data.sampling import few_shot
 
 from pt_timeseries.data.dataset import WindowDataset, subset, windows_of
 from pt_timeseries.data.division import divide, take
@@ -22,8 +23,8 @@ def load_windows(spec: str, options: DataOptions, seed: int) -> dict[str, Window
     Target labels are used for the shots and for the test, and for nothing else.
 
     Raises:
-        DataError: no or an unknown target, sources that overlap with it, a source without labels, a target class that no source has, or,
-            with `exact_target_shots`, fewer target windows of a class than shots.
+        DataError: no or an unknown target, sources that overlap with it, a source without labels, a target class that no source has, or
+            fewer target windows of a class than shots where the number must be exact.
     """
     found = read(spec, options, seed)
     targets, sources = choose(found, spec, options)
@@ -52,9 +53,11 @@ def load_windows(spec: str, options: DataOptions, seed: int) -> dict[str, Window
         "adapt": [take(d, kept) for d, (kept, _) in zip(targets, adapt, strict=True)],
         "test": [take(d, held) for d, (_, held) in zip(targets, adapt, strict=True)],
     }
-    made = {role: windows_of(items, classes, options.normalise) for role, items in parts.items()}
+    handling = (options.normalise, options.unequal, options.missing)
+    made = {role: windows_of(items, classes, *handling) for role, items in parts.items()}
+    made = _with_shots(made, options, seed, spec, notes)
     made["train"] = replace(made["train"], notes=tuple(notes))
-    return _with_shots(made, options, seed, spec)
+    return made
 
 
 def choose(found: Domains, spec: str, options: DataOptions) -> tuple[list[Domain], list[Domain]]:
@@ -88,30 +91,42 @@ def _matching(found: Domains, patterns: Sequence[str], flag: str, spec: str) -> 
     return chosen
 
 
-def _with_shots(made: dict[str, WindowDataset], options: DataOptions, seed: int, spec: str) -> dict[str, WindowDataset]:
-    """Draw the labelled shots from the target's adaptation part (of a class with fewer windows all: AdaTime's min(count, k)); what is
-    left of it loses its labels."""
-    shots = options.target_shots
+def _with_shots(
+    made: dict[str, WindowDataset], options: DataOptions, seed: int, spec: str, notes: list[str]
+) -> dict[str, WindowDataset]:
+    """Draw the labelled shots from the target's adaptation part; what is left of it loses its labels."""
     adapt = made.pop("adapt")
     test = made.pop("test")
-    chosen: list[int] = []
+    shots, chosen = options.target_shots, list[int]()
     if shots and adapt.labels is None:
         raise DataError(f"the target of {spec} has no labels to draw shots from; use --target-shots 0")
     if shots and adapt.labels is not None:
-        short = short_classes(adapt.labels, shots, adapt.classes)
+        counts = Counter(adapt.labels)
+        short = [f"{adapt.classes[label]} has {count}" for label, count in sorted(counts.items()) if count < shots]
         if short and options.exact_target_shots:
             raise DataError(
                 f"--target-shots {shots} is more than the target's adaptation part has: {', '.join(short)}; "
-                "lower --target-shots or --target-test-fraction"
+                "lower --target-shots or --target-test-fraction, or leave out --exact-target-shots"
             )
-        note = fewer_shots(adapt.labels, shots, adapt.classes, "target-shots")
-        if note is not None:
-            made["train"] = replace(made["train"], notes=(*made["train"].notes, note))
-        chosen = few_shot(adapt.labels, shots, seed)
+        if short:
+            notes.append(f"fewer than {shots} shots where the target's adaptation part has no more: {', '.join(short)}")
+        chosen = draw_shots(adapt.labels, shots, seed)
     rest = sorted(set(range(len(adapt))) - set(chosen))
+    if not rest:
+        notes.append("every window of the target's adaptation part is a shot: they serve as its unlabelled windows too")
+        rest = chosen
     made["unlabeled"] = replace(subset(adapt, rest), labels=None)
     if chosen:
         made["shots"] = subset(adapt, chosen)
     if test.labels is not None and len(test):
         made["test"] = test
     return {role: dataset for role, dataset in made.items() if len(dataset)}
+
+
+def draw_shots(labels: Sequence[int], shots: int, seed: int) -> list[int]:
+    """Rows of min(count, `shots`) windows per class, in order: AdaTime's rule. A class with enough is drawn as `few_shot` draws it."""
+    counts = Counter(labels)
+    many = [row for row, label in enumerate(labels) if counts[label] >= shots]
+    drawn = few_shot([labels[row] for row in many], shots, seed) if many else []
+    few = [row for row, label in enumerate(labels) if counts[label] < shots]
+    return sorted([*(many[place] for place in drawn), *few])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from pt_core.errors import DataError, unless_known
@@ -10,8 +11,10 @@ from pt_timeseries.data.domains import Domains, collect
 from pt_timeseries.options import DataOptions
 
 BUILTIN = ("motion", "twins")
-FILES = (".npz", ".csv", ".parquet", ".ts")
+FILES = (".npz", ".csv", ".tsv", ".parquet", ".ts", ".arff")
 ADATIME = "t*_*.pt"
+DIMENSION = re.compile(r"Dimension\d+_(TRAIN|TEST)$", re.IGNORECASE)
+"""Files of single channels, which stand beside the whole data set in the UEA archive."""
 
 
 def problem(spec: str) -> str | None:
@@ -20,17 +23,17 @@ def problem(spec: str) -> str | None:
         return unless_known("built-in data", spec.removeprefix("builtin:"), BUILTIN)
     path = Path(spec)
     if not path.exists():
-        return f"{spec} does not exist; give a .npz, .csv, .parquet or .ts file, a folder of them, or builtin:NAME"
+        return f"{spec} does not exist; give a .npz, .csv, .tsv, .parquet, .ts or .arff file, a folder of them, or builtin:NAME"
     if path.is_dir():
         usable = any(path.glob(ADATIME)) or any(file.suffix in FILES for file in path.iterdir())
         return None if usable else _empty(path)
     if path.suffix not in FILES:
-        return f"{path} is of no known format; give .npz, .csv, .parquet, .ts, or a folder of them"
+        return f"{path} is of no known format; give .npz, .csv, .tsv, .parquet, .ts, .arff, or a folder of them"
     return None
 
 
 def _empty(folder: Path) -> str:
-    return f"folder {folder} holds no .npz, .csv, .parquet, .ts or AdaTime train_*.pt files"
+    return f"folder {folder} holds no .npz, .csv, .tsv, .parquet, .ts, .arff or AdaTime train_*.pt files"
 
 
 def read(spec: str, options: DataOptions, seed: int) -> Domains:
@@ -52,31 +55,49 @@ def read(spec: str, options: DataOptions, seed: int) -> Domains:
 
 
 def _read_file(path: Path, options: DataOptions, prefix: str) -> Domains:
+    found = _pairs([path], options)
+    if found is not None:
+        return found
     if path.suffix == ".npz":
         from pt_timeseries.data.arrays import read_npz
 
         return read_npz(path, options, prefix)
-    if path.suffix == ".ts":
-        from pt_timeseries.data.ts import read_ts
-
-        return read_ts([path])
     from pt_timeseries.data.table import read_table
 
     return read_table(path, options, prefix)
 
 
+def _pairs(files: list[Path], options: DataOptions) -> Domains | None:
+    """The files of archives that divide a data set in two; None for files of another kind."""
+    from pt_timeseries.data.paired import read_pairs
+
+    if files[0].suffix == ".ts":
+        from pt_timeseries.data.ts import load_ts
+
+        return read_pairs(files, load_ts, options)
+    if files[0].suffix == ".arff":
+        from pt_timeseries.data.arff import load_arff
+
+        return read_pairs(files, load_arff, options)
+    if files[0].suffix == ".tsv":
+        from pt_timeseries.data.ucr import is_ucr, load_ucr
+
+        return read_pairs(files, load_ucr, options) if is_ucr(files[0]) else None
+    return None
+
+
 def _read_folder(path: Path, options: DataOptions) -> Domains:
-    """AdaTime's files, .ts files (a domain each), or tables and arrays whose domains get the file's name in front."""
+    """AdaTime's files, files of archives (a domain each), or tables and arrays whose domains get the file's name in front."""
     if any(path.glob(ADATIME)):
         from pt_timeseries.data.adatime import read_adatime
 
         return read_adatime(path, options)
-    series = sorted(path.glob("*.ts"))
-    if series:
-        from pt_timeseries.data.ts import read_ts
-
-        return read_ts(series)
-    files = sorted(file for kind in ("*.npz", "*.csv", "*.parquet") for file in path.glob(kind))
+    for kind in ("*.ts", "*.arff", "*.tsv"):
+        series = [file for file in sorted(path.glob(kind)) if not DIMENSION.search(file.stem)]
+        read = _pairs(series, options) if series else None
+        if read is not None:
+            return read
+    files = sorted(file for kind in ("*.npz", "*.csv", "*.tsv", "*.parquet") for file in path.glob(kind))
     found: list[Domains] = []
     notes: list[str] = []
     for file in files:
@@ -87,6 +108,7 @@ def _read_folder(path: Path, options: DataOptions) -> Domains:
                 raise DataError(f"{error}; leave such files out with --skip-files") from None
             notes.append(f"{file.name} is left out: {error}")
     if not found:
-        raise DataError(_empty(path))
+        raise DataError(f"no file of {path} can be read: {notes[0]}" if notes else _empty(path))
     notes += [note for part in found for note in part.notes]
-    return collect([domain for part in found for domain in part.items], str(path), notes=notes)
+    items = [domain for part in found for domain in part.items]
+    return collect(items, str(path), notes=notes, options=options)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from pt_core import Backbone, Batch, Task
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -31,7 +31,7 @@ class CodatsConfig:
     """The domain classifier tells every source and the target apart (CoDATS), or sources from target (DANN)."""
     weight: Annotated[float, Ge(0)] = 1.0
     """Largest weight of the reversed gradient; it rises as 2 / (1 + exp(-10 p)) - 1 with the progress p."""
-    hidden: Annotated[int, Ge(1)] = 100
+    hidden: Annotated[int, Ge(1), Le(65_536)] = 100
     """Width of the domain classifier."""
     use_shots: bool = True
     """Classify the target shots too, where there are any."""
@@ -107,4 +107,6 @@ class Codats(Adaptation):
         names = [f"{name}/{kind}" for name in drawn for kind in ("domain", "ce") if (name, kind) != ("target", "ce")]
         logs = summed(ctx, names, ctx.each_part(part))
         ctx.update()
-        return logs
+        total = sum(whole.counts.values())  # the streams' losses are weighed by their samples
+        loss = sum(whole.counts[name.partition("/")[0]] / total * value for name, value in logs.items())
+        return {"loss": loss, **logs}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 from pt_core import Backbone, Batch, Stage, Stream, Task
 from torch import Tensor
 
@@ -22,7 +22,7 @@ NEEDS = {"train": "labelled windows of source domains"}
 
 @dataclass(frozen=True)
 class CommonPromptConfig:
-    prompt_length: Annotated[int, Ge(0)] = 16
+    prompt_length: Annotated[int, Ge(0), Le(65_536)] = 16
     """m, time steps of the prompt; a multiple of the backbone's stride. 0 is the pre-trained classifier."""
     prompt_lr: Annotated[float, Gt(0)] = 1e-2
     """Learning rate of the prompt."""

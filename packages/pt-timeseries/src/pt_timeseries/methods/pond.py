@@ -20,6 +20,7 @@ from pt_core.artifact import Artifact
 from pt_core.errors import ConfigError
 from torch import Tensor, nn
 
+from pt_timeseries.adapters.base import by_length
 from pt_timeseries.method import SeriesMethod, Whole, stage_steps, summed
 from pt_timeseries.pond.fidelity import Fidelity
 from pt_timeseries.pond.information import distinction, pair_by_class
@@ -36,11 +37,11 @@ NEEDS = {"train": "labelled windows of several source domains", "unlabeled": "wi
 
 @dataclass(frozen=True)
 class PONDConfig:
-    prompt_length: Annotated[int, Ge(0)] = 16
+    prompt_length: Annotated[int, Ge(0), Le(65_536)] = 16
     """m, time steps of the prompt; a multiple of the backbone's stride. 0 is the pre-trained classifier. [D] 8, 16, 32"""
     generators: bool = True
     """A conditional module g_i per domain [V]; off leaves the common prompt only."""
-    hidden: Annotated[int, Ge(1)] = 32
+    hidden: Annotated[int, Ge(1), Le(65_536)] = 32
     """h, width of the generators. [D]"""
     fidelity_weight: Annotated[float, Ge(0)] = 0.1
     """lam1, weight of the fidelity term. [D] 0, .01, .1, 1"""
@@ -48,12 +49,12 @@ class PONDConfig:
     """lam2, weight of the discrimination term. [D] 0, .01, .1, 1"""
     temperature: Annotated[float, Gt(0)] = 0.1
     """tau of InfoNCE. [D]"""
-    critic_dim: Annotated[int, Ge(1)] = 64
+    critic_dim: Annotated[int, Ge(1), Le(65_536)] = 64
     """q, width of the space in which InfoNCE compares. [D]"""
     meta: Literal["joint", "reptile"] = "joint"
     """`reptile`: first-order meta-learning of the common prompt [V that it is simple; D the form]; `joint`: its simplified variant, one
     step on the mean objective."""
-    inner_steps: Annotated[int, Ge(1)] = 3
+    inner_steps: Annotated[int, Ge(1), Le(1000)] = 3
     """q_in, inner steps of `reptile`. [D] 1-5"""
     inner_optimizer: Literal["adam", "sgd"] = "adam"
     """Optimiser of the inner copies P_i. [D]"""
@@ -161,18 +162,23 @@ class POND(SeriesMethod):
         out = inputs.new_zeros(len(inputs), *self.common.series.shape)
         for number in domain.unique().tolist():
             rows = (domain == number).nonzero().flatten()
-            found = self._target_delta(inputs[rows]) if number < 0 else self.generators[number](inputs[rows])
+            own = inputs[rows]
+            found = self._target_delta(own) if number < 0 else self.generated(self.generators[number], own)
             out = out.index_copy(0, rows, found.to(out.dtype))
         return out
+
+    def generated(self, generator: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+        """(batch, n, m): what a generator makes of windows; of those that end before others it reads nothing behind the end."""
+        return by_length(inputs, generator) if self.backbone.padded else generator(inputs)
 
     def _target_delta(self, inputs: Tensor) -> Tensor:
         """(1 - w) g_T(X) + w g_i*(X), or g_T(X) before a source is chosen; indexing weights keeps i* on its device."""
         tables = [dict(generator.named_parameters()) for generator in self.generators]
         index = self.chosen.clamp(min=0)[None]
         picked = {name: torch.stack([t[name] for t in tables]).index_select(0, index)[0] for name in tables[0]}
-        theirs = torch.func.functional_call(self.target_generator, picked, (inputs,))
+        theirs = self.generated(lambda own: torch.func.functional_call(self.target_generator, picked, (own,)), inputs)
         share = self.mix * (self.chosen >= 0)
-        mixed: Tensor = (1 - share) * self.target_generator(inputs) + share * theirs
+        mixed: Tensor = (1 - share) * self.generated(self.target_generator, inputs) + share * theirs
         return mixed
 
     def feature(self, inputs: Tensor, prompt: Tensor) -> Tensor:
@@ -296,7 +302,8 @@ class POND(SeriesMethod):
         return {"main": Optimiser(main), "prompt": Optimiser(("common.series",), {**outer, "warmup_epochs": 0})}
 
     def joint_step(self, ctx: Any) -> Mapping[str, float | Tensor]:
-        """One step on the mean of the J_i: what the meta-learning becomes with one plain inner step and beta = 1.
+        """One step on the mean of the J_i, and on the target's loss where it is drawn: what the meta-learning becomes with one plain inner
+        step and beta = 1. The log's `loss` is their sum.
 
         Of a batch that is cut every J_i is the mean over its micro-batches, each with information terms of its own.
         """
@@ -315,11 +322,11 @@ class POND(SeriesMethod):
                     sum((whole.share(NAME.format(i), found[i]) * value for i, value in objective.items()), loss) / drawn
                 )
                 logs = {name: value / whole.parts for name, value in logs.items()}
-            own = self.target_alone(batches.get(TARGET), drawn)
+            own, value = self.target_alone(batches.get(TARGET), drawn)
             if TARGET in batches:
-                own = whole.share(TARGET, batches[TARGET]) * own
+                own, value = (whole.share(TARGET, batches[TARGET]) * x for x in (own, value))
             whole.backward(ctx, loss + own)
-            return {"loss": loss.detach(), **logs}
+            return {"loss": loss.detach() + value, **logs}
 
         found = ctx.each_part(part)
         ctx.update()
@@ -331,11 +338,12 @@ class POND(SeriesMethod):
     def meta_step(self, ctx: Any, batches: Mapping[str, Batch]) -> Mapping[str, float | Tensor]:
         """P_i <- P, q_in steps on J_i over (P_i, g_i, h), then P <- P + beta mean_i(P_i - P); no second derivatives.
 
-        The inner loops of the sources advance together [D]: h takes the mean of their gradients, every g_i its own.
+        The inner loops of the sources advance together [D]: h takes the mean of their gradients, every g_i its own. What is logged is the
+        mean over the inner steps.
         """
         found = by_source(batches)
-        start, value = self.common.series, 0.0
-        logs: Mapping[str, Tensor] = {}
+        start = self.common.series
+        seen: list[Mapping[str, Tensor]] = []
         copies = {i: start.detach().clone().requires_grad_() for i in found}
         kind: Callable[..., torch.optim.Optimizer]
         kind = torch.optim.Adam if self.config.inner_optimizer == "adam" else torch.optim.SGD
@@ -346,7 +354,7 @@ class POND(SeriesMethod):
             if part:
                 objective, logs = self.objectives(part, ctx.rng("pairs", number), copies)
                 count = sum(map(len, part.values()))
-                own = self.target_alone(batches.get(TARGET), len(part))
+                own, value = self.target_alone(batches.get(TARGET), len(part))
                 ctx.backward(mean(objective) + own, count)
                 for i in part:
                     gradient = copies[i].grad
@@ -355,13 +363,13 @@ class POND(SeriesMethod):
                 assert inner is not None
                 inner.step()
                 inner.zero_grad(set_to_none=True)
-                value = float(mean(objective).detach())
+                seen.append({"loss": mean(objective).detach() + value, **logs})
             ctx.update("main")
         if copies:
             moved = torch.stack([copied.detach() - start.detach() for copied in copies.values()]).mean(0)
             ctx.backward(-(start * moved).sum(), 1)
         ctx.update("prompt", clip=False)
-        return {"loss": value, **logs} if found else {}
+        return {name: sum(logs[name] for logs in seen) / len(seen) for name in seen[0]} if seen else {}
 
     @torch.no_grad()
     def start_target(self, ctx: Any) -> None:
@@ -372,7 +380,7 @@ class POND(SeriesMethod):
 
     def target_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """CE + lam1 l_F on the shots; l_F with e(Y) = 0 on unlabelled windows [D]."""
-        delta = self.target_generator(batch.inputs)
+        delta = self.generated(self.target_generator, batch.inputs)
         feature = self.feature(batch.inputs, self.common.series + delta)
         logs: dict[str, Tensor] = {}
         loss = feature.new_zeros(())
@@ -383,13 +391,15 @@ class POND(SeriesMethod):
             loss = loss - self.config.fidelity_weight * logs["fidelity"]
         return loss, {"loss": loss.detach(), **logs}
 
-    def target_alone(self, batch: Batch | None, parts: int) -> Tensor:
-        """A scalar whose gradient is that of the target's loss over `parts` with respect to g_T, and zero for P, h and the critic."""
+    def target_alone(self, batch: Batch | None, parts: int) -> tuple[Tensor, Tensor]:
+        """(a scalar whose gradient is that of the target's loss over `parts` with respect to g_T, and zero for P, h and the critic; that
+        loss over `parts` itself)."""
         if batch is None:
-            return self.common.series.new_zeros(())
+            return (zero := self.common.series.new_zeros(())), zero
         own = list(self.target_generator.parameters())
-        gradients = torch.autograd.grad(self.target_loss(batch)[0] / parts, own)
-        return torch.stack([(p * g).sum() for p, g in zip(own, gradients, strict=True)]).sum()
+        loss = self.target_loss(batch)[0] / parts
+        gradients = torch.autograd.grad(loss, own)
+        return torch.stack([(p * g).sum() for p, g in zip(own, gradients, strict=True)]).sum(), loss.detach()
 
     def target_step(self, ctx: Any) -> Mapping[str, float | Tensor]:
         """g_T is learned on; P, f, h and the critic stay."""

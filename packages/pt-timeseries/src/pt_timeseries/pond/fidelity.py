@@ -7,6 +7,10 @@ from torch import Tensor, nn
 
 from pt_timeseries.pond.information import infonce
 
+SHORTEST = 0.1
+"""Length of u below which InfoNCE is linear in it: dP starts at 0, where a cosine has no gradient. The data are z-scores, and a dP of their
+size gives u a length of about sqrt(q / 3); this is about a fiftieth of it."""
+
 
 class Fidelity(nn.Module):
     """I(dP ; (X, Y)) from below, with u = W_p vec(dP) and v = W_z [f(X~) ; e(Y)]; f gets no gradient.
@@ -17,6 +21,7 @@ class Fidelity(nn.Module):
     def __init__(self, prompt: int, feature: int, classes: int, dim: int, temperature: float) -> None:
         super().__init__()
         self.temperature = temperature
+        self.floor = SHORTEST
         self.label = nn.Embedding(classes, dim)
         self.prompt = nn.Linear(prompt, dim, bias=False)
         self.data = nn.Linear(feature + dim, dim, bias=False)
@@ -28,4 +33,4 @@ class Fidelity(nn.Module):
         """
         code = self.label(target) if target is not None else feature.new_zeros(len(feature), self.label.embedding_dim)
         v = self.data(torch.cat([feature.detach(), code], -1))
-        return infonce(self.prompt(delta.flatten(1)), v, self.temperature)
+        return infonce(self.prompt(delta.flatten(1)), v, self.temperature, self.floor)

@@ -17,8 +17,11 @@ SMALLEST = 1e-12
 """Floor of the kernel's squared width: equal samples give a flat kernel, not a division by zero."""
 
 
-def infonce(u: Tensor, v: Tensor, temperature: float = 0.1) -> Tensor:
+def infonce(u: Tensor, v: Tensor, temperature: float = 0.1, floor: float = SMALLEST) -> Tensor:
     """(1/K) sum_j log( e^{s_jj} / ((1/K) sum_k e^{s_jk}) ) with s_jk = cos(u_j, v_k) / temperature; at most log K.
+
+    A row of u shorter than `floor` is divided by it, not by its own length: the score is then linear in u, so u = 0 has the estimate 0 and
+    a gradient of at most 1 / (temperature floor), where a cosine has none. Any score bounds the information from below.
 
     Shapes: u, v (sample, dim), paired by row.
 
@@ -27,16 +30,17 @@ def infonce(u: Tensor, v: Tensor, temperature: float = 0.1) -> Tensor:
     """
     if len(u) != len(v) or len(u) == 0:
         raise DataError(f"InfoNCE needs pairs of samples, got {len(u)} and {len(v)}")
-    scores = F.normalize(u, dim=-1) @ F.normalize(v, dim=-1).T / temperature
+    scores = F.normalize(u, dim=-1, eps=floor) @ F.normalize(v, dim=-1).T / temperature
     return (scores.diagonal() - scores.logsumexp(-1)).mean() + math.log(len(u))
 
 
-def slow_infonce(u: Tensor, v: Tensor, temperature: float = 0.1) -> Tensor:
+def slow_infonce(u: Tensor, v: Tensor, temperature: float = 0.1, floor: float = SMALLEST) -> Tensor:
     """`infonce` as a double loop."""
     count = len(u)
     total = u.new_zeros(())
     for j in range(count):
-        scores = [F.cosine_similarity(u[j], v[k], dim=0, eps=1e-12) / temperature for k in range(count)]
+        lengths = [(u[j].norm().clamp(min=floor), v[k].norm().clamp(min=SMALLEST)) for k in range(count)]
+        scores = [(u[j] * v[k]).sum() / (mine * theirs) / temperature for k, (mine, theirs) in enumerate(lengths)]
         total = total + (scores[j].exp() / (sum(s.exp() for s in scores) / count)).log()
     return total / count
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from pt_core.errors import ConfigError
+from pt_core.errors import ConfigError, DataError
 from pt_core.prompts import overlaid
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -37,6 +37,10 @@ class SeriesPrompt(nn.Module):
         return overlaid(earlier, getattr(self, name), axes[name]) if name in axes else None
 
 
+KERNEL = 5
+"""Steps that a convolution of a generator reads."""
+
+
 class Generator(nn.Module):
     """g: (batch, n, L) -> dP (batch, n, m); the last layer starts at zero, so that every domain starts from the common prompt.
 
@@ -46,14 +50,18 @@ class Generator(nn.Module):
     def __init__(self, channels: int, length: int, hidden: int = 32) -> None:
         super().__init__()
         self.length = length
-        self.first = nn.Conv1d(channels, hidden, 5, padding=2)
-        self.second = nn.Conv1d(hidden, hidden, 5, stride=2)
+        self.first = nn.Conv1d(channels, hidden, KERNEL, padding=KERNEL // 2)
+        self.second = nn.Conv1d(hidden, hidden, KERNEL, stride=2)
         self.last = nn.Conv1d(hidden, channels, 1)
         nn.init.zeros_(self.last.weight)
         if self.last.bias is not None:
             nn.init.zeros_(self.last.bias)
 
     def forward(self, series: Tensor) -> Tensor:
+        if series.shape[-1] < KERNEL:
+            raise DataError(
+                f"a series of {series.shape[-1]} steps is too short for a prompt generator; it reads {KERNEL} or more"
+            )
         hidden = F.gelu(self.second(F.gelu(self.first(series.to(self.first.weight.dtype)))))
         delta: Tensor = self.last(F.adaptive_avg_pool1d(hidden, self.length))
         return delta

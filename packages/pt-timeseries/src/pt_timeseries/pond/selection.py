@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -79,6 +80,10 @@ class Prompter(Protocol):
         """(batch, n, m): dP of every window."""
         ...
 
+    def generated(self, generator: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+        """(batch, n, m): what a generator makes of windows."""
+        ...
+
     def feature(self, inputs: Tensor, prompt: Tensor) -> Tensor:
         """(batch, d): f of the windows behind their prompts (batch, n, m), pooled."""
         ...
@@ -102,7 +107,7 @@ def gather(method: Prompter, ctx: Any) -> Evidence:
                     found[i].append((delta[rows], feature[rows], batch.target[rows]))
     own = {i: tuple(torch.cat(parts) for parts in zip(*found[i], strict=True)) for i in range(count)}
     target = [
-        method.target_generator(b.inputs)
+        method.generated(method.target_generator, b.inputs)
         for role in ("shots", "unlabeled")
         if role in ctx.data
         for b in ctx.batches(role)

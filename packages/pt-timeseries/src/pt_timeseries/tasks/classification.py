@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from pt_core.errors import ArtifactError
@@ -13,6 +13,7 @@ from pt_core.run.tasks.classification import Classification
 from torch import Tensor
 
 from pt_timeseries.data.dataset import WindowDataset, domains_of
+from pt_timeseries.options import Missing, Unequal
 
 LARGEST = 10_000
 """Largest number of sources or channels accepted in a card."""
@@ -24,6 +25,7 @@ class DomainClassification(Classification):
     Attributes:
         sources: source domains, in the order of their first window; `batch.extra["domain"]` indexes them.
         normalise: as in `DataOptions`; `statistics` are (mean, std) per channel where it is `train`, else None.
+        unequal, missing: as in `DataOptions`; what is predicted later is treated the same.
     """
 
     select: tuple[str, Literal["max", "min"]] = ("macro_f1", "max")
@@ -38,9 +40,12 @@ class DomainClassification(Classification):
         sources: Sequence[str] = (),
         normalise: str = "none",
         statistics: tuple[Tensor, Tensor] | None = None,
+        unequal: Unequal = "error",
+        missing: Missing = "error",
     ) -> None:
         super().__init__(labels, class_weights, label_smoothing, ordinal)
         self.sources, self.normalise, self.statistics = tuple(sources), normalise, statistics
+        self.unequal, self.missing = unequal, missing
 
     @classmethod
     def of(cls, options: ClassificationOptions, train: Any) -> DomainClassification:
@@ -58,10 +63,14 @@ class DomainClassification(Classification):
             sources=list(dict.fromkeys(domains_of(train))),
             normalise=windows.normalise,
             statistics=windows.statistics() if windows.normalise == "train" else None,
+            unequal=windows.unequal,
+            missing=windows.missing,
         )
 
     def to_json(self) -> dict[str, Any]:
         spec = {**super().to_json(), "sources": list(self.sources), "normalise": self.normalise}
+        handling = {"unequal": self.unequal, "missing": self.missing}
+        spec |= {name: how for name, how in handling.items() if how != "error"}
         if self.statistics is not None:
             mean, std = self.statistics
             spec |= {"mean": mean.tolist(), "std": std.tolist()}
@@ -74,7 +83,7 @@ class DomainClassification(Classification):
         Raises:
             ArtifactError: a malformed entry.
         """
-        own = {"sources", "normalise", "mean", "std"}
+        own = {"sources", "normalise", "mean", "std", "unequal", "missing"}
         base = Classification.from_json({key: value for key, value in spec.items() if key not in own})
         sources, normalise = spec.get("sources"), spec.get("normalise")
         if (
@@ -85,6 +94,10 @@ class DomainClassification(Classification):
             raise ArtifactError("the card's task needs a list of source domains")
         if normalise not in ("train", "domain", "none"):
             raise ArtifactError(f"the card's task has normalise={str(normalise)[:40]!r}; known: train, domain, none")
+        unequal, missing = spec.get("unequal", "error"), spec.get("missing", "error")
+        for name, how, known in (("unequal", unequal, get_args(Unequal)), ("missing", missing, get_args(Missing))):
+            if how not in known:
+                raise ArtifactError(f"the card's task has {name}={str(how)[:40]!r}; known: {', '.join(known)}")
         statistics = None
         if normalise == "train":
             mean, std = (_numbers(spec.get(key), key) for key in ("mean", "std"))
@@ -99,6 +112,8 @@ class DomainClassification(Classification):
             sources=sources,
             normalise=normalise,
             statistics=statistics,
+            unequal=unequal,
+            missing=missing,
         )
 
 
