@@ -22,6 +22,7 @@ class EncoderDecoderBackbone(LanguageBackbone):
 
     kind = "encoder-decoder"
     sites = frozenset({"input", "kv[l]"})
+    _pairs: bridge.Kept | None = None
 
     def encode(self, inputs: Any, edits: Mapping[str, tuple[Edit, ...]], read: frozenset[str] | None) -> Features:
         """Runs the encoder; extra: mask over prompt and text, pooled (mean over the text), keys and values for the decoder."""
@@ -37,6 +38,28 @@ class EncoderDecoderBackbone(LanguageBackbone):
         """Scores of an answer, to which encoder and decoder contribute."""
         answer = inputs["ids"].flip(1)
         return bridge.scores(self.target_logits(inputs, answer), torch.ones_like(answer))
+
+    def seen_of_last(self, inputs: Mapping[str, Tensor], edits: Edits) -> Tensor:
+        answer = inputs["ids"][:, -2:]  # behind padding on the left
+        return self.target_logits(inputs, answer, edits)[-1]
+
+    @property
+    def pairs(self) -> bridge.Kept | None:
+        """As the decoder's self-attention keeps them, seen by running its start token."""
+        if self._pairs is None:
+            self._pairs = self._kept() or super().pairs
+        return self._pairs
+
+    @torch.no_grad()
+    def _kept(self) -> bridge.Kept | None:
+        one = torch.ones(1, 1, dtype=torch.long, device=self.device)
+        try:
+            result = self.module(input_ids=one, attention_mask=one, decoder_input_ids=one, use_cache=True)
+        except Exception:  # a network without values may not run
+            if self.device.type == "meta":
+                return None
+            raise
+        return bridge.kept_by(result.past_key_values.self_attention_cache)
 
     def _cache(self, pairs: Sequence[tuple[Tensor, Tensor]] | None, batch: int, rows: int) -> dict[str, Any]:
         """Arguments that put keys and values into the decoder's self-attention, every row of the batch `rows` times."""
