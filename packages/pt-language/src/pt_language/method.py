@@ -179,16 +179,21 @@ class LanguageMethod(Method):
 
     def adopt(self, data: Mapping[str, Dataset]) -> None:
         """Refuse texts that do not fit the context window behind the prompt, before any training."""
-        limit = self.backbone.sizes.context if self.backbone.kind != "encoder-decoder" else None
+        sizes, front = self.backbone.sizes, self.front()
+        checks: list[tuple[dict[str, bool], int, int | None]] = [({}, front, sizes.context)]
+        if self.backbone.kind == "encoder-decoder":  # keys and values stand in front of the answer, all else in front of the text
+            before = front if any(site.startswith("kv[") for site in self.edits(_NO_BATCH)) else 0
+            checks = [({"answer": False}, front - before, sizes.context), ({"text": False}, before, sizes.answer)]
         for role, dataset in data.items():
             longest = getattr(dataset, "longest", None)
             if longest is None or not len(dataset):
                 continue
-            tokens, name = longest()
-            try:
-                check_length(self.front(), tokens, limit)
-            except UserError as error:
-                raise UserError(f"row {name!r} of {role}: {error}, or cut texts with --max-text-tokens") from None
+            for what, places, limit in checks:
+                tokens, name = longest(**what)
+                try:
+                    check_length(places, tokens, limit)
+                except UserError as error:
+                    raise UserError(f"row {name!r} of {role}: {error}, or cut texts with --max-text-tokens") from None
         self.note_start()
 
     def note_start(self) -> None:

@@ -84,6 +84,10 @@ class LanguageBackbone(Backbone):
         """Width of what `pooled` returns."""
         return int(self.module.config.get_text_config(decoder=True).hidden_size)  # type: ignore[union-attr, operator]
 
+    def width(self, layer: int) -> int:
+        """Of the states inside a block, which in some models differ from the width of the embeddings."""
+        return self.feature_dim
+
     def embed(self, ids: Tensor) -> Tensor:
         """(batch, tokens) -> (batch, tokens, dim)."""
         return bridge.embed(self.module, ids)

@@ -77,6 +77,8 @@ class EncoderDecoderBackbone(LanguageBackbone):
         from transformers.modeling_outputs import BaseModelOutput
 
         start = self.module.config.decoder_start_token_id  # type: ignore[union-attr]
+        past = 0 if encoded.extra["pairs"] is None else encoded.extra["pairs"][0][0].shape[2]
+        bridge.check_length(past, target.shape[1], self.sizes.answer, "prefix")
         before = torch.cat([target.new_full((len(target), 1), start), target[:, :-1].clamp(min=0)], 1)  # type: ignore[arg-type]
         hidden, mask = encoded.tokens.repeat_interleave(rows, 0), encoded.extra["mask"].repeat_interleave(rows, 0)
         result = self.module(
@@ -107,16 +109,16 @@ class EncoderDecoderBackbone(LanguageBackbone):
         """New tokens without the start token."""
         checked = self.check_edits(edits or {})
         (embeds, mask), pairs = prepend(self, inputs, checked), self.given_pairs(checked)
-        given, settings = 1, dict(options)
-        if pairs is not None:
-            # The library counts what is cached by input ids: fillers stand for the prefix, the start token is read.
-            given += pairs[0][0].shape[2]
-            first = self.module.config.decoder_start_token_id  # type: ignore[union-attr]
-            begin = torch.full((len(embeds), given), first, dtype=torch.long, device=embeds.device)  # type: ignore[arg-type]
-            copies = max(int(settings.get("num_beams", 1)), int(settings.get("num_return_sequences", 1)))
-            settings |= {"decoder_input_ids": begin, "decoder_attention_mask": torch.ones_like(begin)}
-            settings |= self._cache(pairs, len(embeds), copies)
-        found: Tensor = self.module.generate(  # type: ignore[operator]
-            inputs_embeds=embeds, attention_mask=mask, max_new_tokens=count, **settings
-        )
+        # The library counts what is cached by input ids: fillers stand for the prefix, the start token is read.
+        given = 1 if pairs is None else 1 + pairs[0][0].shape[2]
+        bridge.check_length(given, count, self.sizes.answer, "prefix and start")
+        first = self.module.config.decoder_start_token_id  # type: ignore[union-attr]
+        begin = torch.full((len(embeds), given), first, dtype=torch.long, device=embeds.device)  # type: ignore[arg-type]
+        read = (inputs["ids"], inputs["mask"])
+        with bridge.searching(self.module, count, options, [given - 1] * len(begin), begin, read) as copies:
+            more: dict[str, Any] = {}
+            if pairs is not None:
+                more = {"decoder_input_ids": begin, "decoder_attention_mask": torch.ones_like(begin)}
+                more |= self._cache(pairs, len(embeds), copies)
+            found: Tensor = self.module.generate(inputs_embeds=embeds, attention_mask=mask, **more)  # type: ignore[operator]
         return found[:, given:]

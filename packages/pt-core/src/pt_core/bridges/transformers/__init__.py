@@ -17,7 +17,7 @@ from __future__ import annotations
 from pt_core.bridges.transformers.cache import Pairs, cache_of, cropped, expand, pairs_of, repeat, run_prefix
 from pt_core.bridges.transformers.draws import TokenDropout, placed
 from pt_core.bridges.transformers.forward import Outputs, eager, run, step
-from pt_core.bridges.transformers.generation import generate, generate_from
+from pt_core.bridges.transformers.generation import generate, generate_from, searching
 from pt_core.bridges.transformers.hooks import SlotFn, blocks
 from pt_core.bridges.transformers.model import (
     Sizes,
@@ -38,5 +38,5 @@ __all__ = [
     "Kept", "Outputs", "Pairs", "Sizes", "SlotFn", "TokenDropout", "accepts", "alike", "blocks", "cache_of",
     "check_length", "cropped", "difference", "eager", "embed", "examine", "expand", "first_position", "generate",
     "generate_from", "kept_by", "packed_positions", "pairs_of", "placed", "position_limit", "probe_texts", "repeat",
-    "run", "run_prefix", "scores", "sizes", "step", "valueless", "vocabulary_digest",
+    "run", "run_prefix", "scores", "searching", "sizes", "step", "valueless", "vocabulary_digest",
 ]  # fmt: skip

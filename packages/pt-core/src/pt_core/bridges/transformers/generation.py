@@ -112,10 +112,14 @@ def _starts(mask: Tensor) -> list[int]:
 
 @contextmanager
 def searching(
-    model: Any, max_new_tokens: int, options: Mapping[str, Any], starts: Sequence[int], ids: Tensor
-) -> Iterator[int]:
+    model: Any, max_new_tokens: int, options: Mapping[str, Any], starts: Sequence[int], ids: Tensor,
+    read: tuple[Tensor, Tensor] | None = None,
+) -> Iterator[int]:  # fmt: skip
     """Inside, `model.generate` searches as its generation_config and `options` say, and its logits processors see row r of `ids` from
     starts[r] on. Gives how often every row runs at the same time.
+
+    Args:
+        read: (ids, mask) of the texts that an encoder reads, padded on the left; without an encoder the text is in `ids`.
 
     Raises:
         UserError: the model's generation_config asks for a search that cannot run behind a prompt.
@@ -135,7 +139,7 @@ def searching(
         setattr(config, name, value)
     model.generation_config = config
     make = model._get_logits_processor
-    model._get_logits_processor = lambda *args, **more: _Own(make, args, more, starts, ids)
+    model._get_logits_processor = lambda **more: _Own(make, more, config, starts, ids, read)
     try:
         yield max(int(config.num_beams or 1), int(config.num_return_sequences or 1))
     finally:
@@ -147,14 +151,23 @@ class _Own:
     """The model's logits processors, made once for all rows that begin in the same column; each sees its rows from there on."""
 
     def __init__(
-        self, make: Callable[..., Any], args: Any, more: Mapping[str, Any], starts: Sequence[int], ids: Tensor
-    ) -> None:
+        self, make: Callable[..., Any], more: Mapping[str, Any], asked: Any, starts: Sequence[int], ids: Tensor,
+        read: tuple[Tensor, Tensor] | None,
+    ) -> None:  # fmt: skip
         self.rows, self.groups = len(starts), []
-        for start in sorted(set(starts)):
-            chosen = [row for row, own in enumerate(starts) if own == start]
-            text = ids[chosen, start:]
-            given = {**more, "input_ids_seq_length": text.shape[1], "encoder_input_ids": text}
-            self.groups.append((torch.tensor(chosen, device=ids.device), start, make(*args, **given)))
+        # The library tells padding by the mask; here it is gone already.
+        kept = {name: value for name, value in (more.get("model_kwargs") or {}).items() if "attention_mask" not in name}
+        more = {**more, "model_kwargs": kept}
+        pads = starts if read is None else _starts(read[1])
+        for start, pad in sorted(set(zip(starts, pads, strict=True))):
+            chosen = [row for row, own in enumerate(zip(starts, pads, strict=True)) if own == (start, pad)]
+            text = ids[chosen, start:] if read is None else read[0][chosen, pad:]
+            length, config = ids.shape[1] - start, copy.copy(more["generation_config"])
+            # The library counts fillers among the tokens of a text.
+            config.max_length = length + asked.max_new_tokens
+            config.min_length = asked.min_length if asked.min_new_tokens is None else length + asked.min_new_tokens
+            given = {**more, "generation_config": config, "input_ids_seq_length": length, "encoder_input_ids": text}
+            self.groups.append((torch.tensor(chosen, device=ids.device), start, make(**given)))
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **more: Any) -> Tensor:
         found = scores.clone()
