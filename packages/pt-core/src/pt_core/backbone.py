@@ -313,6 +313,10 @@ class Backbone(ABC):
         """Token width inside block `layer`; adapters with stages of different width override it."""
         return self.dim
 
+    def sites_of(self, family: str) -> int:
+        """How many sites of a family such as `kv[l]` there are; one per block, but where an adapter's network has it otherwise."""
+        return self.depth
+
     def check_edits(self, edits: Edits) -> dict[str, tuple[Edit, ...]]:
         """Bring edits to tuples and refuse unknown sites and edits of the wrong kind."""
         checked: dict[str, tuple[Edit, ...]] = {}
@@ -320,11 +324,11 @@ class Backbone(ABC):
             items = tuple(value) if isinstance(value, (list, tuple)) else (value,)
             match = re.fullmatch(r"(\w+)\[(\d+)\]", site)
             family = f"{match[1]}[l]" if match else site
-            if family not in self.sites or (match and int(match[2]) >= self.depth):
+            if family not in self.sites or (match and int(match[2]) >= self.sites_of(family)):
                 known = ", ".join(sorted(self.sites))
                 hint = "" if family in self.sites else nearest(family, self.sites)
                 raise UserError(
-                    f"backbone {self.source!r} has no site {site!r}{hint}; it has {known} with l below {self.depth}"
+                    f"backbone {self.source!r} has no site {site!r}{hint}; it has {known} with l below {self.sites_of(family)}"
                 )
             for edit in items:
                 expected: tuple[type, ...] = {"kv[l]": (KeyValue,), "mlp_in[l]": (Add,)}.get(family, (Add, Replace))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 import torch
@@ -16,6 +17,7 @@ from pt_core.task import Predictions
 from torch import Tensor, nn
 
 from pt_language.adapters.base import LanguageBackbone, Prefix
+from pt_language.adapters.lengths import by_length
 from pt_language.data.tokens import headless
 from pt_language.mixing import mixed
 from pt_language.tasks.contract import TextTask
@@ -127,27 +129,48 @@ class LanguageMethod(Method):
     def head_logits(self, batch: Batch) -> Tensor:
         """(batch, class)."""
         assert self.head is not None
-        pooled = self.network.pooled(self.texts(batch), self.current_edits(batch), self.weights)
-        logits: Tensor = self.head(pooled.to(self.head.weight.dtype))
+
+        def pooled(part: Batch) -> Tensor:
+            return self.network.pooled(part.inputs, self.current_edits(part), self.weights)
+
+        logits: Tensor = self.head(self.together(batch, 0, pooled).to(self.head.weight.dtype))
         return logits
 
     def target_logits(self, batch: Batch) -> Tensor:
         """(batch, answer, vocabulary)."""
-        return self.network.target_logits(
-            self.texts(batch), batch.extra["answer"], self.current_edits(batch), self.weights, self.prefix(batch)
-        )
+
+        def scores(part: Batch) -> Tensor:
+            return self.network.target_logits(
+                part.inputs, part.extra["answer"], self.current_edits(part), self.weights, self.prefix(part)
+            )
+
+        return self.together(batch, batch.extra["answer"].shape[1] - 1, scores)
 
     def choice_scores(self, batch: Batch, choices: Tensor) -> Tensor:
         """(batch, choice)."""
-        return self.network.choice_scores(
-            self.texts(batch), choices, self.current_edits(batch), self.weights, self.prefix(batch)
-        )
+
+        def scores(part: Batch) -> Tensor:
+            return self.network.choice_scores(
+                part.inputs, choices, self.current_edits(part), self.weights, self.prefix(part)
+            )
+
+        return self.together(batch, choices.shape[1] - 1, scores)
 
     def generate(self, batch: Batch, max_new_tokens: int, options: Mapping[str, Any]) -> Tensor:
         """(batch, at most max_new_tokens)."""
-        return self.network.generate(
-            self.texts(batch), max_new_tokens, self.current_edits(batch), self.weights, self.prefix(batch), options
-        )
+
+        def tokens(part: Batch) -> Tensor:
+            return self.network.generate(
+                part.inputs, max_new_tokens, self.current_edits(part), self.weights, self.prefix(part), options
+            )
+
+        return self.together(batch, max_new_tokens, tokens, options.get("pad_token_id") or 0)
+
+    def together(self, batch: Batch, behind: int, fn: Callable[[Batch], Tensor], fill: float = 0) -> Tensor:
+        """fn of the batch's texts: of all together, or of those of one length at a time where padding would change results."""
+        texts = replace(batch, inputs=self.texts(batch))
+        front = 0 if self.network.sizes.window is None else self.front()
+        return by_length(self.network, texts, front + behind, fn, fill)
 
     @property
     def network(self) -> LanguageBackbone:
@@ -156,16 +179,23 @@ class LanguageMethod(Method):
 
     def adopt(self, data: Mapping[str, Dataset]) -> None:
         """Refuse texts that do not fit the context window behind the prompt, before any training."""
-        limit = self.backbone.sizes.context if self.backbone.kind != "encoder-decoder" else None
+        sizes, front = self.backbone.sizes, self.front()
+        checks: list[tuple[dict[str, bool], int, int | None]] = [({}, front, sizes.context)]
+        if (
+            self.backbone.kind == "encoder-decoder"
+        ):  # keys and values stand in front of the answer, all else in front of the text
+            before = front if any(site.startswith("kv[") for site in self.edits(_NO_BATCH)) else 0
+            checks = [({"answer": False}, front - before, sizes.context), ({"text": False}, before, sizes.answer)]
         for role, dataset in data.items():
             longest = getattr(dataset, "longest", None)
             if longest is None or not len(dataset):
                 continue
-            tokens, name = longest()
-            try:
-                check_length(self.front(), tokens, limit)
-            except UserError as error:
-                raise UserError(f"row {name!r} of {role}: {error}, or cut texts with --max-text-tokens") from None
+            for what, places, limit in checks:
+                tokens, name = longest(**what)
+                try:
+                    check_length(places, tokens, limit)
+                except UserError as error:
+                    raise UserError(f"row {name!r} of {role}: {error}, or cut texts with --max-text-tokens") from None
         self.note_start()
 
     def note_start(self) -> None:

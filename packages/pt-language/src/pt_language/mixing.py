@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pt_language.adapters.base import LanguageBackbone
 from pt_language.adapters.decoder import DecoderBackbone
+from pt_language.adapters.lengths import by_length
 
 
 def indexed(edits: Edits, index: Tensor) -> Edits:
@@ -43,7 +44,15 @@ def mixed(
         return None
 
     def run(batch: Batch, index: Tensor) -> list[Predictions]:
-        logits = backbone.prefill(batch.inputs, indexed(lowered, index)).extra["logits"][:, -1].float().log_softmax(-1)
+        banked = replace(batch, extra={**batch.extra, "prompt": index})
+
+        def last(part: Batch) -> Tensor:
+            logits: Tensor = backbone.prefill(part.inputs, indexed(lowered, part.extra["prompt"])).extra["logits"][
+                :, -1
+            ]
+            return logits.float().log_softmax(-1)
+
+        logits = by_length(backbone, banked, backbone.prompt_length(lowered), last)
         rows = []
         for number, tenant in enumerate(index.tolist()):
             chosen = logits[number : number + 1, tasks[tenant].choices[:, 0].to(logits.device)]

@@ -8,13 +8,17 @@ others take `input`, and `kv[l]` in the self-attention of the encoder (BERT-styl
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
+import torch
 from pt_core import Backbone, Edits, Insert, KeyValue, Layout
 from pt_core.backbone import Edit, Weights
 from pt_core.bridges import transformers as bridge
 from pt_core.errors import UserError
+from pt_core.fingerprint import whole_float32
 from torch import Tensor
 
 
@@ -31,10 +35,12 @@ class Slots:
 
 @dataclass(frozen=True)
 class Prefix:
-    """A computed prefix: the model's own cache of 1 or batch rows, and which of its positions are real."""
+    """A computed prefix: the model's own cache of 1 or batch rows, and which of its positions are real; or, where the model cannot share
+    a cache, vectors (1 or batch, L, dim) in front of the text."""
 
     cache: Any
     mask: Tensor | None = None
+    vectors: Tensor | None = None
 
 
 class LanguageBackbone(Backbone):
@@ -58,6 +64,10 @@ class LanguageBackbone(Backbone):
         self.sizes = bridge.sizes(module)
         self.dim, self.depth = self.sizes.dim, self.sizes.depth
         self.recompute = False
+        self.seen: dict[str, bool] = {}
+        """What probes have told of the network, each at its first use."""
+        self.origin: LanguageBackbone | None = None
+        """The network as it was loaded, where this one has layers of a method's in it."""
 
     @property
     def embeddings(self) -> Tensor:
@@ -74,9 +84,68 @@ class LanguageBackbone(Backbone):
         """Width of what `pooled` returns."""
         return int(self.module.config.get_text_config(decoder=True).hidden_size)  # type: ignore[union-attr, operator]
 
+    def width(self, layer: int) -> int:
+        """Of the states inside a block, which in some models differ from the width of the embeddings."""
+        return self.feature_dim
+
     def embed(self, ids: Tensor) -> Tensor:
         """(batch, tokens) -> (batch, tokens, dim)."""
         return bridge.embed(self.module, ids)
+
+    # ---- what the network can do, looked at where it matters -----------------------------------------------------------------
+
+    @property
+    def pairs(self) -> bridge.Kept | None:
+        """Heads and widths of the keys and values that `kv[l]` takes, for every layer that keeps its own; None where it takes none."""
+        return ((self.sizes.kv_heads, self.sizes.head_dim, self.sizes.head_dim),) * self.depth
+
+    @property
+    def takes_padding(self) -> bool:
+        """Whether rows of different lengths can run together, padded: whether they then get what they get alone (two short rows tell)."""
+        return self.looked("padding", self._ignores_padding)
+
+    def runs_apart(self, mask: Tensor, places: int) -> bool:
+        """Whether rows with this mask (row, tokens), and `places` more positions, have to run in batches of one length."""
+        beyond = self.sizes.window is not None and places + mask.shape[1] > self.sizes.window
+        if bridge.valueless(mask) or (not beyond and self.seen.get("padding")) or bool(mask.all()):
+            return False
+        # Padding would take places of the window that belong to real tokens.
+        return beyond or not self.takes_padding
+
+    def looked(self, what: str, fn: Callable[[LanguageBackbone], bool]) -> bool:
+        """fn(this network in float32, where that fits), without gradients and with the frozen weights; asked once."""
+        if what not in self.seen:
+            network = self.origin or self
+            if network._stored_narrow():
+                with suppress(RuntimeError, MemoryError, TypeError, ValueError, AttributeError):
+                    network = cast("LanguageBackbone", network._in_float32())
+            training = network.module.training
+            network.module.eval()
+            with torch.no_grad(), torch.autocast(self.device.type, enabled=False), whole_float32():
+                self.seen[what] = Context().run(fn, network)  # no draws of a step that may be running
+            network.module.train(training)
+        return self.seen[what]
+
+    @staticmethod
+    def _ignores_padding(network: LanguageBackbone) -> bool:
+        """Whether a short row behind a prompt becomes the same beside a longer one and alone."""
+        if bridge.valueless(network.embeddings):
+            return True
+        limits = [limit - 3 for limit in (network.sizes.context, network.sizes.window) if limit is not None]
+        given = bridge.probe_texts(len(network.embeddings), min(limits, default=None))
+        given = {name: tensor.to(network.device) for name, tensor in given.items()}
+        real = given["mask"][1].bool()
+        if bool(real.all()):
+            return False  # no room for two lengths
+        short = {name: tensor[1:, real] for name, tensor in given.items()}
+        prompt: Edits = {"input": Insert(network.embeddings[:2].detach(), at="front", keep_output=True)}
+        return bridge.alike(network.seen_of_last(given, prompt), network.seen_of_last(short, prompt))
+
+    def seen_of_last(self, inputs: Mapping[str, Tensor], edits: Edits) -> Tensor:
+        """What the last row's real tokens become: what padding may not change."""
+        found = self(inputs, edits)
+        own = found.tokens[-1, -inputs["ids"].shape[1] :]
+        return own[: int(inputs["mask"][-1].sum())]  # padding is put behind the text
 
     def prompt_length(self, edits: Edits) -> int:
         """Positions that the edits put in front of the text."""
@@ -91,19 +160,24 @@ class LanguageBackbone(Backbone):
 
     def given_pairs(self, edits: Mapping[str, tuple[Edit, ...]]) -> list[tuple[Tensor, Tensor]] | None:
         """Keys and values (1 or batch, kv_heads, prefix, head_dim) of every block from checked edits at `kv[l]`, or None."""
-        given = [edits.get(f"kv[{layer}]", ()) for layer in range(self.depth)]
-        if not any(given):
+        if not any(site.startswith("kv[") for site in edits):
             return None
+        if self.pairs is None:
+            raise UserError(
+                f"{self.source!r} does not keep keys and values alone: use prompt_tuning instead of a prefix"
+            )
+        given = [edits.get(f"kv[{layer}]", ()) for layer in range(len(self.pairs))]
         filled = []
         for layer, found in enumerate(given):
             if len(found) != 1 or not isinstance(found[0], KeyValue):
                 raise UserError(f"keys and values are needed for every block, once; 'kv[{layer}]' has {len(found)}")
             k, v, index = found[0].k.to(self.dtype), found[0].v.to(self.dtype), found[0].index
-            expected = (self.sizes.kv_heads, self.sizes.head_dim)
-            if (k.shape[1], k.shape[3]) != expected:
+            heads, key, value = self.pairs[layer]
+            if (k.shape[1], k.shape[3], v.shape[3]) != (heads, key, value):
+                width = f"{key}" if key == value else f"{key} (values: {value})"
                 raise UserError(
                     f"prefix keys have {k.shape[1]} heads of width {k.shape[3]}, backbone {self.source!r} has "
-                    f"{expected[0]} of width {expected[1]} in {self.depth} blocks"
+                    f"{heads} of width {width} in block {layer} of {len(self.pairs)}"
                 )
             filled.append((k, v) if index is None else (k[index], v[index]))
         return filled

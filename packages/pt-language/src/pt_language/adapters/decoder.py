@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pt_core import Edits, Features, Insert, KeyValue, Layout
@@ -24,6 +24,53 @@ class DecoderBackbone(LanguageBackbone):
     kind = "decoder"
     sites = frozenset({"input", "tokens[l]", "kv[l]"})
 
+    def __init__(self, module: Any, tokenizer: Any, source: str) -> None:
+        self._kept = bridge.examine(module.eval(), f"{source!r} ({type(module).__name__})")
+        super().__init__(module, tokenizer, source)
+
+    @property
+    def pairs(self) -> bridge.Kept | None:
+        """As the model's own cache keeps them."""
+        if self._kept is None and self.device.type == "meta":
+            return super().pairs
+        return self._kept if self.shares else None
+
+    @property
+    def shares(self) -> bool:
+        """Whether what stands in front of all texts can run once, for its keys and values to serve every row; else it runs with each."""
+        if self._kept is None:
+            return False
+        return self.looked("shared", lambda network: cast("DecoderBackbone", network)._shares_exactly())
+
+    @property
+    def takes_padding(self) -> bool:
+        """As everywhere; what cannot share a prompt's cache runs apart."""
+        return self.shares and super().takes_padding
+
+    def sites_of(self, family: str) -> int:
+        return len(self.pairs or ()) if family == "kv[l]" else self.depth
+
+    def _shares_exactly(self) -> bool:
+        """Whether a text behind the cache of a prompt becomes what it becomes behind the prompt."""
+        if bridge.valueless(self.embeddings):
+            return True
+        limit = min((x for x in (self.sizes.context, self.sizes.window) if x is not None), default=5)
+        ids = bridge.probe_texts(len(self.embeddings))["ids"][:1, : min(5, limit)].to(self.device)
+        front, ones = ids.shape[1] // 2, torch.ones_like(ids)
+        vectors = self.embed(ids)
+        want = bridge.run(self.module, vectors, ones).logits[:, front:]
+        cache = bridge.run(self.module, vectors[:, :front], ones[:, :front], keep=1, use_cache=True).cache
+        return bridge.alike(bridge.run(self.module, vectors[:, front:], ones[:, front:], prefix=cache).logits, want)
+
+    def seen_of_last(self, inputs: Mapping[str, Tensor], edits: Edits) -> Tensor:
+        """Scores of the text, and of one more token where it can go on."""
+        found = self(inputs, edits, read=("logits", "cache") if self.shares else ("logits",)).extra
+        logits: Tensor = found["logits"][-1][inputs["mask"][-1].bool()]
+        if not self.shares:
+            return logits
+        more = bridge.step(self.module, inputs["ids"][:, -1:], found["cache"], found["mask"])[0]
+        return torch.cat([logits, more[-1]])
+
     def encode(self, inputs: Any, edits: Mapping[str, tuple[Edit, ...]], read: frozenset[str] | None) -> Features:
         """Inputs may hold `keep` (positions from the end whose logits are needed) and `prefix`; extra: logits, cache, mask, pooled."""
         read = read or frozenset({"token", "logits"})
@@ -31,36 +78,46 @@ class DecoderBackbone(LanguageBackbone):
         wants_hidden = bool(read & {"token", "pooled"})
         embeds = self.embed(ids)
         given: Prefix | None = inputs.get("prefix")
-        prefix, mask_before = (given.cache, given.mask) if given is not None else self._prefix(edits, len(ids))
+        if given is None:
+            given = self._prefix(edits, len(ids))
+        own = embeds.shape[1]
+        prefix, vectors = (None, None) if given is None else (given.cache, given.vectors)
         slots = self._slots(edits)
+        whole = mask
+        if vectors is not None:
+            if slots is not None:
+                raise UserError(f"{self.source!r} takes a prompt in front of the text or slots in its blocks, not both")
+            embeds = torch.cat([vectors.to(embeds.dtype).expand(len(ids), -1, -1), embeds], 1)
+            whole = torch.cat([mask.new_ones(len(mask), vectors.shape[1]), mask], 1)
         front = (prefix.get_seq_length() if prefix is not None else 0) + (slots[0] if slots else 0)
-        bridge.check_length(front, ids.shape[1], self.sizes.context)
+        front += embeds.shape[1] - own
+        bridge.check_length(front, own, self.sizes.context)
         window = self.sizes.window
-        if window is not None and front + ids.shape[1] > window and not bool(mask.all()):
-            # Padding would take places of the window that belong to real tokens.
+        if window is not None and front + own > window and not bridge.valueless(mask) and not bool(mask.all()):
             raise UserError(
-                f"{self.source!r} attends to the last {window} positions only, fewer than prompt and padded text "
-                f"({front} + {ids.shape[1]}): rows of different lengths need --batch-size 1"
+                f"{self.source!r} attends to the last {window} positions only, fewer than prompt and padded text ({front} + {own}): run "
+                "rows of one length at a time (methods do; see adapters.lengths)"
             )
         result = bridge.run(
             self.module,
             embeds,
-            mask,
+            whole,
             prefix=prefix,
-            prefix_mask=mask_before,
+            prefix_mask=None if given is None else given.mask,
             slots=slots,
             keep=1 if "logits" not in read else int(inputs.get("keep", 0)),
             hidden=wants_hidden,
             use_cache="cache" in read,
             attentions="attentions" in read,
             recompute=self.recompute,
+            record="record" in read,
         )
-        hidden = result.hidden if result.hidden is not None else embeds.new_zeros(len(ids), 0, self.dim)
-        extra: dict[str, Any] = {"logits": result.logits, "cache": result.cache, "mask": result.mask}
+        hidden = result.hidden[:, -own:] if result.hidden is not None else embeds.new_zeros(len(ids), 0, self.dim)
+        extra: dict[str, Any] = {"logits": result.logits[:, -own:], "cache": result.cache, "mask": result.mask}
         extra["attentions"] = result.attentions
         if result.hidden is not None:
             last = mask.long().mul(torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(1)
-            extra["pooled"] = result.hidden[torch.arange(len(ids), device=ids.device), last]
+            extra["pooled"] = hidden[torch.arange(len(ids), device=ids.device), last]
         return Features(hidden, Layout((("token", hidden.shape[1]),)), extra)
 
     def probe_features(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -71,32 +128,33 @@ class DecoderBackbone(LanguageBackbone):
         """(prefix, logits (rows, keep, vocabulary)) of virtual tokens (rows, prefix, dim)."""
         bridge.check_length(embeds.shape[1], 0, self.sizes.context)
         mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
-        result = bridge.run(self.module, embeds.to(self.dtype), mask, keep=keep, use_cache=True)
-        return Prefix(result.cache), result.logits
+        embeds, shared = embeds.to(self.dtype), self.shares
+        result = bridge.run(self.module, embeds, mask, keep=keep, use_cache=shared)
+        return Prefix(result.cache) if shared else Prefix(None, vectors=embeds), result.logits
 
-    def _prefix(self, edits: Mapping[str, tuple[Edit, ...]], batch: int) -> tuple[Any, Tensor | None]:
+    def _prefix(self, edits: Mapping[str, tuple[Edit, ...]], batch: int) -> Prefix | None:
         inserted = edits.get("input", ())
-        pairs = [edits.get(f"kv[{layer}]", ()) for layer in range(self.depth)]
-        if inserted and any(pairs):
+        if inserted and any(site.startswith("kv[") for site in edits):
             raise UserError("a prompt at 'input' and keys and values at 'kv[l]' cannot be combined in one call")
         if inserted:
             if len(inserted) > 1 or not isinstance(inserted[0], Insert) or not isinstance(inserted[0].tokens, Tensor):
                 raise UserError("site 'input' takes one Insert of a tensor")
-            tokens = inserted[0].tokens
+            tokens, index = inserted[0].tokens, inserted[0].index
             if tokens.shape[-1] != self.dim:
                 raise UserError(f"the prompt has width {tokens.shape[-1]}, backbone {self.source!r} has {self.dim}")
             rows = tokens[None] if tokens.ndim == 2 else tokens
+            if not self.shares:
+                return Prefix(None, vectors=rows if index is None else rows[index])
             if not fast_paths_enabled():  # the plain path: every row carries its own copy
-                rows = rows.expand(batch, -1, -1) if inserted[0].index is None else rows[inserted[0].index]
-                return self.run_prefix(rows)[0].cache, None
+                return self.run_prefix(rows.expand(batch, -1, -1) if index is None else rows[index])[0]
             cache = self.run_prefix(rows)[0].cache
-            if inserted[0].index is not None:
+            if index is not None:
                 cache = bridge.repeat(cache, 1)
                 for layer in cache.layers:
-                    layer.batch_select_indices(inserted[0].index)
-            return cache, None
+                    layer.batch_select_indices(index)
+            return Prefix(cache)
         filled = self.given_pairs(edits)
-        return (None if filled is None else bridge.cache_of(self.module, filled)), None
+        return None if filled is None else Prefix(bridge.cache_of(self.module, filled))
 
     def _slots(self, edits: Mapping[str, tuple[Edit, ...]]) -> tuple[int, bridge.SlotFn] | None:
         per_layer = [edits.get(f"tokens[{layer}]", ()) for layer in range(self.depth)]
@@ -135,9 +193,10 @@ class DecoderBackbone(LanguageBackbone):
         """A prompt at `input` as the keys and values it becomes: they are computed once, not per call."""
         checked = self.check_edits(edits)
         inserted = checked.get("input", ())
-        if len(checked) != 1 or not inserted or not fast_paths_enabled():
+        if len(checked) != 1 or not inserted or not fast_paths_enabled() or not self.shares:
             return edits
-        pairs = bridge.pairs_of(self._prefix({"input": (Insert(inserted[0].tokens),)}, 1)[0])  # type: ignore[union-attr]
+        computed = self._prefix({"input": (Insert(inserted[0].tokens),)}, 1)  # type: ignore[union-attr]
+        pairs = None if computed is None else bridge.pairs_of(computed.cache)
         if pairs is None:
             return edits
         index = inserted[0].index  # type: ignore[union-attr]
@@ -145,17 +204,21 @@ class DecoderBackbone(LanguageBackbone):
 
     def prefill(
         self, inputs: Mapping[str, Tensor], edits: Edits | None = None, weights: Weights | None = None, prefix: Prefix | None = None,
-        keep: int = 1,
+        record: bool = False, keep: int = 1,
     ) -> Features:  # fmt: skip
-        """Run the text once; extra has the logits of its last `keep` positions, the cache and its mask."""
+        """Run the text once; extra has the logits of its last `keep` positions, the mask over all, and a cache, which only a network that
+        `shares` prompts can go on from. `record`: its last token can be taken away again."""
         given = {**inputs, "keep": keep, "prefix": prefix}
-        return self(given, edits, weights=weights, read=("logits", "cache"))
+        read = ("logits", *(("cache",) if self.shares else ()), *(("record",) if record else ()))
+        return self(given, edits, weights=weights, read=read)
 
     def _target_logits(
         self, inputs: Mapping[str, Tensor], target: Tensor, edits: Edits | None, prefix: Prefix | None
     ) -> Tensor:
         ids = torch.cat([inputs["ids"], target[:, :-1].clamp(min=0)], 1)
         mask = torch.cat([inputs["mask"], (target[:, :-1] != IGNORED).to(inputs["mask"].dtype)], 1)
+        # What stands behind a text changes nothing before it; without a gap in the mask a full window is no matter.
+        mask = torch.where(inputs["mask"].all(), torch.ones_like(mask), mask)
         whole = {"ids": ids, "mask": mask, "keep": target.shape[1], "prefix": prefix}
         logits: Tensor = self(whole, edits, read=("logits",)).extra["logits"]
         return logits
@@ -163,8 +226,12 @@ class DecoderBackbone(LanguageBackbone):
     def _choice_scores(
         self, inputs: Mapping[str, Tensor], choices: Tensor, edits: Edits | None, prefix: Prefix | None
     ) -> Tensor:
-        """The text runs once; only the tokens of the choices after their first one run per choice."""
+        """The text runs once; only the tokens of the choices after their first one run per choice. (Where no cache can be shared, all runs
+        per choice.)"""
         rows, (count, tokens) = len(inputs["ids"]), choices.shape
+        if tokens > 1 and not self.shares:
+            each = [self._target_logits(inputs, choice.expand(rows, -1), edits, prefix) for choice in choices]
+            return gather_mean(torch.stack(each, 1), choices)
         text = self.prefill(inputs, edits, None, prefix)
         logits = text.extra["logits"][:, -1][:, None, None].expand(rows, count, 1, -1)
         if tokens > 1:
@@ -179,6 +246,34 @@ class DecoderBackbone(LanguageBackbone):
     def _generate(
         self, inputs: Mapping[str, Tensor], count: int, edits: Edits | None, prefix: Prefix | None, options: Mapping[str, Any]
     ) -> Tensor:  # fmt: skip
-        extra = self.prefill(inputs, edits, None, prefix).extra
+        if not self.shares:
+            return self._generate_from_vectors(inputs, count, self.check_edits(edits or {}), prefix, options)
+        extra = self.prefill(inputs, edits, None, prefix, record=True).extra
         bridge.check_length(extra["mask"].shape[1], count, self.sizes.context, "prompt and text")
         return bridge.generate(self.module, inputs["ids"], extra["cache"], extra["mask"], count, options)
+
+    def _generate_from_vectors(
+        self, inputs: Mapping[str, Tensor], count: int, edits: Mapping[str, tuple[Edit, ...]], prefix: Prefix | None,
+        options: Mapping[str, Any],
+    ) -> Tensor:  # fmt: skip
+        """From the vectors of prompt and text, which are of one length."""
+        ids = inputs["ids"]
+        given, slots = prefix or self._prefix(edits, len(ids)), self._slots(edits)
+        if slots is not None:
+            slots = self._held(inputs, slots)
+        vectors = self.embed(ids[:, :0]) if given is None or given.vectors is None else given.vectors
+        front = vectors.to(self.dtype).expand(len(ids), -1, -1)
+        places = front.shape[1] + (slots[0] if slots else 0) + ids.shape[1]
+        bridge.check_length(places, count, self.sizes.context, "prompt and text")
+        return bridge.generate_from(self.module, ids, front, count, options, slots)
+
+    def _held(self, inputs: Mapping[str, Tensor], slots: tuple[int, bridge.SlotFn]) -> tuple[int, bridge.SlotFn]:
+        """Slots that stay as the text makes them, whatever is written behind it; a row's copies share them."""
+        made: dict[int, Tensor] = {}
+
+        def noting(layer: int, hidden: Tensor) -> Tensor:
+            made[layer] = slots[1](layer, hidden).expand(len(hidden), -1, -1)
+            return made[layer]
+
+        bridge.run(self.module, self.embed(inputs["ids"]), inputs["mask"], slots=(slots[0], noting), keep=1)
+        return slots[0], lambda layer, hidden: made[layer].repeat_interleave(len(hidden) // len(made[layer]), 0)

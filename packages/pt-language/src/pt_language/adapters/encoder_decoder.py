@@ -22,6 +22,7 @@ class EncoderDecoderBackbone(LanguageBackbone):
 
     kind = "encoder-decoder"
     sites = frozenset({"input", "kv[l]"})
+    _pairs: bridge.Kept | None = None
 
     def encode(self, inputs: Any, edits: Mapping[str, tuple[Edit, ...]], read: frozenset[str] | None) -> Features:
         """Runs the encoder; extra: mask over prompt and text, pooled (mean over the text), keys and values for the decoder."""
@@ -37,6 +38,28 @@ class EncoderDecoderBackbone(LanguageBackbone):
         """Scores of an answer, to which encoder and decoder contribute."""
         answer = inputs["ids"].flip(1)
         return bridge.scores(self.target_logits(inputs, answer), torch.ones_like(answer))
+
+    def seen_of_last(self, inputs: Mapping[str, Tensor], edits: Edits) -> Tensor:
+        answer = inputs["ids"][:, -2:]  # behind padding on the left
+        return self.target_logits(inputs, answer, edits)[-1]
+
+    @property
+    def pairs(self) -> bridge.Kept | None:
+        """As the decoder's self-attention keeps them, seen by running its start token."""
+        if self._pairs is None:
+            self._pairs = self._kept() or super().pairs
+        return self._pairs
+
+    @torch.no_grad()
+    def _kept(self) -> bridge.Kept | None:
+        one = torch.ones(1, 1, dtype=torch.long, device=self.device)
+        try:
+            result = self.module(input_ids=one, attention_mask=one, decoder_input_ids=one, use_cache=True)
+        except Exception:  # a network without values may not run
+            if self.device.type == "meta":
+                return None
+            raise
+        return bridge.kept_by(result.past_key_values.self_attention_cache)
 
     def _cache(self, pairs: Sequence[tuple[Tensor, Tensor]] | None, batch: int, rows: int) -> dict[str, Any]:
         """Arguments that put keys and values into the decoder's self-attention, every row of the batch `rows` times."""
@@ -54,6 +77,8 @@ class EncoderDecoderBackbone(LanguageBackbone):
         from transformers.modeling_outputs import BaseModelOutput
 
         start = self.module.config.decoder_start_token_id  # type: ignore[union-attr]
+        past = 0 if encoded.extra["pairs"] is None else encoded.extra["pairs"][0][0].shape[2]
+        bridge.check_length(past, target.shape[1], self.sizes.answer, "prefix")
         before = torch.cat([target.new_full((len(target), 1), start), target[:, :-1].clamp(min=0)], 1)  # type: ignore[arg-type]
         hidden, mask = encoded.tokens.repeat_interleave(rows, 0), encoded.extra["mask"].repeat_interleave(rows, 0)
         result = self.module(
@@ -84,16 +109,16 @@ class EncoderDecoderBackbone(LanguageBackbone):
         """New tokens without the start token."""
         checked = self.check_edits(edits or {})
         (embeds, mask), pairs = prepend(self, inputs, checked), self.given_pairs(checked)
-        given, settings = 1, dict(options)
-        if pairs is not None:
-            # The library counts what is cached by input ids: fillers stand for the prefix, the start token is read.
-            given += pairs[0][0].shape[2]
-            first = self.module.config.decoder_start_token_id  # type: ignore[union-attr]
-            begin = torch.full((len(embeds), given), first, dtype=torch.long, device=embeds.device)  # type: ignore[arg-type]
-            copies = max(int(settings.get("num_beams", 1)), int(settings.get("num_return_sequences", 1)))
-            settings |= {"decoder_input_ids": begin, "decoder_attention_mask": torch.ones_like(begin)}
-            settings |= self._cache(pairs, len(embeds), copies)
-        found: Tensor = self.module.generate(  # type: ignore[operator]
-            inputs_embeds=embeds, attention_mask=mask, max_new_tokens=count, **settings
-        )
+        # The library counts what is cached by input ids: fillers stand for the prefix, the start token is read.
+        given = 1 if pairs is None else 1 + pairs[0][0].shape[2]
+        bridge.check_length(given, count, self.sizes.answer, "prefix and start")
+        first = self.module.config.decoder_start_token_id  # type: ignore[union-attr]
+        begin = torch.full((len(embeds), given), first, dtype=torch.long, device=embeds.device)  # type: ignore[arg-type]
+        read = (inputs["ids"], inputs["mask"])
+        with bridge.searching(self.module, count, options, [given - 1] * len(begin), begin, read) as copies:
+            more: dict[str, Any] = {}
+            if pairs is not None:
+                more = {"decoder_input_ids": begin, "decoder_attention_mask": torch.ones_like(begin)}
+                more |= self._cache(pairs, len(embeds), copies)
+            found: Tensor = self.module.generate(inputs_embeds=embeds, attention_mask=mask, **more)  # type: ignore[operator]
         return found[:, given:]

@@ -30,8 +30,7 @@ def prepend(
         if rows.shape[-1] != backbone.dim:
             raise UserError(f"the prompt has width {rows.shape[-1]}, backbone {backbone.source!r} has {backbone.dim}")
         rows = (rows[None] if rows.ndim == 2 else rows).to(embeds.dtype).expand(len(embeds), -1, -1)
-        limit = None if backbone.kind == "encoder-decoder" else backbone.sizes.context
-        bridge.check_length(rows.shape[1], embeds.shape[1], limit)
         embeds = torch.cat([rows, embeds], 1)
         mask = torch.cat([mask.new_ones(rows.shape[:2]), mask], 1)
+    bridge.check_length(embeds.shape[1] - inputs["ids"].shape[1], inputs["ids"].shape[1], backbone.sizes.context)
     return embeds, mask

@@ -90,9 +90,12 @@ class TokenDataset:
     def identity(self) -> str:
         return self.base.identity()
 
-    def longest(self) -> tuple[int, str]:
+    def longest(self, text: bool = True, answer: bool = True) -> tuple[int, str]:
         """(tokens, id) of the longest row, answer and end included."""
-        sizes = [len(self.whole(s.source)) + (len(s.answer) + 1 if s.answer is not None else 0) for s in self.samples]
+        sizes = [
+            (len(self.whole(s.source)) if text else 0) + (len(s.answer) + 1 if answer and s.answer is not None else 0)
+            for s in self.samples
+        ]
         row = max(range(len(sizes)), key=sizes.__getitem__)
         return sizes[row], self.ids[row]
 

@@ -11,7 +11,7 @@ The context runs once per step with batch 1: its keys and values are shared by a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -190,15 +190,19 @@ class CPT(LanguageMethod):
             asked = ~torch.isin(batch.index, torch.tensor(self.rows, device=batch.index.device))
         answer = batch.extra["answer"].masked_fill(~asked[:, None], IGNORED)
         rows, length = int(asked.sum()), len(self.ids)
-        if fast_paths_enabled():
-            prefix, shown = self.backbone.run_prefix(self.prompt()[None], keep=length)
-            logits = self.backbone.target_logits(self.texts(batch), answer, prefix=prefix)
-            context_losses = self.context_losses(shown) * rows
-        else:  # every row runs the whole context
-            whole = self.prompt()[None].expand(len(batch), -1, -1)
-            prefix, shown = self.backbone.run_prefix(whole, keep=length)
-            logits = self.backbone.target_logits(self.texts(batch), answer, prefix=prefix)
-            context_losses = self.context_losses(shown[asked])
+        masked = replace(batch, extra={**batch.extra, "answer": answer})
+        fast = fast_paths_enabled()
+        # The plain path: every row runs the whole context.
+        front = self.prompt()[None] if fast else self.prompt()[None].expand(len(batch), -1, -1)
+        run = self.backbone.run_prefix
+        prefix, shown = run(front, keep=length)
+        context_losses = self.context_losses(shown) * rows if fast else self.context_losses(shown[asked])
+
+        def scores(part: Batch) -> Tensor:
+            own = prefix if fast else run(front[: len(part)])[0]
+            return self.backbone.target_logits(part.inputs, part.extra["answer"], prefix=own)
+
+        logits = self.together(masked, answer.shape[1] - 1, scores)
         losses = F.cross_entropy(wide(logits).flatten(0, 1), answer.flatten(), reduction="sum", ignore_index=IGNORED)
         own = int((answer != IGNORED).sum())
         count = own + rows * int(self.labelled.sum())

@@ -65,7 +65,7 @@ class IAPT(LanguageMethod):
 
     Shapes, G = ceil(N / g) groups: down (G, d, c), query (G, c, l_sp), up (G, c, d), numerator (N, 7), denominator (N, 5).
 
-    Parameters: G (2 d c + c l_sp) + 12 N (0 N with fixed GeLU). LLaMA-2 7B, c = 320, g = 1: 83,927,424.
+    d is the width inside the blocks. Parameters: G (2 d c + c l_sp) + 12 N (0 N with fixed GeLU). LLaMA-2 7B, c = 320, g = 1: 83,927,424.
     """
 
     Config = IAPTConfig
@@ -88,7 +88,7 @@ class IAPT(LanguageMethod):
             raise ConfigError(
                 "iapt makes its prompts from an instruction; running text has none (give a template with an input field)"
             )
-        depth, dim, width = self.backbone.depth, self.backbone.dim, config.bottleneck
+        depth, dim, width = self.backbone.depth, self.backbone.width(0), config.bottleneck
         groups = -(-depth // config.share_every)
         self.down = nn.Parameter(torch.randn(groups, dim, width) * 0.02)
         self.query = nn.Parameter(torch.randn(groups, width, config.prompt_length) * 0.02)

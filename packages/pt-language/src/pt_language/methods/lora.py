@@ -138,6 +138,7 @@ class _Adapted:
                     self.dropouts.append(TokenDropout(dropout.p, name))
                     layer.lora_dropout[key] = self.dropouts[-1]
         self.network = copy.copy(backbone)  # an adapter of the same kind
+        self.network.origin = backbone
         self.network.module = network.requires_grad_(False).eval()
         self.network._call = type(backbone._call)(network)
         self.backbone = backbone

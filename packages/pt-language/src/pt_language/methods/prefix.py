@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from annotated_types import Ge, Lt
 from pt_core import Backbone, Batch, Edits, KeyValue, Task
-from pt_core.bridges.transformers import pairs_of
+from pt_core.bridges.transformers import Kept, pairs_of
 from pt_core.errors import ConfigError
 from pt_core.randomness import dropout
 from torch import Tensor, nn
@@ -52,7 +52,8 @@ class PrefixConfig:
 class Prefix(GeneratedPrompt):
     """logits(ids) = LM(ids; K_l = [Theta_k,l; K_l], V_l = [Theta_v,l; V_l] in every layer l).
 
-    Shapes: Theta (L, 2 N d_kv), d_kv = heads_kv * d_head, N (decoder) layers.
+    Shapes: Theta (L, 2 N d_kv), d_kv = heads_kv * d_head, N (decoder) layers. Heads and widths are those of the model's own cache;
+    where layers, or keys and values, differ in them (DeepSeek), the width is their sum.
 
     Parameters: L * 2 N d_kv; with projection L * d + d k + k + k 2 N d_kv + 2 N d_kv. A head adds C * d + C.
     """
@@ -63,8 +64,12 @@ class Prefix(GeneratedPrompt):
 
     def __init__(self, config: PrefixConfig, backbones: Mapping[str, Backbone], task: Task) -> None:
         super().__init__(config, backbones, task)
-        sizes = self.backbone.sizes
-        self.width = 2 * sizes.depth * sizes.kv_heads * sizes.head_dim
+        if self.backbone.pairs is None:
+            raise ConfigError(
+                f"backbone {self.backbone.source!r} does not keep keys and values alone, as a prefix is made of: use prompt_tuning"
+            )
+        self.kept = self.backbone.pairs
+        self.width = sum(heads * (key + value) for heads, key, value in self.kept)
         if config.projection is not None:
             self.tokens = nn.Parameter(torch.randn(config.prompt_length, self.backbone.dim))
             self.mlp = nn.Sequential(
@@ -102,25 +107,26 @@ class Prefix(GeneratedPrompt):
         theta = self.value()[None]
         if self.training and self.config.dropout:  # the released code drops from the batch's copies of Theta
             theta = dropout(theta.expand(len(batch), -1, -1), self.config.dropout, True, "theta")
-        return key_values(theta, self.backbone.sizes.depth, self.backbone.sizes.kv_heads)
+        return key_values(theta, self.kept)
 
     @classmethod
     def bank(cls, methods: Sequence[LanguageMethod]) -> Edits | None:
         values = [method.value() for method in methods if isinstance(method, Prefix)]
         if len({value.shape for value in values}) != 1:
             return None
-        sizes = methods[0].backbone.sizes
-        return key_values(torch.stack(values), sizes.depth, sizes.kv_heads)
+        return key_values(torch.stack(values), methods[0].backbone.pairs or ())
 
 
-def key_values(theta: Tensor, depth: int, kv_heads: int) -> Edits:
-    """(rows, L, 2 N d_kv) -> keys and values (rows, kv_heads, L, d_head) for every block."""
-    rows, length, width = theta.shape
-    parts = theta.view(rows, length, 2 * depth, kv_heads, width // (2 * depth * kv_heads)).permute(2, 0, 3, 1, 4)
-    return {f"kv[{layer}]": KeyValue(parts[2 * layer], parts[2 * layer + 1]) for layer in range(depth)}
+def key_values(theta: Tensor, kept: Kept) -> Edits:
+    """(rows, L, width of all) -> keys and values (rows, kv_heads, L, d_head) for every layer that keeps some."""
+    shapes = [(heads, width) for heads, *widths in kept for width in widths]
+    parts = [
+        part.unflatten(2, shape).transpose(1, 2)
+        for part, shape in zip(theta.split([heads * width for heads, width in shapes], 2), shapes, strict=True)
+    ]
+    return {f"kv[{layer}]": KeyValue(parts[2 * layer], parts[2 * layer + 1]) for layer in range(len(kept))}
 
 
 def from_pairs(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Inverse of `key_values` for one row: keys and values (1, kv_heads, L, d_head) per block -> (L, 2 N d_kv)."""
-    stacked = torch.stack([tensor[0] for pair in pairs for tensor in pair])
-    return stacked.permute(2, 0, 1, 3).flatten(1)
+    """Inverse of `key_values` for one row: keys and values (1, kv_heads, L, d_head) per layer -> (L, width of all)."""
+    return torch.cat([tensor[0].transpose(0, 1).flatten(1) for pair in pairs for tensor in pair], 1)

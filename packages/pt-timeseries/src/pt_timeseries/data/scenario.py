@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from pt_core.errors import DataError, nearest
-from pt_core.run.data.sampling import few_shot
+from pt_core.run.data.sampling import few_shot, short_classes
 
 from pt_timeseries.data.dataset import WindowDataset, subset, windows_of
 from pt_timeseries.data.division import divide, take
@@ -101,8 +100,7 @@ def _with_shots(
     if shots and adapt.labels is None:
         raise DataError(f"the target of {spec} has no labels to draw shots from; use --target-shots 0")
     if shots and adapt.labels is not None:
-        counts = Counter(adapt.labels)
-        short = [f"{adapt.classes[label]} has {count}" for label, count in sorted(counts.items()) if count < shots]
+        short = short_classes(adapt.labels, shots, adapt.classes)
         if short and options.exact_target_shots:
             raise DataError(
                 f"--target-shots {shots} is more than the target's adaptation part has: {', '.join(short)}; "
@@ -110,7 +108,7 @@ def _with_shots(
             )
         if short:
             notes.append(f"fewer than {shots} shots where the target's adaptation part has no more: {', '.join(short)}")
-        chosen = draw_shots(adapt.labels, shots, seed)
+        chosen = few_shot(adapt.labels, shots, seed)
     rest = sorted(set(range(len(adapt))) - set(chosen))
     if not rest:
         notes.append("every window of the target's adaptation part is a shot: they serve as its unlabelled windows too")
@@ -121,12 +119,3 @@ def _with_shots(
     if test.labels is not None and len(test):
         made["test"] = test
     return {role: dataset for role, dataset in made.items() if len(dataset)}
-
-
-def draw_shots(labels: Sequence[int], shots: int, seed: int) -> list[int]:
-    """Rows of min(count, `shots`) windows per class, in order: AdaTime's rule. A class with enough is drawn as `few_shot` draws it."""
-    counts = Counter(labels)
-    many = [row for row, label in enumerate(labels) if counts[label] >= shots]
-    drawn = few_shot([labels[row] for row in many], shots, seed) if many else []
-    few = [row for row, label in enumerate(labels) if counts[label] < shots]
-    return sorted([*(many[place] for place in drawn), *few])

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pt_core.bridges.transformers.cache import expand
+from pt_core.bridges.transformers.cache import expand, recording
 from pt_core.bridges.transformers.draws import placed
 from pt_core.bridges.transformers.hooks import SlotFn, recomputed, slotted
-from pt_core.bridges.transformers.model import accepts, packed_positions, seen
+from pt_core.bridges.transformers.model import packed_positions, seen, shown
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ def run(
     use_cache: bool = False,
     attentions: bool = False,
     recompute: bool = False,
+    record: bool = False,
 ) -> Outputs:
     """Run own tokens behind a prefix.
 
@@ -62,6 +63,7 @@ def run(
         use_cache: also return the cache.
         attentions: also return attention weights (the model has to run its eager attention, see `eager`).
         recompute: checkpoint every block: activations are computed again in the backward pass.
+        record: the returned cache can be `cropped`, whatever its layers would have dropped.
     """
     batch, tokens, _ = embeds.shape
     device = embeds.device
@@ -75,12 +77,10 @@ def run(
         embeds = torch.cat([embeds.new_zeros(batch, slots[0], embeds.shape[2]), embeds], 1)
         own = torch.cat([mask.new_ones(batch, slots[0]), mask], 1)
     whole = torch.cat([before.to(mask.dtype), own], 1)
-    options: dict[str, Any] = {}
     positions = packed_positions(own, before.long().sum(1))
-    if accepts(model, "position_ids"):
-        options["position_ids"] = positions
-    if keep and accepts(model, "logits_to_keep"):
-        options["logits_to_keep"] = keep
+    if record:
+        prefix = recording(model, prefix)
+    options = shown(model, positions, keep, use_cache or prefix is not None)
     if hidden:
         options["output_hidden_states"] = True
     if attentions:
@@ -88,9 +88,7 @@ def run(
     if prefix is not None:
         options["past_key_values"] = prefix
     with placed(positions), slotted(model, slots), recomputed(model, recompute and torch.is_grad_enabled()):
-        result = model(
-            inputs_embeds=embeds, attention_mask=seen(whole), use_cache=use_cache or prefix is not None, **options
-        )
+        result = model(inputs_embeds=embeds, attention_mask=seen(whole), **options)
     logits = result.logits[:, -keep:] if keep else result.logits[:, -tokens:]
     states = result.hidden_states[-1][:, -tokens:] if hidden else None
     weights = getattr(result, "attentions", None) if attentions else None
@@ -111,12 +109,8 @@ def eager(model: Any) -> Iterator[None]:
 def step(model: Any, ids: Tensor, cache: Any, mask: Tensor, keep: int = 1) -> tuple[Tensor, Any, Tensor]:
     """Append tokens (batch, tokens) to a cache: (logits of the last `keep`, the cache, the longer mask). `cache` is used up."""
     whole = torch.cat([mask, mask.new_ones(ids.shape)], 1)
-    options: dict[str, Any] = {}
     positions = mask.long().sum(1)[:, None] + torch.arange(ids.shape[1], device=ids.device)
-    if accepts(model, "position_ids"):
-        options["position_ids"] = positions
-    if accepts(model, "logits_to_keep"):
-        options["logits_to_keep"] = keep
+    options = shown(model, positions, keep, use_cache=True)
     with placed(positions):
-        result = model(input_ids=ids, attention_mask=whole, past_key_values=cache, use_cache=True, **options)
+        result = model(input_ids=ids, attention_mask=whole, past_key_values=cache, **options)
     return result.logits[:, -keep:], result.past_key_values, whole
