@@ -178,16 +178,6 @@ def test_a_class_of_fewer_windows_gives_all_it_has_with_a_note(tmp_path):
         scenario(tmp_path, {"a": 2, "b": 9, "c": 7}, 5, exact_target_shots=True)
 
 
-def test_a_class_with_enough_is_drawn_as_before(tmp_path):
-    from pt_core.run.data.sampling import few_shot
-    from pt_timeseries.data.scenario import draw_shots
-
-    labels = [0, 1, 1, 0, 1, 2, 1, 0, 2, 2, 2, 1]
-    assert draw_shots(labels, 3, 7) == few_shot(labels, 3, 7)
-    few = draw_shots([*labels, 3, 3], 3, 7)
-    assert few == [*few_shot(labels, 3, 7), 12, 13]
-
-
 def test_windows_that_are_all_shots_serve_without_labels_too(tmp_path):
     found = scenario(tmp_path, {"a": 2, "b": 2, "c": 4}, 5)
     assert found["unlabeled"].ids == found["shots"].ids
