@@ -173,7 +173,7 @@ def test_a_class_of_fewer_windows_gives_all_it_has_with_a_note(tmp_path):
     found = scenario(tmp_path, {"a": 2, "b": 9, "c": 7}, 5)
     labels = [found["shots"].classes[label] for label in found["shots"].labels]
     assert [labels.count(name) for name in "abc"] == [2, 5, 4]  # 3 of c are the test's
-    assert any("fewer than 5 shots" in note and "a has 2, c has 4" in note for note in found["train"].notes)
+    assert any("--target-shots 5" in note and "a has 2, c has 4" in note for note in found["train"].notes)
     with pytest.raises(DataError, match="a has 2, c has 4.*leave out --exact-target-shots"):
         scenario(tmp_path, {"a": 2, "b": 9, "c": 7}, 5, exact_target_shots=True)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from pt_core.errors import DataError, nearest
-from pt_core.run.data.sampling import few_shot, short_classes
+from pt_core.run.data.sampling import few_shot, fewer_shots, short_classes
 
 from pt_timeseries.data.dataset import WindowDataset, subset, windows_of
 from pt_timeseries.data.division import divide, take
@@ -106,8 +106,8 @@ def _with_shots(
                 f"--target-shots {shots} is more than the target's adaptation part has: {', '.join(short)}; "
                 "lower --target-shots or --target-test-fraction, or leave out --exact-target-shots"
             )
-        if short:
-            notes.append(f"fewer than {shots} shots where the target's adaptation part has no more: {', '.join(short)}")
+        note = fewer_shots(adapt.labels, shots, adapt.classes, "target-shots")
+        notes += [] if note is None else [note]
         chosen = few_shot(adapt.labels, shots, seed)
     rest = sorted(set(range(len(adapt))) - set(chosen))
     if not rest:
