@@ -54,6 +54,6 @@ def input_texts(items: Sequence[Any], template: Template, column: str | None = N
     for one, name in zip(rows, ids, strict=True):
         for field in template.inputs:
             cell = one[field]
-            if isinstance(cell, Nested):
+            if isinstance(cell, Nested) and not template.is_chat:
                 raise DataError(f"input {name!r} has {cell.kind} as {field!r}; every cell must be one text or number")
     return TextDataset(rows, ids, template, None, answered=False)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from pt_core.errors import DataError
 
+from pt_language.data.chats import CHAT, chat_columns, turns
 from pt_language.data.tables import Nested, Table, read_tables
 from pt_language.data.templates import Template
 from pt_language.data.texts import TextDataset
@@ -36,6 +37,11 @@ def load_text(spec: str, options: DataOptions) -> dict[str, TextDataset]:
     """
     tables = read_tables(spec, options.split_column, options.where)
     first = next(iter(tables.values()))
+    columns = chat_columns(first.columns, first.rows[0]) if options.template in (None, CHAT) else ()
+    if columns:
+        return {
+            role: _limited(_chats(table, columns, spec), role, options.limit, spec) for role, table in tables.items()
+        }
     template = Template(options.template or default_template(first))
     chosen = [] if options.template else [f"template: {template.text!r}, from the columns; --template takes another"]
     found: dict[str, TextDataset] = {}
@@ -46,6 +52,13 @@ def load_text(spec: str, options: DataOptions) -> dict[str, TextDataset]:
     if "train" in found and _are_classes(found["train"]):
         found = with_labels(found)
     return {role: _limited(part, role, options.limit, spec) for role, part in found.items()}
+
+
+def _chats(table: Table, columns: Sequence[str], spec: str) -> TextDataset:
+    """A row for each turn of the assistant; the turns of a conversation are one group."""
+    rows, ids, owners = turns(table.rows, table.ids, columns, spec)
+    note = f"conversations: {len(rows)} turns of the assistant in {len(table.rows)} of them, through the tokenizer's chat template"
+    return TextDataset(rows, ids, Template(CHAT), None, notes=(note, *table.notes), groups=owners)
 
 
 def _check_cells(table: Table, template: Template, spec: str, role: str) -> list[str]:
@@ -116,6 +129,7 @@ def _limited(data: TextDataset, role: str, limit: int | None, spec: str) -> Text
         rows=[data.rows[i] for i in kept],
         ids=[data.ids[i] for i in kept],
         labels=None if data.labels is None else [data.labels[i] for i in kept],
+        groups=None if data.groups is None else [data.groups[i] for i in kept],
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pt_core.errors import DataError, nearest
 
@@ -65,9 +66,14 @@ def read_tables(spec: str, split_column: str | None = None, where: Sequence[str]
 
 
 class Nested(str):
-    """A cell that is a list or a mapping, as text; a template that asks for it is refused."""
+    """A cell that is a list or a mapping, as JSON; a template that asks for it is refused, unless it is one of conversations."""
 
     kind: str
+
+
+def _jsonable(value: Any) -> Any:
+    """Arrays of a Parquet file as lists, other things as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def as_text(value: object) -> str:
@@ -75,7 +81,8 @@ def as_text(value: object) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, Mapping) or (hasattr(value, "__len__") and not isinstance(value, bytes)):
-        cell = Nested(value)
+        plain = value if isinstance(value, (Mapping, list)) else list(value)  # type: ignore[call-overload]
+        cell = Nested(json.dumps(plain, ensure_ascii=False, default=_jsonable))
         cell.kind = "a mapping" if isinstance(value, Mapping) else "a list"
         return cell
     if value is None or type(value).__name__ in ("NAType", "NaTType") or value != value:

@@ -16,6 +16,8 @@ from typing import Any
 
 from pt_core.errors import ConfigError, DataError, UserError, nearest
 
+from pt_language.data.chats import CHAT, MESSAGES, prompt_text, read_messages, turn_end
+
 SEPARATOR, INPUT_TEMPLATE, INPUT, OUTPUT_TEMPLATE, ANSWER = 0, 1, 2, 3, 4
 
 
@@ -62,6 +64,7 @@ class Template:
             raise ConfigError(f"template {text!r} shows the answer field {{{fields[-1]}}} in the input")
         self.pieces = [(literal, str(name)) for literal, name, _, _ in pieces]
         self.inputs, self.answer = fields[:-1], fields[-1]
+        self.is_chat = self.text == CHAT
 
     def check_columns(self, columns: Sequence[str], where: str, answer: bool = True) -> None:
         """Refuse a template whose fields are not columns.
@@ -132,6 +135,8 @@ class Encoder:
 
     def source(self, template: Template, row: Mapping[str, str], longest: int | None = None) -> Tokens:
         """The text before the answer; input texts are cut to `longest` tokens each where it is given."""
+        if template.is_chat:
+            return self._conversation(row, longest)
         whole = Tokens((), ())
         for text, role in template.parts(row):
             part = self.encode(text, role)
@@ -139,6 +144,23 @@ class Encoder:
                 part = Tokens(part.ids[:longest], part.roles[:longest])
             whole = whole + part
         return whole
+
+    def _conversation(self, row: Mapping[str, str], longest: int | None) -> Tokens:
+        try:
+            messages = read_messages(row[MESSAGES])
+        except ValueError as error:
+            raise DataError(str(error)) from None
+        ids = self._ids(prompt_text(self.tokenizer, messages))
+        if longest is not None and len(ids) > longest:
+            raise DataError(
+                f"a conversation has {len(ids)} tokens, more than --max-text-tokens {longest}; conversations are not cut"
+            )
+        return Tokens(tuple(ids), (INPUT,) * len(ids))
+
+    def end_of(self, template: Template) -> int | None:
+        """The token behind an answer: that of the chat template's turns, or the one that ends a text."""
+        found = turn_end(self.tokenizer) if template.is_chat else None
+        return self.end if found is None else found
 
     def answer(self, template: Template, text: str) -> Tokens:
         """The answer's tokens, as they follow the text."""

@@ -44,6 +44,8 @@ class TextDataset:
     classes: tuple[str, ...] = ()
     answered: bool = True
     notes: tuple[str, ...] = ()
+    groups: Sequence[str] | None = None
+    """Of rows that belong together, such as the turns of a conversation; they stay in one part."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -101,4 +103,4 @@ class TextDataset:
                 if not len(answer):
                     raise DataError(f"row {self.ids[number]!r} has an answer of zero tokens ({text!r})")
             samples.append(TextSample(source, answer, label))
-        return TokenDataset(samples, self, encoder.end, task.closed, begin, close)
+        return TokenDataset(samples, self, encoder.end_of(self.template), task.closed, begin, close)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pt_language.adapters.decoder import DecoderBackbone
 from pt_language.backbones import load_backbone
+from pt_language.data.chats import prompt_text
 from pt_language.data.templates import Encoder
 from pt_language.data.tokens import opened, pad
 from pt_language.method import LanguageMethod
@@ -211,10 +212,7 @@ class PromptServer:
         tokenizer = self.backbone.tokenizer
         if not getattr(tokenizer, "chat_template", None):
             raise UserError(f"{self.backbone.source!r} has no chat template; send text to /v1/completions")
-        try:
-            text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # templates raise what they like
-            raise UserError(f"the chat template does not take these messages: {str(error)[:200]}") from None
+        text = prompt_text(tokenizer, messages)
         return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def shown(self, request: Request) -> str:

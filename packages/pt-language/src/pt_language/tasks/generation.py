@@ -41,7 +41,7 @@ class TokenTask(Task):
                 f"backbone {backbone.source!r} is an encoder and writes no text; use a causal or an encoder-decoder model"
             )
         self.begin = begin_of(backbone, self.special_tokens)
-        self.tokenizer, self.end = backbone.tokenizer, Encoder(backbone.tokenizer).end
+        self.tokenizer, self.end = backbone.tokenizer, Encoder(backbone.tokenizer).end_of(self.template)
 
     def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, int]:
         answer = batch.extra["answer"]
