@@ -82,11 +82,15 @@ class LanguageBackbone(Backbone):
     @property
     def feature_dim(self) -> int:
         """Width of what `pooled` returns."""
-        return int(self.module.config.get_text_config(decoder=True).hidden_size)  # type: ignore[union-attr, operator]
+        return self._hidden_size
 
     def width(self, layer: int) -> int:
         """Of the states inside a block, which in some models differ from the width of the embeddings."""
-        return self.feature_dim
+        return self._hidden_size
+
+    @property
+    def _hidden_size(self) -> int:
+        return int(self.module.config.get_text_config(decoder=True).hidden_size)  # type: ignore[union-attr, operator]
 
     def embed(self, ids: Tensor) -> Tensor:
         """(batch, tokens) -> (batch, tokens, dim)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -27,6 +28,19 @@ class DecoderBackbone(LanguageBackbone):
     def __init__(self, module: Any, tokenizer: Any, source: str) -> None:
         self._kept = bridge.examine(module.eval(), f"{source!r} ({type(module).__name__})")
         super().__init__(module, tokenizer, source)
+
+    @cached_property
+    def feature_dim(self) -> int:
+        """As one token shows it: some models project their last states to another width."""
+        one = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+        try:
+            with torch.no_grad():
+                hidden = bridge.run(self.module, self.embed(one), torch.ones_like(one), hidden=True).hidden
+        except Exception:  # a network without values may not run
+            if self.device.type == "meta":
+                return self._hidden_size
+            raise
+        return self._hidden_size if hidden is None else int(hidden.shape[-1])
 
     @property
     def pairs(self) -> bridge.Kept | None:
