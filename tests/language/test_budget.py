@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 import transformers as t
-from pt_language.backbones import load_backbone
+from pt_language.adapters.decoder import DecoderBackbone
+from pt_language.backbones import adapt, load_backbone
 from safetensors.torch import load_file, save_file
 
+from tests.language.adapters.families import build, configuration
 from tests.language.common import tokenizer
 
 KINDS = {
@@ -61,6 +63,27 @@ def test_an_output_head_of_its_own_counts(kind, own_head, tmp_path):
 def test_a_head_that_is_stored_twice_counts_once(tmp_path):
     folder("t5", tmp_path, False)
     tensors = load_file(tmp_path / "model.safetensors")
-    save_file({**tensors, "lm_head.weight": tensors["shared.weight"].clone()}, tmp_path / "model.safetensors", {"format": "pt"})
+    save_file(
+        {**tensors, "lm_head.weight": tensors["shared.weight"].clone()},
+        tmp_path / "model.safetensors",
+        {"format": "pt"},
+    )
     spec = f"local:{tmp_path}"
-    assert values(load_backbone(spec)) == values(load_backbone(spec, device="meta")) == sum(map(torch.numel, tensors.values()))
+    assert (
+        values(load_backbone(spec))
+        == values(load_backbone(spec, device="meta"))
+        == sum(map(torch.numel, tensors.values()))
+    )
+
+
+@pytest.mark.parametrize(
+    "family", ["llama", "mpt", "falcon", "deepseek_v2", "deepseek_v3", "mixtral", "mamba", "qwen3_next", "gemma2"]
+)
+def test_a_network_without_values_keeps_what_the_real_one_keeps(family):
+    real = adapt(build(family), None, family)
+    with torch.device("meta"):
+        dark = adapt(t.AutoModelForCausalLM.from_config(configuration(family)), None, family)
+    assert isinstance(real, DecoderBackbone)
+    assert isinstance(dark, DecoderBackbone)
+    assert dark.shares == real.shares
+    assert not real.shares or dark.pairs == real.pairs

@@ -132,5 +132,7 @@ def test_from_vectors_and_from_whole_texts_the_processors_see_the_same(model, se
     want = theirs(model)
     ids = ragged(True)[2][2][None]
     assert bridge.generate_from(model, ids, prompt(), NEW, {"do_sample": False}).tolist() == want[2:]
-    monkeypatch.setattr(type(model), "prepare_inputs_for_generation", lambda self, input_ids: {})  # as of a model that takes none
+    monkeypatch.setattr(
+        type(model), "prepare_inputs_for_generation", lambda self, input_ids: {}
+    )  # as of a model that takes none
     assert bridge.generate_from(model, ids, prompt(), NEW, {"do_sample": False}).tolist() == want[2:]

@@ -55,7 +55,9 @@ def made(name: str, family: str, what: Any = None) -> tuple[Any, Batch]:
     backbone, what = network(family), what or task()
     torch.manual_seed(3)
     method = cls(cls.Config(**options), {"backbone": backbone}, what)
-    data = {role: part.bind(backbone, what) for role, part in with_labels({"train": rows(15), "val": rows(6, 2)}).items()}
+    data = {
+        role: part.bind(backbone, what) for role, part in with_labels({"train": rows(15), "val": rows(6, 2)}).items()
+    }
     method.adopt(data)
     with torch.no_grad():
         for parameter in method.parameters():
@@ -87,7 +89,9 @@ def stepped(method: Any, batch: Batch) -> tuple[Tensor, int]:
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "icl"])
 def test_a_training_step_on_a_ragged_batch_is_that_of_its_rows(name, family):
     if family == "qwen3_next" and name.startswith("prefix"):
-        with pytest.raises(UserError, match="does not keep keys and values alone, as a prefix is made of: use prompt_tuning"):
+        with pytest.raises(
+            UserError, match="does not keep keys and values alone, as a prefix is made of: use prompt_tuning"
+        ):
             made(name, family)
         return
     method, batch = made(name, family)

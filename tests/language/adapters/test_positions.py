@@ -119,7 +119,9 @@ def test_decoders(name):
 @pytest.mark.parametrize("cls", [PromptTuning, Prefix])
 def test_texts_and_answers_that_do_not_fit_are_named_before_training(cls):
     for size, message in ((60, "row 'row-0-.*' of train: .* exceed the context window of 60"), (200, None)):
-        model = t.BartForConditionalGeneration(t.BartConfig(**{**BART, "vocab_size": 300, "max_position_embeddings": size}))
+        model = t.BartForConditionalGeneration(
+            t.BartConfig(**{**BART, "vocab_size": 300, "max_position_embeddings": size})
+        )
         backbone, what = adapt(model, tokenizer(), "bart"), Generation(TEMPLATE, 4)
         data = {"train": with_labels({"train": rows(15)})["train"].bind(backbone, what)}
         method = cls(cls.Config(prompt_length=58), {"backbone": backbone}, what)
@@ -136,7 +138,9 @@ def test_iapt_where_blocks_are_wider_than_embeddings():
     model = build("opt", vocab_size=300, max_position_embeddings=256, word_embed_proj_dim=16)
     backbone, what = adapt(model, tokenizer(), "opt"), task()
     assert (backbone.dim, backbone.width(0)) == (16, 32)
-    data = {role: part.bind(backbone, what) for role, part in with_labels({"train": rows(6), "val": rows(6, 2)}).items()}
+    data = {
+        role: part.bind(backbone, what) for role, part in with_labels({"train": rows(6), "val": rows(6, 2)}).items()
+    }
     method = IAPT(IAPT.Config(prompt_length=2, bottleneck=4), {"backbone": backbone}, what)
     method.adopt(data)
     part = data["train"]
@@ -145,7 +149,9 @@ def test_iapt_where_blocks_are_wider_than_embeddings():
     assert method.up.grad.abs().max() > 0
     with torch.no_grad():  # by hand, one row: every block gets its slots in front of what enters it
         ids = batch.inputs["ids"][:1][batch.inputs["mask"][:1].bool()][None]
-        have = method.network({"ids": ids, "mask": torch.ones_like(ids)}, method.edits(single(ids)), read=("logits",)).extra["logits"]
+        have = method.network(
+            {"ids": ids, "mask": torch.ones_like(ids)}, method.edits(single(ids)), read=("logits",)
+        ).extra["logits"]
         want = slow(method, model, ids)
     close(have, want, 2e-5)
     head = PromptTuning(PromptTuning.Config(prompt_length=2), {"backbone": backbone}, task("head"))
@@ -161,7 +167,9 @@ def single(ids: Any) -> Any:
 def slow(method: IAPT, model: Any, ids: Any) -> Any:
     decoder = model.model.decoder
     tokens, slots = ids.shape[1], method.config.prompt_length
-    positions = decoder.embed_positions(torch.ones(1, tokens + slots), 0, position_ids=torch.arange(tokens + slots)[None])
+    positions = decoder.embed_positions(
+        torch.ones(1, tokens + slots), 0, position_ids=torch.arange(tokens + slots)[None]
+    )
     hidden = decoder.project_in(decoder.embed_tokens(ids)) + positions[:, slots:]
     for layer, block in enumerate(decoder.layers):
         own = method.generate_prompt(layer, hidden, torch.ones_like(ids))

@@ -181,7 +181,9 @@ class LanguageMethod(Method):
         """Refuse texts that do not fit the context window behind the prompt, before any training."""
         sizes, front = self.backbone.sizes, self.front()
         checks: list[tuple[dict[str, bool], int, int | None]] = [({}, front, sizes.context)]
-        if self.backbone.kind == "encoder-decoder":  # keys and values stand in front of the answer, all else in front of the text
+        if (
+            self.backbone.kind == "encoder-decoder"
+        ):  # keys and values stand in front of the answer, all else in front of the text
             before = front if any(site.startswith("kv[") for site in self.edits(_NO_BATCH)) else 0
             checks = [({"answer": False}, front - before, sizes.context), ({"text": False}, before, sizes.answer)]
         for role, dataset in data.items():

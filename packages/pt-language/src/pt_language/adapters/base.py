@@ -118,6 +118,8 @@ class LanguageBackbone(Backbone):
 
     def looked(self, what: str, fn: Callable[[LanguageBackbone], bool]) -> bool:
         """fn(this network in float32, where that fits), without gradients and with the frozen weights; asked once."""
+        if what not in self.seen and bridge.valueless(self.embeddings):
+            return True  # costs are counted on shapes alone
         if what not in self.seen:
             network = self.origin or self
             if network._stored_narrow():
@@ -133,8 +135,6 @@ class LanguageBackbone(Backbone):
     @staticmethod
     def _ignores_padding(network: LanguageBackbone) -> bool:
         """Whether a short row behind a prompt becomes the same beside a longer one and alone."""
-        if bridge.valueless(network.embeddings):
-            return True
         limits = [limit - 3 for limit in (network.sizes.context, network.sizes.window) if limit is not None]
         given = bridge.probe_texts(len(network.embeddings), min(limits, default=None))
         given = {name: tensor.to(network.device) for name, tensor in given.items()}

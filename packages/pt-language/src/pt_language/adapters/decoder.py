@@ -61,13 +61,23 @@ class DecoderBackbone(LanguageBackbone):
         """As everywhere; what cannot share a prompt's cache runs apart."""
         return self.shares and super().takes_padding
 
+    def together(self, rows: int) -> int:
+        """How many rows of any lengths, behind any prompts, may decode in one batch, of `rows` that are wanted: all, or one.
+
+        Raises:
+            UserError: not even one, for the network keeps no keys and values that prompts could be put into.
+        """
+        if not self.shares:
+            raise UserError(
+                f"{self.source!r} ({type(self.module).__name__}) keeps no keys and values that prompts could share: it cannot serve them"
+            )
+        return rows if self.takes_padding else 1
+
     def sites_of(self, family: str) -> int:
         return len(self.pairs or ()) if family == "kv[l]" else self.depth
 
     def _shares_exactly(self) -> bool:
         """Whether a text behind the cache of a prompt becomes what it becomes behind the prompt."""
-        if bridge.valueless(self.embeddings):
-            return True
         limit = min((x for x in (self.sizes.context, self.sizes.window) if x is not None), default=5)
         ids = bridge.probe_texts(len(self.embeddings))["ids"][:1, : min(5, limit)].to(self.device)
         front, ones = ids.shape[1] // 2, torch.ones_like(ids)

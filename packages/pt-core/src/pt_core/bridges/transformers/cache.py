@@ -45,7 +45,9 @@ def plain(layer: Any) -> bool:
     """Whether keys and values (rows, kv_heads, tokens, head_dim) are all that a layer of a cache keeps."""
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-    known = type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) and isinstance(layer.keys, Tensor)
+    known = type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) and isinstance(
+        getattr(layer, "keys", None), Tensor
+    )
     return known and bool(layer.keys.ndim == layer.values.ndim == 4)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pt_core.bridges.transformers.cache import pairs_of
+from pt_core.bridges.transformers.cache import pairs_of, plain
 from pt_core.bridges.transformers.model import accepts, embed, packed_positions, shown, valueless
 from pt_core.errors import UserError
 from pt_core.fingerprint import whole_float32
@@ -36,19 +37,16 @@ def examine(model: Any, name: str) -> Kept | None:
         raise UserError(f"{name} takes token ids only, no vectors: no prompt can stand in front of its texts")
     weight = model.get_input_embeddings().weight
     ids = (torch.tensor([[11, 7930, 15849]], device=weight.device) % len(weight)).long()
-    dark = valueless(weight)
+    if valueless(weight):
+        return _kept_in_the_dark(model, ids[:, :1])
     try:
         with torch.autocast(weight.device.type, enabled=False), whole_float32():
             vectors = embed(model, ids)
             one = _call(model, vectors[:, :1], True)
-            if dark:
-                return kept_by(getattr(one, "past_key_values", None))
             whole = _call(model, vectors, False).logits
             _call(model, vectors[:, :2].mean(1, keepdim=True), False)  # a vector of no token
             by_ids = model(input_ids=ids, **({"use_cache": False} if accepts(model, "use_cache") else {})).logits
     except Exception as error:
-        if dark:
-            return None
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"{name} does not run on vectors ({type(error).__name__}: {reason})") from None
     if not alike(whole, by_ids):
@@ -61,6 +59,20 @@ def examine(model: Any, name: str) -> Kept | None:
             "style decoder, config.is_decoder must be true)"
         )
     return kept_by(getattr(one, "past_key_values", None))
+
+
+def _kept_in_the_dark(model: Any, ids: Tensor) -> Kept | None:
+    """What a model without values keeps, as far as one runs: a router of experts stops it behind its first attention, which tells of all."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    with suppress(Exception):
+        return kept_by(getattr(_call(model, embed(model, ids), True), "past_key_values", None))
+    with suppress(Exception):
+        model(inputs_embeds=embed(model, ids), past_key_values=cache, **shown(model, torch.zeros_like(ids), 0, True))
+    found = [(x.keys.shape[1], x.keys.shape[3], x.values.shape[3]) for x in cache.layers if plain(x)]
+    known = all(type(layer).__name__ in ("DynamicLayer", "DynamicSlidingWindowLayer") for layer in cache.layers)
+    return (found[0],) * int(model.config.get_text_config(decoder=True).num_hidden_layers) if known and found else None
 
 
 def _call(model: Any, vectors: Tensor, use_cache: bool) -> Any:
