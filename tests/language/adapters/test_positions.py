@@ -1,4 +1,4 @@
-"""Where positions end, and where they begin: the longest input works and one token more is refused in one line, on every kind of network."""
+"""Where positions end and begin: the longest input works, one token more is refused in one line, on every kind of network."""
 
 from __future__ import annotations
 

@@ -124,8 +124,8 @@ def _load(spec: str, where: str | Path, revision: str | None, device: str) -> La
 
 
 def _has_own_head(where: str | Path, options: dict[str, Any], model: Any) -> bool:
-    """Whether a model whose configuration ties its output head to its embeddings is stored with another one. T5 1.1 and mT5 are: the library
-    takes their `tie_word_embeddings: false` for something else, and lets the weights decide, which a model without weights does not have."""
+    """Whether a model whose configuration ties its output head to its embeddings is stored with another one. T5 1.1 and mT5 are: the
+    library takes their `tie_word_embeddings: false` for something else and lets the weights decide, which are not read here."""
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     if head is None or head.weight is not embeddings.weight:
         return False

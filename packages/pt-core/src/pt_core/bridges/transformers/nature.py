@@ -62,7 +62,7 @@ def examine(model: Any, name: str) -> Kept | None:
 
 
 def _kept_in_the_dark(model: Any, ids: Tensor) -> Kept | None:
-    """What a model without values keeps, as far as one runs: a router of experts stops it behind its first attention, which tells of all."""
+    """What a model without values keeps, as far as it runs: a router of experts ends it behind its first attention."""
     from transformers import DynamicCache
 
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))
@@ -70,8 +70,9 @@ def _kept_in_the_dark(model: Any, ids: Tensor) -> Kept | None:
         return kept_by(getattr(_call(model, embed(model, ids), True), "past_key_values", None))
     with suppress(Exception):
         model(inputs_embeds=embed(model, ids), past_key_values=cache, **shown(model, torch.zeros_like(ids), 0, True))
-    found = [(x.keys.shape[1], x.keys.shape[3], x.values.shape[3]) for x in cache.layers if plain(x)]
-    known = all(type(layer).__name__ in ("DynamicLayer", "DynamicSlidingWindowLayer") for layer in cache.layers)
+    layers: list[Any] = list(cache.layers)
+    found = [(layer.keys.shape[1], layer.keys.shape[3], layer.values.shape[3]) for layer in layers if plain(layer)]
+    known = all(type(layer).__name__ in ("DynamicLayer", "DynamicSlidingWindowLayer") for layer in layers)
     return (found[0],) * int(model.config.get_text_config(decoder=True).num_hidden_layers) if known and found else None
 
 
