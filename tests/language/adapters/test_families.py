@@ -27,9 +27,7 @@ from tests.language.common import tokenizer
 
 REFUSED = {
     "cpmant": "takes token ids only",
-    "ctrl": "something else from the vectors of tokens",
     "deepseek_v4": "does not run on vectors",
-    "git": "something else from the vectors of tokens",
     "gemma3n_text": "something else from the vectors of tokens",
     "gemma4_text": "does not run on vectors",
     "prophetnet": "no causal language model",
@@ -60,7 +58,7 @@ PADDING_MATTERS = (
         "pegasus",
         "plbart",
     ),
-    *("roformer", "trocr", "whisper"),
+    *("git", "roformer", "trocr", "whisper"),
 )
 QUICK = ("bart", "mpt", "llama", "falcon", "deepseek_v3", "gemma4_text", "roberta", "mamba", "qwen3_next", "gpt_neo")
 """Families of the default run: positions that ignore the mask, one head for all, keys wider than values, states instead of keys."""

@@ -21,7 +21,7 @@ def run_prefix(model: Any, embeds: Tensor, mask: Tensor | None = None) -> Any:
     if mask is None:
         mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
     options = shown(model, packed_positions(mask), keep=1, use_cache=True)
-    result = model(inputs_embeds=embeds, attention_mask=seen(mask), **options)
+    result = model(inputs_embeds=embeds.clone(), attention_mask=seen(mask), **options)
     if getattr(result, "past_key_values", None) is None:
         raise UserError(f"{type(model).__name__} returns no cache: a shared prefix needs one")
     return result.past_key_values

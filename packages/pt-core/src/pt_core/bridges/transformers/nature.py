@@ -79,7 +79,7 @@ def _kept_in_the_dark(model: Any, ids: Tensor) -> Kept | None:
 def _call(model: Any, vectors: Tensor, use_cache: bool) -> Any:
     mask = torch.ones(vectors.shape[:2], dtype=torch.long, device=vectors.device)
     given = {"attention_mask": mask} if accepts(model, "attention_mask") and not vectors.is_meta else {}
-    return model(inputs_embeds=vectors, **given, **shown(model, packed_positions(mask), 0, use_cache))
+    return model(inputs_embeds=vectors.clone(), **given, **shown(model, packed_positions(mask), 0, use_cache))
 
 
 def alike(have: Tensor, want: Tensor) -> bool:
