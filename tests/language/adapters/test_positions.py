@@ -69,6 +69,26 @@ def test_encoders(name):
             backbone.pooled(texts(tokens), prompt(backbone, length) if length else {})
 
 
+@pytest.mark.parametrize("name", [*ENCODERS, *PAIRED])
+def test_padding_is_told_for_every_kind(name):
+    """These see their mask; one that is made blind to it is told."""
+    make, _ = {**ENCODERS, **PAIRED}[name]
+    torch.manual_seed(0)
+    model = make()
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.data.mul_(3)
+    assert adapt(model, None, name).takes_padding
+    blind = adapt(model, None, name)
+    part = model.get_encoder() if name in PAIRED else model
+    plain = part.forward
+    part.forward = lambda **given: plain(**{**given, "attention_mask": None})
+    assert not blind.takes_padding
+    mask = torch.tensor([[0, 1, 1], [1, 1, 1]])
+    assert blind.runs_apart(mask, 0)
+    assert not blind.runs_apart(torch.ones_like(mask), 0)
+
+
 @pytest.mark.parametrize("name", PAIRED)
 @torch.no_grad()
 def test_encoder_decoders(name):
