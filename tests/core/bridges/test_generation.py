@@ -69,7 +69,7 @@ def test_processors_see_a_row_s_own_tokens(model, settings, monkeypatch):
 
 
 def test_a_least_length_counts_a_text_and_what_was_written_behind_it(model, monkeypatch):
-    """The library takes the length of the vectors off first and then compares with that of the ids: its minimum is of neither."""
+    """The library itself takes the length of the vectors off first, and then compares with the length of the ids."""
     end = theirs(model)[1][2]
     want = []
     for number, row in enumerate(ragged(True)[2]):

@@ -147,4 +147,6 @@ def build(family: str, gain: float = 3.0, **more: Any) -> Any:
                 parameter.data.mul_(gain)
             elif parameter.is_floating_point():
                 parameter.data.add_(torch.randn_like(parameter) * 0.1)
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.forced_eos_token_id = None  # BART's own default ends every answer with token 2
     return model.requires_grad_(False)

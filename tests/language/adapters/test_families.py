@@ -16,15 +16,18 @@ from pt_language.adapters.base import Slots
 from pt_language.adapters.decoder import DecoderBackbone
 from pt_language.adapters.lengths import by_length
 from pt_language.backbones import adapt
+from pt_language.methods.prompt_tuning import PromptTuning
+from pt_language.server.prompts import PromptServer
+from pt_language.server.tenant import Limits
+from pt_language.tasks.generation import Generation
 from torch import Tensor
 
 from tests.language.adapters.families import OUT, build, families
+from tests.language.common import tokenizer
 
 REFUSED = {
     "cpmant": "takes token ids only",
-    "ctrl": "something else from the vectors of tokens",
     "deepseek_v4": "does not run on vectors",
-    "git": "something else from the vectors of tokens",
     "gemma3n_text": "something else from the vectors of tokens",
     "gemma4_text": "does not run on vectors",
     "prophetnet": "no causal language model",
@@ -55,7 +58,7 @@ PADDING_MATTERS = (
         "pegasus",
         "plbart",
     ),
-    *("roformer", "trocr", "whisper"),
+    *("git", "roformer", "trocr", "whisper"),
 )
 QUICK = ("bart", "mpt", "llama", "falcon", "deepseek_v3", "gemma4_text", "roberta", "mamba", "qwen3_next", "gpt_neo")
 """Families of the default run: positions that ignore the mask, one head for all, keys wider than values, states instead of keys."""
@@ -219,3 +222,25 @@ def test_short_windows(family, window):
     for number, ids in enumerate(ROWS):
         same(have[number], alone(backbone, front, ids)[-1])
     assert generated(backbone, edits, 4) == [written(lambda ids: alone(backbone, front, ids), ids) for ids in ROWS]
+
+
+@pytest.mark.parametrize("family", ["mpt", "llama"])
+def test_a_server_runs_as_many_rows_as_the_network_can_have_together(family):
+    """One by one where padding matters; what is written is what the library writes behind the prompt's vectors."""
+    backbone = adapt(build(family, vocab_size=300), tokenizer(), family)
+    assert isinstance(backbone, DecoderBackbone)
+    limits = Limits(batch=backbone.together(8))
+    assert limits.batch == (1 if family == "mpt" else 8)
+    server = PromptServer(backbone, limits)
+    method = PromptTuning(PromptTuning.Config(prompt_length=4), {"backbone": backbone}, Generation("{text}{label}", 4))
+    server.add("a", method)
+    front = method.prompt.detach()[None]
+    found = server.complete([ids.tolist() for ids in ROWS], ["a", "a", "a"], NEW)
+    with torch.no_grad():
+        for ids, one in zip(ROWS, found, strict=True):
+            assert list(one.tokens) == written(lambda ids: alone(backbone, front, ids), ids, len(one.tokens))
+
+
+def test_a_network_that_keeps_states_cannot_serve():
+    with pytest.raises(UserError, match="'mamba' .MambaForCausalLM. keeps no keys and values .*: it cannot serve them"):
+        adapted("mamba").together(8)

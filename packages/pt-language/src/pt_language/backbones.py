@@ -99,6 +99,9 @@ def _load(spec: str, where: str | Path, revision: str | None, device: str) -> La
         if device == "meta":
             with torch.device("meta"):
                 model = auto.from_config(config)
+            if _has_own_head(where, options, model):
+                head = model.get_output_embeddings()
+                head.weight = torch.nn.Parameter(torch.empty_like(head.weight))
         else:
             model = auto.from_pretrained(
                 where, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **options
@@ -118,6 +121,31 @@ def _load(spec: str, where: str | Path, revision: str | None, device: str) -> La
     if device != "meta":
         backbone.to(device)
     return backbone
+
+
+def _has_own_head(where: str | Path, options: dict[str, Any], model: Any) -> bool:
+    """Whether a model whose configuration ties its output head to its embeddings is stored with another one. T5 1.1 and mT5 are: the
+    library takes their `tie_word_embeddings: false` for something else and lets the weights decide, which are not read here."""
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is None or head.weight is not embeddings.weight:
+        return False
+    file = where / "model.safetensors" if isinstance(where, Path) else None
+    if file is None or not file.is_file():
+        told, _ = type(model.config).get_config_dict(where, **options)
+        return told.get("tie_word_embeddings") is False
+    import torch
+    from safetensors import safe_open
+
+    named = dict(model.named_parameters(remove_duplicate=False))
+    tied = {name for name, tensor in named.items() if tensor is head.weight}
+    heads = {name for name, module in model.named_modules() if module is head}
+    with safe_open(file, framework="pt") as stored:
+        found = sorted(tied & set(stored.keys()))
+        own = [name for name in found if name.rpartition(".")[0] in heads]
+        others = [name for name in found if name not in own]
+        if not own or not others:
+            return False
+        return not torch.equal(stored.get_tensor(own[0]), stored.get_tensor(others[0]))
 
 
 def _auto_class(config: Any, spec: str) -> Any:

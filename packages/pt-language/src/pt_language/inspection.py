@@ -55,15 +55,19 @@ def attention_mass(method: LanguageMethod, batch: Batch) -> list[float]:
     if not isinstance(backbone, DecoderBackbone) or not method.front():
         return []
     method.eval()
+
+    def paid(part: Batch) -> Tensor:
+        """(row, layer), summed over a row's tokens."""
+        given = {**part.inputs, "keep": 1, "prefix": method.prefix(part)}
+        features = backbone(given, method.edits(part), weights=method.weights, read=("logits", "attentions"))
+        own, real = part.inputs["ids"].shape[1], part.inputs["mask"]
+        found = [weights for weights in features.extra["attentions"] or () if weights is not None and weights.ndim == 4]
+        shares = [weights[:, :, -own:, : weights.shape[3] - own].sum(-1).mean(1) for weights in found]
+        return torch.stack([(share * real).sum(1) for share in shares], 1) if shares else torch.zeros(len(part), 0)
+
     with bridge.eager(backbone.module):
-        texts = method.texts(batch)
-        given = {**texts, "keep": 1, "prefix": method.prefix(batch)}
-        features = backbone(given, method.edits(batch), weights=method.weights, read=("logits", "attentions"))
-    found = features.extra["attentions"]
-    if not found or found[0] is None:
-        return []
-    own, real = texts["ids"].shape[1], texts["mask"].bool()
-    return [float(weights[:, :, -own:, : weights.shape[3] - own].sum(-1).mean(1)[real].mean()) for weights in found]
+        layers = method.together(batch, 0, paid).sum(0) / method.texts(batch)["mask"].sum()
+    return [float(share) for share in layers]
 
 
 def report_panels(method: Method, data: Mapping[str, Dataset]) -> list[Panel]:

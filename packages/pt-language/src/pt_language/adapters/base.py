@@ -82,11 +82,15 @@ class LanguageBackbone(Backbone):
     @property
     def feature_dim(self) -> int:
         """Width of what `pooled` returns."""
-        return int(self.module.config.get_text_config(decoder=True).hidden_size)  # type: ignore[union-attr, operator]
+        return self._hidden_size
 
     def width(self, layer: int) -> int:
         """Of the states inside a block, which in some models differ from the width of the embeddings."""
-        return self.feature_dim
+        return self._hidden_size
+
+    @property
+    def _hidden_size(self) -> int:
+        return int(self.module.config.get_text_config(decoder=True).hidden_size)  # type: ignore[union-attr, operator]
 
     def embed(self, ids: Tensor) -> Tensor:
         """(batch, tokens) -> (batch, tokens, dim)."""
@@ -114,6 +118,8 @@ class LanguageBackbone(Backbone):
 
     def looked(self, what: str, fn: Callable[[LanguageBackbone], bool]) -> bool:
         """fn(this network in float32, where that fits), without gradients and with the frozen weights; asked once."""
+        if what not in self.seen and bridge.valueless(self.embeddings):
+            return True  # costs are counted on shapes alone
         if what not in self.seen:
             network = self.origin or self
             if network._stored_narrow():
@@ -129,8 +135,6 @@ class LanguageBackbone(Backbone):
     @staticmethod
     def _ignores_padding(network: LanguageBackbone) -> bool:
         """Whether a short row behind a prompt becomes the same beside a longer one and alone."""
-        if bridge.valueless(network.embeddings):
-            return True
         limits = [limit - 3 for limit in (network.sizes.context, network.sizes.window) if limit is not None]
         given = bridge.probe_texts(len(network.embeddings), min(limits, default=None))
         given = {name: tensor.to(network.device) for name, tensor in given.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -28,6 +29,19 @@ class DecoderBackbone(LanguageBackbone):
         self._kept = bridge.examine(module.eval(), f"{source!r} ({type(module).__name__})")
         super().__init__(module, tokenizer, source)
 
+    @cached_property
+    def feature_dim(self) -> int:
+        """As one token shows it: some models project their last states to another width."""
+        one = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+        try:
+            with torch.no_grad():
+                hidden = bridge.run(self.module, self.embed(one), torch.ones_like(one), hidden=True).hidden
+        except Exception:  # a network without values may not run
+            if self.device.type == "meta":
+                return self._hidden_size
+            raise
+        return self._hidden_size if hidden is None else int(hidden.shape[-1])
+
     @property
     def pairs(self) -> bridge.Kept | None:
         """As the model's own cache keeps them."""
@@ -47,13 +61,23 @@ class DecoderBackbone(LanguageBackbone):
         """As everywhere; what cannot share a prompt's cache runs apart."""
         return self.shares and super().takes_padding
 
+    def together(self, rows: int) -> int:
+        """How many rows of any lengths, behind any prompts, may decode in one batch, of `rows` that are wanted: all, or one.
+
+        Raises:
+            UserError: not even one, for the network keeps no keys and values that prompts could be put into.
+        """
+        if not self.shares:
+            raise UserError(
+                f"{self.source!r} ({type(self.module).__name__}) keeps no keys and values that prompts could share: it cannot serve them"
+            )
+        return rows if self.takes_padding else 1
+
     def sites_of(self, family: str) -> int:
         return len(self.pairs or ()) if family == "kv[l]" else self.depth
 
     def _shares_exactly(self) -> bool:
         """Whether a text behind the cache of a prompt becomes what it becomes behind the prompt."""
-        if bridge.valueless(self.embeddings):
-            return True
         limit = min((x for x in (self.sizes.context, self.sizes.window) if x is not None), default=5)
         ids = bridge.probe_texts(len(self.embeddings))["ids"][:1, : min(5, limit)].to(self.device)
         front, ones = ids.shape[1] // 2, torch.ones_like(ids)

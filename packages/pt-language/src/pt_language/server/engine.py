@@ -94,7 +94,7 @@ class Engine:
                         return
                     self._changed.wait()
                 fresh: list[Job] = []
-                while self._waiting and len(self._running) + len(fresh) < self.server.limits.batch:
+                while self._waiting and len(self._running) + len(fresh) < self.server.batch:
                     fresh.append(self._waiting.popleft())
                 self._running += fresh
             self._admit([job for job in fresh if not job.request.cancelled])

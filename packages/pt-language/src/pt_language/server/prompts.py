@@ -59,6 +59,8 @@ class PromptServer:
                 f"a prompt server needs a causal language model; {backbone.source!r} is of kind {backbone.kind}"
             )
         self.backbone, self.limits = backbone, limits or Limits()
+        self.batch = backbone.together(self.limits.batch)
+        """Rows that run together; one where padding would reach the results of the network."""
         sizes = backbone.sizes
         # A sliding window would drop keys, and padded positions would count: texts that fit in it are exact.
         bounds = [size for size in (sizes.context, sizes.window) if size is not None]
@@ -238,8 +240,8 @@ class PromptServer:
         requests = [self.request(t, p, max_new_tokens, **options) for t, p in zip(texts, prompts, strict=True)]
         waiting, rows = list(requests), Rows(self.backbone)
         while waiting or len(rows):
-            if waiting and len(rows) < self.limits.batch:
-                count = self.limits.batch - len(rows)
+            if waiting and len(rows) < self.batch:
+                count = self.batch - len(rows)
                 self.admit(rows, waiting[:count])
                 waiting = waiting[count:]
             self.step(rows)

@@ -21,7 +21,7 @@ def run_prefix(model: Any, embeds: Tensor, mask: Tensor | None = None) -> Any:
     if mask is None:
         mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
     options = shown(model, packed_positions(mask), keep=1, use_cache=True)
-    result = model(inputs_embeds=embeds, attention_mask=seen(mask), **options)
+    result = model(inputs_embeds=embeds.clone(), attention_mask=seen(mask), **options)
     if getattr(result, "past_key_values", None) is None:
         raise UserError(f"{type(model).__name__} returns no cache: a shared prefix needs one")
     return result.past_key_values
@@ -45,7 +45,9 @@ def plain(layer: Any) -> bool:
     """Whether keys and values (rows, kv_heads, tokens, head_dim) are all that a layer of a cache keeps."""
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-    known = type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) and isinstance(layer.keys, Tensor)
+    known = type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) and isinstance(
+        getattr(layer, "keys", None), Tensor
+    )
     return known and bool(layer.keys.ndim == layer.values.ndim == 4)
 
 

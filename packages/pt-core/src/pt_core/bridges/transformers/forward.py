@@ -88,7 +88,8 @@ def run(
     if prefix is not None:
         options["past_key_values"] = prefix
     with placed(positions), slotted(model, slots), recomputed(model, recompute and torch.is_grad_enabled()):
-        result = model(inputs_embeds=embeds, attention_mask=seen(whole), **options)
+        # Some models (CTRL, GIT) scale or shift the vectors they are given in place.
+        result = model(inputs_embeds=embeds.clone(), attention_mask=seen(whole), **options)
     logits = result.logits[:, -keep:] if keep else result.logits[:, -tokens:]
     states = result.hidden_states[-1][:, -tokens:] if hidden else None
     weights = getattr(result, "attentions", None) if attentions else None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pt_core.bridges.transformers.cache import pairs_of
+from pt_core.bridges.transformers.cache import pairs_of, plain
 from pt_core.bridges.transformers.model import accepts, embed, packed_positions, shown, valueless
 from pt_core.errors import UserError
 from pt_core.fingerprint import whole_float32
@@ -36,19 +37,16 @@ def examine(model: Any, name: str) -> Kept | None:
         raise UserError(f"{name} takes token ids only, no vectors: no prompt can stand in front of its texts")
     weight = model.get_input_embeddings().weight
     ids = (torch.tensor([[11, 7930, 15849]], device=weight.device) % len(weight)).long()
-    dark = valueless(weight)
+    if valueless(weight):
+        return _kept_in_the_dark(model, ids[:, :1])
     try:
         with torch.autocast(weight.device.type, enabled=False), whole_float32():
             vectors = embed(model, ids)
             one = _call(model, vectors[:, :1], True)
-            if dark:
-                return kept_by(getattr(one, "past_key_values", None))
             whole = _call(model, vectors, False).logits
             _call(model, vectors[:, :2].mean(1, keepdim=True), False)  # a vector of no token
             by_ids = model(input_ids=ids, **({"use_cache": False} if accepts(model, "use_cache") else {})).logits
     except Exception as error:
-        if dark:
-            return None
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"{name} does not run on vectors ({type(error).__name__}: {reason})") from None
     if not alike(whole, by_ids):
@@ -63,10 +61,25 @@ def examine(model: Any, name: str) -> Kept | None:
     return kept_by(getattr(one, "past_key_values", None))
 
 
+def _kept_in_the_dark(model: Any, ids: Tensor) -> Kept | None:
+    """What a model without values keeps, as far as it runs: a router of experts ends it behind its first attention."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    with suppress(Exception):
+        return kept_by(getattr(_call(model, embed(model, ids), True), "past_key_values", None))
+    with suppress(Exception):
+        model(inputs_embeds=embed(model, ids), past_key_values=cache, **shown(model, torch.zeros_like(ids), 0, True))
+    layers: list[Any] = list(cache.layers)
+    found = [(layer.keys.shape[1], layer.keys.shape[3], layer.values.shape[3]) for layer in layers if plain(layer)]
+    known = all(type(layer).__name__ in ("DynamicLayer", "DynamicSlidingWindowLayer") for layer in layers)
+    return (found[0],) * int(model.config.get_text_config(decoder=True).num_hidden_layers) if known and found else None
+
+
 def _call(model: Any, vectors: Tensor, use_cache: bool) -> Any:
     mask = torch.ones(vectors.shape[:2], dtype=torch.long, device=vectors.device)
     given = {"attention_mask": mask} if accepts(model, "attention_mask") and not vectors.is_meta else {}
-    return model(inputs_embeds=vectors, **given, **shown(model, packed_positions(mask), 0, use_cache))
+    return model(inputs_embeds=vectors.clone(), **given, **shown(model, packed_positions(mask), 0, use_cache))
 
 
 def alike(have: Tensor, want: Tensor) -> bool:
