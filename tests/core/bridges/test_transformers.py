@@ -277,3 +277,17 @@ def test_the_depth_of_an_encoder_decoder_is_its_decoder_s() -> None:
     )
     found = bridge.sizes(transformers.T5ForConditionalGeneration(config))
     assert (found.depth, found.heads, found.kv_heads, found.head_dim) == (3, 4, 4, 8)
+
+
+def test_positions_of_a_vision_tower_are_no_context_of_the_text() -> None:
+    t = transformers
+    config = t.LlavaConfig(
+        text_config=t.LlamaConfig(**SMALL, **WIDE, num_key_value_heads=2),
+        vision_config=t.CLIPVisionConfig(
+            hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4, projection_dim=32
+        ),
+        image_token_index=3,
+    )  # fmt: skip
+    model = t.LlavaForConditionalGeneration(config)
+    assert bridge.position_limit(model) == 5
+    assert bridge.sizes(model).context == 64

@@ -67,7 +67,7 @@ def sizes(model: Any) -> Sizes:
     else:
         named = [_told(config, name) for name in CONTEXTS]
         told = next((size for size in named if isinstance(size, int) and size > 0), None)
-        limits = [limit for limit in (told, position_limit(model)) if limit is not None]
+        limits = [limit for limit in (told, position_limit(_text_part(model))) if limit is not None]
         context = min(limits) if limits else None
     return Sizes(dim, int(depth), heads, int(kv_heads), int(head_dim), context, _window(config), answer)
 
@@ -90,6 +90,12 @@ def _window(config: Any) -> int | None:
     names = {name for kind in kinds for name in WINDOWS.get(kind, ())}
     found = [_told(config, name) for name in names]
     return min((size for size in found if isinstance(size, int) and size > 0), default=None)
+
+
+def _text_part(model: Any) -> nn.Module:
+    """The decoder of text, without towers of images or sounds, which have positions of their own."""
+    part = model.get_decoder() if hasattr(model, "get_decoder") else model
+    return part if isinstance(part, nn.Module) else model
 
 
 def position_tables(module: nn.Module) -> Iterator[nn.Embedding]:
@@ -122,7 +128,7 @@ def first_position(model: nn.Module) -> int:
     known = _first.get(model)
     if known is None:
         # Tables of a class of their own shift positions by themselves.
-        own = [_reserved(table) for table in position_tables(model) if type(table) is nn.Embedding]
+        own = [_reserved(table) for table in position_tables(_text_part(model)) if type(table) is nn.Embedding]
         known = _first[model] = max(own, default=0)
     return known
 
