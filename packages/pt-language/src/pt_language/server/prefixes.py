@@ -59,7 +59,7 @@ class Prefixes:
             tuple(
                 stack([pairs[k][layer][part] if k in pairs else None for k in order], longest)[index] for part in (0, 1)
             )
-            for layer in range(self.backbone.depth)
+            for layer in range(len(self.backbone.pairs or ()))
         ]
         return Prefix(bridge.cache_of(self.backbone.module, cast("Any", stacked)), real[index])
 
@@ -85,11 +85,11 @@ class Prefixes:
             pairs = bridge.pairs_of(own.cache)
         else:
             edits = self.backbone.lower(tenant.method.edits(batch))
-            found = [edits.get(f"kv[{layer}]") for layer in range(self.backbone.depth)]
+            found = [edits.get(f"kv[{layer}]") for layer in range(len(self.backbone.pairs or ()))]
             pairs = [
                 (e.k.to(self.backbone.dtype), e.v.to(self.backbone.dtype)) for e in found if isinstance(e, KeyValue)
             ]
-            pairs = pairs if len(pairs) == self.backbone.depth else None
+            pairs = pairs if len(pairs) == len(self.backbone.pairs or ()) else None
         if pairs is None:
             raise UserError(f"backbone {self.backbone.source!r} keeps no keys and values that prompts could share")
         return [(k.detach(), v.detach()) for k, v in pairs]
