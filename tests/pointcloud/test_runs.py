@@ -152,7 +152,7 @@ def test_a_fully_tuned_network_is_a_backbone():
     short = ("--data", "three", "--device", "cpu", "--steps", 3, "--batch-size", 10, "--warmup-epochs", 0)
     pt("fit", "full", *short, "--lr", 0.01, "--backbone", "file:net.safetensors", "--out", "whole")
     said = pt("fit", "linear", *short, "--pool", "class", "--backbone", "run:whole", "--out", "on-whole")
-    assert "on run:whole" in said
+    assert f"on run:{Path('whole').absolute()}" in said
     assert read_artifact(Path("on-whole")).card["backbones"]["backbone"]["source"] == "run:whole"
     found, whole = (pt_pointcloud.load(name, device="cpu").method for name in ("on-whole", "whole"))
     points = batch_of(bound(4, 7)).inputs
