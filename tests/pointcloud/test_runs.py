@@ -152,8 +152,9 @@ def test_a_fully_tuned_network_is_a_backbone():
     short = ("--data", "three", "--device", "cpu", "--steps", 3, "--batch-size", 10, "--warmup-epochs", 0)
     pt("fit", "full", *short, "--lr", 0.01, "--backbone", "file:net.safetensors", "--out", "whole")
     said = pt("fit", "linear", *short, "--pool", "class", "--backbone", "run:whole", "--out", "on-whole")
-    assert f"on run:{Path('whole').absolute()}" in said
-    assert read_artifact(Path("on-whole")).card["backbones"]["backbone"]["source"] == "run:whole"
+    source = f"run:{Path('whole').absolute()}"
+    assert f"on {source}" in said
+    assert read_artifact(Path("on-whole")).card["backbones"]["backbone"]["source"] == source
     found, whole = (pt_pointcloud.load(name, device="cpu").method for name in ("on-whole", "whole"))
     points = batch_of(bound(4, 7)).inputs
     with torch.no_grad():
