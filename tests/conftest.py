@@ -14,6 +14,14 @@ def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("PT_CACHE", str(tmp_path / "cache"))
 
 
+def pytest_collection_modifyitems(items):
+    """`pytest -m slow` selects tests of real data that are slow too: without the data they are skipped, not errors."""
+    if "PT_REALDATA" not in os.environ:
+        for item in items:
+            if item.get_closest_marker("realdata") is not None:
+                item.add_marker(pytest.mark.skip(reason="PT_REALDATA is not set"))
+
+
 def pytest_report_header(config):
     """What this run leaves out, and how to run it: shown first, unless -m names markers."""
     chosen = config.getoption("markexpr")
