@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -16,12 +14,12 @@ import pytest
 import torch
 from pt_core.artifact import read_artifact
 from pt_core.errors import ConfigError, UserError
-from pt_core.run.command import cli
 from pt_core.weights import FORMAT_VERSION
 from pt_pointcloud.modality import PointClouds
 from pt_pointcloud.networks.saved import save_backbone
 from torch import Tensor
 
+from tests.command import typed
 from tests.pointcloud.common import LABELS, batch_of, bound, close, clouds, network
 
 SHORT = {
@@ -38,14 +36,9 @@ STILL = {"steps": 1, "lr": 1e-12}
 
 def pt(*words: object) -> str:
     """What `pt-pointcloud WORDS` prints, and says."""
-    said, status = io.StringIO(), 0
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        try:
-            cli.main(PointClouds, [str(word) for word in words])
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-    assert status == 0, said.getvalue()[-2000:]
-    return said.getvalue()
+    done = typed(PointClouds, *words)
+    assert done.status == 0, done.err[-2000:]
+    return done.out + done.err
 
 
 @pytest.fixture(scope="module", autouse=True)
