@@ -6,16 +6,16 @@ import contextlib
 import io
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pt_core.run.command import cli
 from pt_vision.modality import Vision
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """Exit status and what was printed."""
 
     status: int
@@ -31,16 +31,26 @@ class Outcome:
         return json.loads(self.out)
 
 
-def pt_vision(*arguments: str | Path) -> Outcome:
-    """`pt-vision ARGUMENTS`. An exception that is not a user's mistake comes through, as the traceback would."""
+def called(main: Callable[[list[str]], object], *words: object) -> Outcome:
+    """A command line with these words. An exception that is not a user's mistake comes through, as the traceback would."""
     out, err = io.StringIO(), io.StringIO()
     status = 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            cli.main(Vision, [str(argument) for argument in arguments])
+            main([str(word) for word in words])
         except SystemExit as stop:
-            status = stop.code if isinstance(stop.code, int) else 1
+            status = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
     return Outcome(status, out.getvalue(), err.getvalue())
+
+
+def typed(modality: Any, *words: object) -> Outcome:
+    """`PACKAGE WORDS`."""
+    return called(partial(cli.main, modality), *words)
+
+
+def pt_vision(*words: object) -> Outcome:
+    """`pt-vision WORDS`."""
+    return typed(Vision, *words)
 
 
 def good(*arguments: str | Path) -> Outcome:

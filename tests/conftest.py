@@ -14,6 +14,16 @@ def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("PT_CACHE", str(tmp_path / "cache"))
 
 
+def pytest_collection_modifyitems(config, items):
+    """`pytest -m slow` names tests of real data that are slow too: without the data they are left out, and counted as such."""
+    if "PT_REALDATA" in os.environ:
+        return
+    without = [item for item in items if item.get_closest_marker("realdata") is not None]
+    items[:] = [item for item in items if item not in without]
+    if without:
+        config.hook.pytest_deselected(items=without)
+
+
 def pytest_report_header(config):
     """What this run leaves out, and how to run it: shown first, unless -m names markers."""
     chosen = config.getoption("markexpr")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,13 +13,13 @@ import torch
 from pt_audio.modality import Audio
 from pt_audio.pretrain.encoder import save
 from pt_core.errors import UserError
-from pt_core.run.command import cli
 from pt_core.run.train import trainer
 from pt_core.testing.html import external_requests
 from safetensors.torch import load_file
 
 from tests.audio import tiny
 from tests.audio.data.test_load import folder, tone
+from tests.command import Outcome, typed
 
 SHORT = (
     "--steps",
@@ -39,15 +37,9 @@ SHORT = (
 )
 
 
-def pt(*arguments: str | Path) -> tuple[int, str, str]:
-    """`pt-audio ARGUMENTS`: status, output, messages."""
-    out, err, status = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            cli.main(Audio, [str(argument) for argument in arguments])
-        except SystemExit as stop:
-            status = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
-    return status, out.getvalue(), err.getvalue()
+def pt(*arguments: object) -> Outcome:
+    """`pt-audio ARGUMENTS`."""
+    return typed(Audio, *arguments)
 
 
 def good(*arguments: str | Path) -> str:

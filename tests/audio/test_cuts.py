@@ -39,20 +39,24 @@ def tuned(folder: Path, method: str, **options: Any) -> Mapping[str, Tensor]:
     return read_artifact(pt_audio.fit(method, out=folder, **{**RUN, **options}).path).tensors
 
 
-def distance(have: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> float:
-    """Largest difference of a tensor, relative to its size. What is added to all keys changes no attention weight: its gradient is
-    rounding, of which Adam makes full steps."""
+def distances(have: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> tuple[float, float]:
+    """Relative difference of all tensors as one vector, and the largest of a single tensor. What is added to all keys changes no attention
+    weight: its gradient is rounding, of which Adam makes full steps."""
     names = [name for name in want if not name.endswith("key.bias")]
-    return max(float((have[name] - want[name]).norm() / want[name].norm()) for name in names)
+    one, other = (torch.cat([tensors[name].flatten() for name in names]) for tensors in (have, want))
+    single = max(float((have[name] - want[name]).norm() / want[name].norm()) for name in names)
+    return float((one - other).norm() / other.norm()), single
 
 
 @pytest.mark.parametrize("method", ["acoustic_apt", pytest.param("projector", marks=pytest.mark.slow)])
 def test_micro_batches_of_a_default_run_change_nothing(method: str, tmp_path: Path) -> None:
     whole = tuned(tmp_path / "whole", method)
     for parts in (2, 3):
-        assert distance(tuned(tmp_path / f"cut-{parts}", method, accumulate=parts), whole) < 1e-5
+        together, single = distances(tuned(tmp_path / f"cut-{parts}", method, accumulate=parts), whole)
+        assert together < 1e-5
+        assert single < 1e-4  # Adam divides rounding by gradients that are nearly 0
     if method == "acoustic_apt":
-        assert distance(tuned(tmp_path / "without", method, dropout=0.0), whole) > 1e-4
+        assert distances(tuned(tmp_path / "without", method, dropout=0.0), whole)[1] > 1e-3
 
 
 def losses(method: AcousticAPT, batch: Any, rows: list[int]) -> Tensor:

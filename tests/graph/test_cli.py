@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import re
 from pathlib import Path
@@ -12,25 +10,19 @@ import pt_graph
 import pytest
 import yaml
 from pt_core.errors import UserError
-from pt_core.run.command import cli
 from pt_core.run.declare.resolve import read_recipe, resolve
 from pt_core.testing.html import external_requests
 from pt_graph.modality import Graph
 
+from tests.command import typed
 from tests.graph.methods.common import data
 
 SMALL = ["--data", "builtin:molecules", "--total-shots", "12", "--max-val", "10", "--max-test", "10"]
 
 
 def run(*arguments):
-    """(status, standard output, standard error) of `pt-graph ARGUMENTS`."""
-    out, err, status = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            cli.main(Graph, [str(argument) for argument in arguments])
-        except SystemExit as stop:
-            status = stop.code if isinstance(stop.code, int) else 1
-    return status, out.getvalue(), err.getvalue()
+    """`pt-graph ARGUMENTS`."""
+    return typed(Graph, *arguments)
 
 
 def refused(message, *arguments):

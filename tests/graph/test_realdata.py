@@ -17,10 +17,7 @@ from pt_graph.data.load import load_graphs
 from pt_graph.graphs.batch import collate
 from pt_graph.options import DataOptions
 
-pytestmark = [
-    pytest.mark.realdata,
-    pytest.mark.skipif("PT_REALDATA" not in os.environ, reason="PT_REALDATA is not set"),
-]
+pytestmark = pytest.mark.realdata
 ROOT = Path(os.environ.get("PT_REALDATA", "."))
 EXPECTED = json.loads((Path(__file__).parent / "expected_embeddings.json").read_text())
 SETS = {"bbbp": (2039, 1), "bace": (1513, 1), "clintox": (1478, 2), "tox21": (7823, 12)}

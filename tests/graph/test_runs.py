@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +12,9 @@ import pytest
 import torch
 from pt_core.artifact import read_artifact
 from pt_core.errors import ArtifactError, UserError
-from pt_core.run.command import cli
 from pt_graph.modality import Graph
 
+from tests.command import typed
 from tests.graph.methods.common import close, data, shapes
 
 SHORT = {"epochs": 1, "device": "cpu", "quiet": True}
@@ -24,14 +22,9 @@ SHORT = {"epochs": 1, "device": "cpu", "quiet": True}
 
 def pt(*words: object) -> str:
     """What `pt-graph WORDS` prints, and says."""
-    said, status = io.StringIO(), 0
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        try:
-            cli.main(Graph, [str(word) for word in words])
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-    assert status == 0, said.getvalue()[-2000:]
-    return said.getvalue()
+    done = typed(Graph, *words)
+    assert done.status == 0, done.err[-2000:]
+    return done.out + done.err
 
 
 @pytest.fixture(scope="module", autouse=True)

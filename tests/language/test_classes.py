@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ import torch
 from pt_core import Batch
 from pt_core.artifact import Artifact, read_artifact
 from pt_core.errors import UserError
-from pt_core.run.command import cli
 from pt_core.saving import card_of
 from pt_language.methods.cpt import CPT
 from pt_language.methods.full import FullFineTuning
@@ -27,6 +24,7 @@ from pt_language.methods.prompt_tuning import PromptTuning
 from pt_language.modality import Language
 from pt_language.tasks.classification import TextClassification
 
+from tests.command import Outcome, typed
 from tests.language.common import LABELS, TEMPLATE, batch, close, make, tiny
 
 NEW = ("wet", "hail", "fog", "cold")
@@ -174,14 +172,9 @@ def test_a_refined_context_is_taken_over_with_its_examples():
 SHORT = ("--data", "builtin:words", "--shots", 2, "--steps", 2, "--limit", 40, "--batch-size", 8, "--device", "cpu")
 
 
-def pt(*arguments: Any) -> tuple[int, str, str]:
-    out, err, status = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            cli.main(Language, [str(argument) for argument in arguments])
-        except SystemExit as stop:
-            status = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
-    return status, out.getvalue(), err.getvalue()
+def pt(*arguments: object) -> Outcome:
+    """`pt-language ARGUMENTS`."""
+    return typed(Language, *arguments)
 
 
 def test_class_names_from_the_command_line(tmp_path, monkeypatch):

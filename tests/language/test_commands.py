@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import socket
 from pathlib import Path
@@ -13,24 +11,18 @@ import peft
 import pytest
 import torch
 from pt_core.artifact import read_artifact
-from pt_core.run.command import cli
 from pt_core.saving import card_of, save_artifact
 from pt_language.backbones import load_backbone
 from pt_language.modality import Language
 from safetensors.torch import load_file
 
+from tests.command import Outcome, typed
 from tests.language import tiny
 
 
-def pt(*arguments: str | Path) -> tuple[int, str, str]:
-    """`pt-language ARGUMENTS`: status, output, messages."""
-    out, err, status = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            cli.main(Language, [str(argument) for argument in arguments])
-        except SystemExit as stop:
-            status = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
-    return status, out.getvalue(), err.getvalue()
+def pt(*arguments: object) -> Outcome:
+    """`pt-language ARGUMENTS`."""
+    return typed(Language, *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from pt_core.errors import BackboneMismatch, ConfigError, UserError
 from torch.nn import functional as F
 
 from tests.language.common import LABELS, SENTENCES, close, tiny, tokenizer
+from tests.loops import by_fabric, by_trainer
 
 TEXTS = [f"input: {text} output:" for label in LABELS for text in SENTENCES[label]]
 Y = torch.tensor([number for number, label in enumerate(LABELS) for _ in SENTENCES[label]])
@@ -118,34 +119,17 @@ def test_a_head_needs_no_tokenizer(tmp_path):
 
 
 def test_hf_trainer_trains_it(tmp_path):
-    class Samples(torch.utils.data.Dataset):
-        def __len__(self):
-            return len(Y)
-
-        def __getitem__(self, row):
-            return {**{name: value[row] for name, value in X.items()}, "labels": Y[row]}
-
     module = wrapped()
     before, start = frozen(module), loss(module)
-    arguments = transformers.TrainingArguments(
-        output_dir=str(tmp_path), max_steps=20, per_device_train_batch_size=5, gradient_accumulation_steps=3, learning_rate=0.03,
-        report_to=[], save_strategy="no", logging_strategy="no", use_cpu=True, seed=0, disable_tqdm=True, remove_unused_columns=False,
-    )  # fmt: skip
-    transformers.Trainer(module, arguments, train_dataset=Samples()).train()
+    by_trainer(module, {**X, "labels": Y}, tmp_path, 20, 5, gradient_accumulation_steps=3)
     assert loss(module) < start - 0.05
     assert unchanged(module, before)
 
 
 def test_lightning_fabric_trains_it():
-    fabric = pytest.importorskip("lightning_fabric").Fabric(accelerator="cpu", devices=1)
     module = wrapped(scoring="head")
     start = loss(module)
-    module, optimiser = fabric.setup(module, torch.optim.Adam(module.parameters(), lr=0.02))
-    module.train()
-    for _ in range(25):
-        optimiser.zero_grad()
-        fabric.backward(F.cross_entropy(module(**X), Y))
-        optimiser.step()
+    module = by_fabric(module, lambda prepared: F.cross_entropy(prepared(**X), Y), 25, 0.02)
     assert loss(module) < start - 0.05
 
 

@@ -14,10 +14,7 @@ from pt_core.errors import UserError
 from pt_pointcloud.data.load import load_clouds
 from pt_pointcloud.options import DataOptions
 
-pytestmark = [
-    pytest.mark.realdata,
-    pytest.mark.skipif("PT_REALDATA" not in os.environ, reason="PT_REALDATA is not set"),
-]
+pytestmark = pytest.mark.realdata
 SHAPES = Path(os.environ.get("PT_REALDATA", "."), "shapes_psb")
 
 

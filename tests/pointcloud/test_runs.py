@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -16,12 +14,12 @@ import pytest
 import torch
 from pt_core.artifact import read_artifact
 from pt_core.errors import ConfigError, UserError
-from pt_core.run.command import cli
 from pt_core.weights import FORMAT_VERSION
 from pt_pointcloud.modality import PointClouds
 from pt_pointcloud.networks.saved import save_backbone
 from torch import Tensor
 
+from tests.command import typed
 from tests.pointcloud.common import LABELS, batch_of, bound, close, clouds, network
 
 SHORT = {
@@ -38,14 +36,9 @@ STILL = {"steps": 1, "lr": 1e-12}
 
 def pt(*words: object) -> str:
     """What `pt-pointcloud WORDS` prints, and says."""
-    said, status = io.StringIO(), 0
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        try:
-            cli.main(PointClouds, [str(word) for word in words])
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-    assert status == 0, said.getvalue()[-2000:]
-    return said.getvalue()
+    done = typed(PointClouds, *words)
+    assert done.status == 0, done.err[-2000:]
+    return done.out + done.err
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -152,8 +145,9 @@ def test_a_fully_tuned_network_is_a_backbone():
     short = ("--data", "three", "--device", "cpu", "--steps", 3, "--batch-size", 10, "--warmup-epochs", 0)
     pt("fit", "full", *short, "--lr", 0.01, "--backbone", "file:net.safetensors", "--out", "whole")
     said = pt("fit", "linear", *short, "--pool", "class", "--backbone", "run:whole", "--out", "on-whole")
-    assert "on run:whole" in said
-    assert read_artifact(Path("on-whole")).card["backbones"]["backbone"]["source"] == "run:whole"
+    source = f"run:{Path('whole').absolute()}"
+    assert f"on {source}" in said
+    assert read_artifact(Path("on-whole")).card["backbones"]["backbone"]["source"] == source
     found, whole = (pt_pointcloud.load(name, device="cpu").method for name in ("on-whole", "whole"))
     points = batch_of(bound(4, 7)).inputs
     with torch.no_grad():

@@ -11,10 +11,7 @@ from pt_timeseries.data.scenario import load_windows
 from pt_timeseries.data.sources import read
 from pt_timeseries.options import DataOptions
 
-pytestmark = [
-    pytest.mark.realdata,
-    pytest.mark.skipif("PT_REALDATA" not in os.environ, reason="PT_REALDATA is not set"),
-]
+pytestmark = pytest.mark.realdata
 DATA = Path(os.environ.get("PT_REALDATA", "."))
 
 

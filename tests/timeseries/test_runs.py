@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,11 @@ import pytest
 import torch
 from pt_core.artifact import read_artifact
 from pt_core.errors import UserError
-from pt_core.run.command import cli
 from pt_timeseries.adapters.files import write_backbone
 from pt_timeseries.modality import TimeSeries
 from torch import Tensor
 
+from tests.command import typed
 from tests.timeseries.common import LABELS, SIZES, close, tiny, waves
 
 SHORT = {
@@ -34,14 +32,9 @@ DOMAINS = ["a", "b", "t"]
 
 def pt(*words: object) -> str:
     """What `pt-timeseries WORDS` prints, and says."""
-    said, status = io.StringIO(), 0
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        try:
-            cli.main(TimeSeries, [str(word) for word in words])
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-    assert status == 0, said.getvalue()[-2000:]
-    return said.getvalue()
+    done = typed(TimeSeries, *words)
+    assert done.status == 0, done.err[-2000:]
+    return done.out + done.err
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -14,6 +14,7 @@ from pt_timeseries.adapters.encoder import PatchEncoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.loops import Named, by_fabric, by_trainer
 from tests.timeseries.common import LABELS, close, tiny, waves
 
 DATA = waves(["a"], per_class=16)
@@ -67,46 +68,17 @@ def test_a_bare_loop_trains_what_is_tuned_and_nothing_else(tmp_path: Path) -> No
 
 
 def test_hf_trainer_trains_it(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-
-    class Samples(torch.utils.data.Dataset):
-        def __len__(self) -> int:
-            return len(X)
-
-        def __getitem__(self, row: int) -> dict[str, Tensor]:
-            return {"inputs": X[row], "labels": Y[row]}
-
-    class Named(nn.Module):
-        """HF Trainer calls by keyword; the encoder takes one tensor."""
-
-        def __init__(self, module: nn.Module) -> None:
-            super().__init__()
-            self.module = module
-
-        def forward(self, inputs: Tensor, labels: Tensor | None = None) -> Any:
-            return self.module(inputs, labels=labels)
-
     module = wrapped()
     before, start = frozen(module), accuracy(module)
-    arguments = transformers.TrainingArguments(
-        output_dir=str(tmp_path), max_steps=120, per_device_train_batch_size=16, learning_rate=0.03, report_to=[],
-        save_strategy="no", logging_strategy="no", use_cpu=True, seed=0, disable_tqdm=True,
-    )  # fmt: skip
-    transformers.Trainer(Named(module), arguments, train_dataset=Samples()).train()
+    by_trainer(Named(module), {"inputs": X, "labels": Y}, tmp_path, 120, 16)
     assert accuracy(module) > max(0.8, start)
     check_frozen(module, before)
 
 
 def test_lightning_fabric_trains_it() -> None:
-    fabric = pytest.importorskip("lightning_fabric").Fabric(accelerator="cpu", devices=1)
     module = wrapped()
     before, start = frozen(module), accuracy(module)
-    prepared, optimiser = fabric.setup(module, torch.optim.Adam(module.parameters(), lr=0.03))
-    prepared.train()
-    for _ in range(60):
-        optimiser.zero_grad()
-        fabric.backward(F.cross_entropy(prepared(X), Y))
-        optimiser.step()
+    by_fabric(module, lambda prepared: F.cross_entropy(prepared(X), Y), 60, 0.03)
     assert accuracy(module) > max(0.8, start)
     check_frozen(module, before)
 

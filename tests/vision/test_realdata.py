@@ -10,10 +10,7 @@ import pytest
 from pt_core.run.data.audit import audit
 from pt_vision import DataOptions, load_images
 
-pytestmark = [
-    pytest.mark.realdata,
-    pytest.mark.skipif("PT_REALDATA" not in os.environ, reason="PT_REALDATA is not set"),
-]
+pytestmark = pytest.mark.realdata
 ROOT = Path(os.environ.get("PT_REALDATA", "."))
 SETS: dict[str, tuple[str, int, set[str]]] = {
     "blood_cells": ("blood_cells/bccd_crops64.npz", 3, {"train", "val"}),

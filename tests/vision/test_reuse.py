@@ -75,7 +75,7 @@ def test_a_network_that_was_tuned_carries_another_method(place: Path) -> None:
     }
     plain = weights("vpt", "backbone")
     for run in ("probe", "prompts"):
-        assert read_artifact(Path(run)).card["backbones"]["backbone"]["source"] == "run:full"
+        assert read_artifact(Path(run)).card["backbones"]["backbone"]["source"] == f"run:{Path('full').absolute()}"
         under = weights(run, "backbone")
         assert tuned.keys() == under.keys()
         assert all(torch.equal(tuned[name], under[name]) for name in tuned)

@@ -23,6 +23,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.loops import Columns, by_fabric, by_trainer
 from tests.vision import nets
 from tests.vision.methods.classification.common import Pictures
 
@@ -112,38 +113,19 @@ def test_a_bare_loop_trains_every_method(method: str) -> None:
 
 
 def test_hf_trainer_trains_it_by_its_own_names(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-
-    class Samples(torch.utils.data.Dataset[dict[str, Tensor]]):
-        def __len__(self) -> int:
-            return len(X)
-
-        def __getitem__(self, row: int) -> dict[str, Tensor]:
-            return {"pixel_values": X[row], "labels": Y[row]}
-
+    columns = {"pixel_values": X, "labels": Y}
     module = wrapped()
     before, start = frozen(module), accuracy(module)
-    arguments = transformers.TrainingArguments(
-        output_dir=str(tmp_path), max_steps=80, per_device_train_batch_size=24, learning_rate=0.1, report_to=[],
-        save_strategy="no", logging_strategy="no", use_cpu=True, seed=0, disable_tqdm=True, remove_unused_columns=False,
-    )  # fmt: skip
-    trainer = transformers.Trainer(module, arguments, train_dataset=Samples(), eval_dataset=Samples())
-    trainer.train()
+    trainer = by_trainer(module, columns, tmp_path, 80, 24, learning_rate=0.1)
     assert accuracy(module) > max(0.6, start)
     assert unchanged(module, before)
-    assert trainer.predict(Samples()).predictions.shape == (24, 3)
+    assert trainer.predict(Columns(columns)).predictions.shape == (24, 3)
 
 
 def test_lightning_fabric_trains_it() -> None:
-    fabric = pytest.importorskip("lightning_fabric").Fabric(accelerator="cpu", devices=1)
     module = wrapped()
     start = accuracy(module)
-    module, optimiser = fabric.setup(module, torch.optim.Adam(module.parameters(), lr=0.02))
-    module.train()
-    for _ in range(60):
-        optimiser.zero_grad()
-        fabric.backward(F.cross_entropy(module(X), Y))
-        optimiser.step()
+    module = by_fabric(module, lambda prepared: F.cross_entropy(prepared(X), Y), 60, 0.02)
     assert accuracy(module) > max(0.6, start)
 
 

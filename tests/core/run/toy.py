@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
+import pytest
 import torch
 from annotated_types import Ge, Lt
 from pt_core.data import Batch, generator
@@ -240,6 +241,13 @@ class Toy(Modality):
 
 def main(args=None):
     cli.main(Toy, args)
+
+
+def status_of(*words):
+    """Exit status of a command; what it prints goes where the test captures it."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in words])
+    return stop.value.code
 
 
 if __name__ == "__main__":

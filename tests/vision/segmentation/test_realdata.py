@@ -14,10 +14,7 @@ from pt_vision.segmentation.severity import dark_share
 
 from benchmarks.vision.camvid import CLASSES, prepare
 
-pytestmark = [
-    pytest.mark.realdata,
-    pytest.mark.skipif("PT_REALDATA" not in os.environ, reason="PT_REALDATA is not set"),
-]
+pytestmark = pytest.mark.realdata
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """The shared command line end to end on the toy modality: options of the trainer, artifacts, errors a user can cause."""
 
-import contextlib
-import io
 import json
 import math
 import random
@@ -26,6 +24,7 @@ from pt_core.run.report import plots
 from pt_core.run.train.rundir import RunDir
 from safetensors.torch import load_file
 
+from tests.command import called
 from tests.core.run import toy
 from tests.core.run.methods.prompt import Prompt
 
@@ -34,15 +33,7 @@ VECTORS = ("1,0,1,1", "0.5,-1,2,0", "0,-1,0,0")
 
 
 def pt(*arguments):
-    """(status, standard output, standard error) of a command."""
-    out, err = io.StringIO(), io.StringIO()
-    status = 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            toy.main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            status = stop.code
-    return status, out.getvalue(), err.getvalue()
+    return called(toy.main, *arguments)
 
 
 def fit(out, *arguments, method="prompt"):

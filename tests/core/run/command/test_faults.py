@@ -12,7 +12,7 @@ from pt_core.run.train.rundir import RunDir
 from pt_core.run.train.trainer import Trainer
 from pt_core.sealed import read_json, read_tensors, write_sealed
 
-from tests.core.run.toy import main, vectors, write_table
+from tests.core.run.toy import main, status_of as pt, vectors, write_table
 
 FIT = (
     "fit",
@@ -33,12 +33,6 @@ FIT = (
 @pytest.fixture(autouse=True)
 def in_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-def pt(*words):
-    with pytest.raises(SystemExit) as stop:
-        main([str(word) for word in words])
-    return stop.value.code
 
 
 def refused(capsys, *words):

@@ -16,7 +16,7 @@ from pt_core.run.declare.roles import located
 from tests.core.run.methods.gates import Gates
 from tests.core.run.methods.meta import Meta
 from tests.core.run.methods.prompt import Prompt
-from tests.core.run.toy import Toy, main, vectors, write_table
+from tests.core.run.toy import Toy, status_of as pt, vectors, write_table
 
 SHORT = ("--data", "vectors:40", "--steps", 2, "--device", "cpu")
 
@@ -25,12 +25,6 @@ SHORT = ("--data", "vectors:40", "--steps", 2, "--device", "cpu")
 def in_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_table(tmp_path / "more.csv", vectors(15, seed=5))
-
-
-def pt(*words):
-    with pytest.raises(SystemExit) as stop:
-        main([str(word) for word in words])
-    return stop.value.code
 
 
 def printed(capsys, *words):

@@ -11,7 +11,7 @@ from pt_core.run.command.api import Api
 from pt_core.run.train.rundir import RunDir
 from pt_core.sealed import read_json
 
-from tests.core.run.toy import Toy, main, vectors, write_table
+from tests.core.run.toy import Toy, status_of as pt, vectors, write_table
 
 SHORT = ("--data", "vectors:40", "--epochs", "1", "--steps", "2", "--device", "cpu")
 DUAL = ("--backbone", "dual:0")
@@ -20,12 +20,6 @@ DUAL = ("--backbone", "dual:0")
 @pytest.fixture(autouse=True)
 def in_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-def pt(*words):
-    with pytest.raises(SystemExit) as stop:
-        main([str(word) for word in words])
-    return stop.value.code
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.core.run.toy import Toy, vectors
+from tests.loops import Named, by_fabric, by_trainer
 
 API = Api(Toy)
 DATA = vectors(48)
@@ -58,47 +59,17 @@ def test_a_bare_loop_trains_what_is_tuned_and_nothing_else(tmp_path):
 
 
 def test_hf_trainer_trains_it(tmp_path):
-    transformers = pytest.importorskip("transformers")
-
-    class Samples(torch.utils.data.Dataset):
-        def __len__(self):
-            return len(X)
-
-        def __getitem__(self, row):
-            return {"inputs": X[row], "labels": Y[row]}
-
-    class Named(nn.Module):
-        """HF Trainer calls by keyword; the toy's network takes one tensor."""
-
-        def __init__(self, module):
-            super().__init__()
-            self.module = module
-
-        def forward(self, inputs, labels=None):
-            return self.module(inputs, labels=labels)
-
     module = wrapped()
     before, start = frozen(module), accuracy(module)
-    arguments = transformers.TrainingArguments(
-        output_dir=str(tmp_path), max_steps=60, per_device_train_batch_size=16, learning_rate=0.03, report_to=[],
-        save_strategy="no", logging_strategy="no", use_cpu=True, seed=0, disable_tqdm=True,
-    )  # fmt: skip
-    transformers.Trainer(Named(module), arguments, train_dataset=Samples()).train()
+    by_trainer(Named(module), {"inputs": X, "labels": Y}, tmp_path, 60, 16)
     assert accuracy(module) > max(0.8, start)
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.method.backbone.module.named_parameters())
 
 
 def test_lightning_fabric_trains_it():
-    fabric_of = pytest.importorskip("lightning_fabric").Fabric
-    fabric = fabric_of(accelerator="cpu", devices=1)
     module = wrapped()
     start = accuracy(module)
-    module, optimiser = fabric.setup(module, torch.optim.Adam(module.parameters(), lr=0.02))
-    module.train()
-    for _ in range(80):
-        optimiser.zero_grad()
-        fabric.backward(F.cross_entropy(module(X), Y))
-        optimiser.step()
+    module = by_fabric(module, lambda prepared: F.cross_entropy(prepared(X), Y), 80, 0.02)
     assert accuracy(module) > max(0.8, start)
 
 

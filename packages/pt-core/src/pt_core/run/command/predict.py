@@ -39,7 +39,7 @@ def command(modality: Modality) -> click.Command:
         help=f"Predict {name}s: `predict RUN {name}...`, or several runs with --route or --ensemble.",
         callback=callback,
         params=[
-            click.Argument(["items"], nargs=-1, required=True),
+            click.Argument(["items"], nargs=-1, required=True, metavar=f"RUN... {name}..."),
             click.Option(
                 ["--route"],
                 help="With several runs: column of the input table (CSV/Parquet) that names the run for each row.",
