@@ -175,7 +175,7 @@ ROWS: dict[str, list[str]] = {
     "40 truncated audio, official lists, columns that sort wrongly, empty labels": [
         "audio/data/test_sound.py::test_a_truncated_file_is_not_taken_for_a_shorter_one",
         "audio/data/test_load.py::test_official_lists_of_parts_are_not_passed_over",
-        "timeseries/data/test_sources.py::test_times_that_are_text_are_ordered_as_times",
+        "timeseries/data/test_times.py::test_times_are_parsed_whatever_the_order_of_rows",
         "vision/data/test_readers.py::test_rows_without_label_or_image_are_listed",
     ],
     "41 equal weights in another network": [

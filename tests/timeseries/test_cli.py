@@ -193,7 +193,7 @@ def test_adatime_runs_with_the_defaults_of_fit(tmp_path, capsys, monkeypatch):
         capsys, "fit", "pond", *data, "--backbone", "file:encoder.safetensors", "--out", "run", *SHORT
     )
     assert code == 0, err
-    assert "fewer than 5 shots where the target's adaptation part has no more: 2 has 2" in out + err
+    assert "--target-shots 5: 2 has 2, of which all are taken (--exact-target-shots refuses this)" in out + err
     found = pt_timeseries.load_windows("HAR", pt_timeseries.DataOptions(target=("3",)), 0)
     assert [found["shots"].labels.count(label) for label in range(3)] == [5, 5, 2]
     assert len(found["test"]) == 12

@@ -89,10 +89,10 @@ def test_what_the_help_reads_imports_no_torch(package: str, name: str) -> None:
 
 
 def test_what_a_package_lacks_is_none() -> None:
-    from pt_timeseries.modality import TimeSeries
+    from pt_vision.modality import Vision
 
-    assert TimeSeries().predict_options is None
-    assert TimeSeries.predict_options is None
+    assert Vision().predict_options is None
+    assert Vision.predict_options is None
 
 
 def test_a_modality_of_a_users_own_keeps_the_methods_of_the_one_it_extends() -> None:
