@@ -125,3 +125,11 @@ def test_tables_without_rows_or_with_too_many_cells(tmp_path):
     for name in ("b.csv", "z.csv"):
         with pytest.raises(DataError, match=f"{name} cannot be read as a table"):
             read(str(tmp_path / name), OPTIONS, 0)
+
+
+def test_series_that_are_all_too_short_say_so(tmp_path):
+    path = write(tmp_path, frame())
+    with pytest.raises(
+        DataError, match=r"holds no window \(4 series of d.csv are shorter than a window of 5 steps\); --window"
+    ):
+        read(path, DataOptions(window=5), 0)

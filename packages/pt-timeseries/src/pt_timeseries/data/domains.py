@@ -73,7 +73,8 @@ def collect(
     options, told = options or DataOptions(), list(notes)
     items = [domain for domain in items if len(domain)]
     if not items:
-        raise DataError(f"{source} holds no window")
+        why = f" ({'; '.join(notes)}); --window, --unequal pad and --missing say how series are cut" if notes else ""
+        raise DataError(f"{source} holds no window{why}")
     seen: set[str] = set()
     for domain in items:
         if domain.name in seen:
