@@ -28,8 +28,8 @@ standard deviation as none.
 |---|---|---|---|---|---|
 """
 WHY = """In the last third of the steps the share of target pixels that are sure enough (tau 0.968) is {sure}: most pseudo-labels
-count little in runs this short. These runs divided the loss by the labelled pixels; since then it is divided by all pixels,
-which scales it by the share that is labelled.
+count little in runs this short. Pseudo-labels count in neither the mixed nor the masked image within the margins, jitter draws its
+hue per image over the published range, and losses are divided by all pixels.
 """
 STREETS = """## Drawn streets: day -> fog, night, rain, snow
 
