@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pt_core.bounded import built_within
+from pt_core.bounded import built_within, uncounted
 from torch import nn
 
 
@@ -79,3 +79,19 @@ def test_code_that_catches_everything_does_not_hide_that_it_was_stopped() -> Non
         return "built"
 
     assert built_within(build) is None
+
+
+def test_a_look_at_a_loaded_network_is_not_counted() -> None:
+    """A method may run its frozen network to learn what that keeps; no file decides that size, and it has values where shapes are built."""
+    network = nn.Linear(3, 3)
+
+    def build() -> nn.Module:
+        with uncounted():
+            seen = [network(torch.ones(2, 3)) for _ in range(400)]
+        assert all(one.device.type == "cpu" for one in seen)
+        return nn.Linear(2, 2)
+
+    assert built_within(build, most=100, calls=200) is not None
+    assert built_within(lambda: [network(torch.ones(2, 3)) for _ in range(400)], most=100) is None
+    with torch.device("meta"):
+        assert built_within(build, most=100) is not None

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, cast
 import torch
 from pt_core import Backbone, Edits, Insert, KeyValue, Layout
 from pt_core.backbone import Edit, Weights
+from pt_core.bounded import uncounted
 from pt_core.bridges import transformers as bridge
 from pt_core.errors import UserError
 from pt_core.fingerprint import whole_float32
@@ -127,7 +128,7 @@ class LanguageBackbone(Backbone):
                     network = cast("LanguageBackbone", network._in_float32())
             training = network.module.training
             network.module.eval()
-            with torch.no_grad(), torch.autocast(self.device.type, enabled=False), whole_float32():
+            with uncounted(), torch.no_grad(), torch.autocast(self.device.type, enabled=False), whole_float32():
                 self.seen[what] = Context().run(fn, network)  # no draws of a step that may be running
             network.module.train(training)
         return self.seen[what]

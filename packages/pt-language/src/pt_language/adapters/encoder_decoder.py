@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from pt_core import Edits, Features, Layout
 from pt_core.backbone import Edit
+from pt_core.bounded import uncounted
 from pt_core.bridges import transformers as bridge
 from torch import Tensor
 
@@ -54,7 +55,8 @@ class EncoderDecoderBackbone(LanguageBackbone):
     def _kept(self) -> bridge.Kept | None:
         one = torch.ones(1, 1, dtype=torch.long, device=self.device)
         try:
-            result = self.module(input_ids=one, attention_mask=one, decoder_input_ids=one, use_cache=True)
+            with uncounted():
+                result = self.module(input_ids=one, attention_mask=one, decoder_input_ids=one, use_cache=True)
         except Exception:  # a network without values may not run
             if self.device.type == "meta":
                 return None
