@@ -88,7 +88,7 @@ def test_a_look_at_a_loaded_network_is_not_counted() -> None:
     def build() -> nn.Module:
         with uncounted():
             seen = [network(torch.ones(2, 3)) for _ in range(400)]
-        assert all(one.device.type == "cpu" for one in seen)
+            assert all(one.device.type == "cpu" for one in seen)
         return nn.Linear(2, 2)
 
     assert built_within(build, most=100, calls=200) is not None
