@@ -28,7 +28,7 @@ def check_text(file: Path) -> None:
     """
     if not is_ucr(file):
         raise DataError(
-            f"{file} is no text of the UCR archive: each line needs a class, then the numbers of a series, with white space or commas between"
+            f"{file} is no text of the UCR archive: a line has a class, then the numbers of a series, with white space or commas between"
         )
 
 
