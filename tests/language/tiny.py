@@ -30,7 +30,7 @@ def tokenizer() -> Any:
 
 
 def network(kind: str, seed: int = 0, context: int = 256) -> Any:
-    """A random model: llama (2 of 4 heads share keys), gpt2 or t5."""
+    """A random model: llama (2 of 4 heads share keys), gpt2, mpt (its positions ignore the mask) or t5."""
     torch.manual_seed(seed)
     if kind == "llama":
         config: Any = transformers.LlamaConfig(
@@ -49,6 +49,17 @@ def network(kind: str, seed: int = 0, context: int = 256) -> Any:
             bos_token_id=None,
         )
         model = transformers.GPT2LMHeadModel(config)
+    elif kind == "mpt":
+        config = transformers.MptConfig(
+            vocab_size=VOCABULARY,
+            d_model=32,
+            n_layers=3,
+            n_heads=4,
+            max_seq_len=context,
+            eos_token_id=256,
+            bos_token_id=None,
+        )
+        model = transformers.MptForCausalLM(config)
     else:
         config = transformers.T5Config(
             vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0,

@@ -96,6 +96,34 @@ def test_rows_that_are_refused(text: str, message: str, tmp_path: Path) -> None:
         load_audio(str(tmp_path / "m.csv"), DataOptions(), 0)
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_folder_with_a_table_per_part(inside: bool, tmp_path: Path) -> None:
+    """train.csv and test.csv beside the sounds, or beside folders train and test of them; class folders do not hide the tables."""
+    parts = {"train": "abcdef", "test": "gh"}
+    for role, names in parts.items():
+        home = tmp_path / role if inside else tmp_path
+        clips(home, names)
+        rows = [f"{n}.wav,{'ab'[i % 2]},{i}" for i, n in enumerate(names)]
+        (tmp_path / f"{role}.csv").write_text("\n".join(["fname,label,part", *rows]) + "\n")
+    clips(tmp_path / "cat", "xy")
+    found = load_audio(str(tmp_path), DataOptions(val_fraction=0.34), 0)
+    names = {role: {clip.path.stem for clip in part.clips} for role, part in found.items()}
+    assert names["test"] == set("gh")
+    assert names["train"] | names["val"] == set("abcdef")
+    assert len(names["val"]) == 2
+    assert [record.answer for record in found["test"].records] == ["a", "b"]
+    (tmp_path / "validation.tsv").write_text("fname\tlabel\n" + ("train/" if inside else "") + "a.wav\ta\n")
+    with pytest.raises(
+        DataError, match=r"a.wav is in the parts (train and val|val and train); a clip lies on one side"
+    ):
+        load_audio(str(tmp_path), DataOptions(), 0)
+    with pytest.raises(DataError, match="--split-column part: .* has a table for each part"):
+        load_audio(str(tmp_path), DataOptions(split_column="part"), 0)
+    (tmp_path / "val.csv").write_text("fname,label\nx.wav,a\n")
+    with pytest.raises(DataError, match=r"has val.csv and validation.tsv for the part val; leave one"):
+        load_audio(str(tmp_path), DataOptions(), 0)
+
+
 # ---- JSON lines ------------------------------------------------------------------------------------------------------------
 
 

@@ -11,9 +11,11 @@ import numpy as np
 import peft
 import pytest
 import torch
+import transformers
 from pt_core.errors import ArtifactError, UserError
 from pt_core.saving import card_of, save_artifact
 from pt_language.adapters.base import LanguageBackbone
+from pt_language.backbones import adapt
 from pt_language.interop import (
     export_embeddings,
     export_peft,
@@ -375,3 +377,77 @@ def test_published_t5_prompts_load(name: str, norm: float) -> None:
     assert np.array_equal(prompt.detach().numpy(), np.load(path))
     assert abs(float(prompt.detach().norm(dim=1).mean()) - norm) < 1
     assert bool(our_logits(method).isfinite().all())
+
+
+# ---- prefixes of models that keep other keys and values than their heads tell -------------------------------------------------
+
+
+def keeper(family: str) -> Any:
+    """A tiny model whose cache has shapes of its own: one head for all queries, or a compressed state."""
+    common: dict[str, Any] = {"vocab_size": tiny.VOCABULARY, "eos_token_id": 256, "bos_token_id": None}
+    flat: dict[str, Any] = {**common, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    latent: dict[str, Any] = {
+        **flat, "intermediate_size": 48, "moe_intermediate_size": 16, "num_key_value_heads": 4, "q_lora_rank": 16, "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 8, "v_head_dim": 16, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, "n_group": 1,
+        "topk_group": 1, "first_k_dense_replace": 1,
+    }  # fmt: skip
+    makers: dict[str, Any] = {
+        "falcon": lambda: transformers.FalconForCausalLM(
+            transformers.FalconConfig(**flat, multi_query=True, alibi=False, new_decoder_architecture=False)
+        ),
+        "gpt_bigcode": lambda: transformers.GPTBigCodeForCausalLM(
+            transformers.GPTBigCodeConfig(**common, n_embd=32, n_layer=2, n_head=4, n_positions=128, multi_query=True)
+        ),
+        "deepseek_v2": lambda: transformers.DeepseekV2ForCausalLM(
+            transformers.DeepseekV2Config(**latent, kv_lora_rank=8)
+        ),
+        "deepseek_v3": lambda: transformers.DeepseekV3ForCausalLM(
+            transformers.DeepseekV3Config(**latent, kv_lora_rank=12)
+        ),
+    }
+    torch.manual_seed(0)
+    model = makers[family]()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(4)
+    return model.eval()
+
+
+@pytest.mark.parametrize("family", ["falcon", "gpt_bigcode"])
+def test_a_prefix_of_the_models_own_cache_crosses_both_ways(family: str, tmp_path: Path) -> None:
+    on = adapt(keeper(family), tiny.tokenizer(), f"test:{family}")
+    assert on.pairs == ((1, 8, 8),) * 2, "one head of keys and values for four of queries"
+    method = tiny.tuned("prefix", on)
+    export_peft(method, tmp_path / "out")
+    expected = our_logits(method)
+    model = peft.PeftModel.from_pretrained(keeper(family), tmp_path / "out").eval()
+    torch.testing.assert_close(peft_logits(model, family), expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(our_logits(tiny.tuned("prefix", on, seed=2)), expected, atol=1e-2)
+    model.save_pretrained(tmp_path / "theirs")
+    for folder in ("out", "theirs"):
+        _, again = import_peft(tmp_path / folder, on, tiny.task())
+        assert torch.equal(our_logits(again.eval()), expected)
+
+
+@pytest.mark.parametrize(
+    ("family", "outward", "inward"),
+    [
+        ("deepseek_v2", "PEFT would give 'test:deepseek_v2' prefixes of 4 heads of width 8.* are 1 heads with keys of 8 and values of 8",
+         "'test:deepseek_v2' needs rows of 2 x 2 layers x 1 key/value heads x width 8 = 32"),
+        ("deepseek_v3", "'test:deepseek_v3' keeps 1 heads with keys of 12 and values of 8",
+         "'test:deepseek_v3' does not keep keys and values of one width"),
+    ],
+)  # fmt: skip
+def test_a_prefix_without_a_form_in_peft_is_refused_both_ways(
+    family: str, outward: str, inward: str, tmp_path: Path
+) -> None:
+    on = adapt(keeper(family), tiny.tokenizer(), f"test:{family}")
+    method = tiny.tuned("prefix", on)
+    assert torch.isfinite(our_logits(method)).all()
+    with pytest.raises(UserError, match=outward):
+        export_peft(method, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    export_peft(tiny.tuned("prefix", tiny.backbone()), tmp_path / "llama")
+    with pytest.raises(ArtifactError, match=inward):
+        import_peft(tmp_path / "llama", on, tiny.task())

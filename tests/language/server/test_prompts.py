@@ -84,6 +84,21 @@ def test_mixed_batch_equals_every_prompt_on_its_own(kind: str) -> None:
     assert len(different) >= 5  # the prompts really differ
 
 
+def test_one_row_at_a_time_where_padding_would_matter() -> None:
+    """MPT's positions ignore the mask: rows of a batch would change each other."""
+    server = served("mpt")
+    assert (server.batch, served("llama").batch) == (1, Limits().batch)
+    counter = Counter(server)
+    pairs = [(text, name) for text in TEXTS[:3] for name in NAMES]
+    found = server.complete([t for t, _ in pairs], [n for _, n in pairs], max_new_tokens=5)
+    assert {rows for rows, _ in counter.shapes} == {1}
+    for (text, name), got in zip(pairs, found, strict=True):
+        assert list(got.tokens) == reference(server, text, name, 5), (text, name)
+    server.batch = len(pairs)  # what was refused: together they give something else
+    together = server.complete([t for t, _ in pairs], [n for _, n in pairs], max_new_tokens=5)
+    assert [one.tokens for one in together] != [one.tokens for one in found]
+
+
 def test_next_token_logits_of_a_mixed_batch() -> None:
     server = served()
     names = [name for name in NAMES if name != "aware"]

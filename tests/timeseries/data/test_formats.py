@@ -65,6 +65,34 @@ def test_a_ucr_series_ends_where_its_values_end(tmp_path):
         read(str(tmp_path / "C_TRAIN.tsv"), OPTIONS, 0)
 
 
+@pytest.mark.parametrize("separator", ["  ", ",", ", ", "\t"])
+def test_ucr_texts_of_every_edition(separator, tmp_path):
+    """White space with one in front and classes as 1.0000000e+00 (2018), commas (2015); a description beside them is no data."""
+    folder = tmp_path / "GunPoint"
+    folder.mkdir()
+    one, two = windows(3, channels=1)[:, 0], windows(2, 1, channels=1)[:, 0]
+    two[1, 6:] = np.nan
+    for part, values, labels in (("TRAIN", one, [1, 2, 1]), ("TEST", two, [2, -1])):
+        lines = [
+            separator.join([f"{y:.7e}", *(f"{x:.9e}" for x in row)]) for row, y in zip(values, labels, strict=True)
+        ]
+        lead = separator if separator == "  " else ""
+        (folder / f"GunPoint_{part}.txt").write_text("".join(f"{lead}{line}\n" for line in lines).replace("nan", "NaN"))
+    (folder / "GunPoint.txt").write_text("Two actors, a gun and a finger.\n")
+    found = read(str(folder), DataOptions(window=8, stride=8, unequal="pad"), 0)
+    (domain,) = found.items
+    assert (domain.name, list(domain.parts)) == ("GunPoint", ["test"] * 2 + ["train"] * 3)
+    assert list(domain.labels) == ["2", "-1", "1", "2", "1"]
+    np.testing.assert_allclose(domain.values[:, 0], np.concatenate([two, one]), rtol=1e-7)
+    alone = read(str(folder / "GunPoint_TRAIN.txt"), OPTIONS, 0)
+    np.testing.assert_allclose(alone.items[0].values[:, 0], one, rtol=1e-7)
+    with pytest.raises(DataError, match="GunPoint.txt is no text of the UCR archive: each line needs a class"):
+        read(str(folder / "GunPoint.txt"), OPTIONS, 0)
+    for part in ("TRAIN", "TEST"):
+        (folder / f"GunPoint_{part}.txt").unlink()
+    assert "holds no .npz" in (problem(str(folder)) or "")
+
+
 # ---- .arff -----------------------------------------------------------------------------------------------------------------
 
 

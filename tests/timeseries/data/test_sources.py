@@ -180,12 +180,12 @@ def test_archives_that_cannot_be_read(tmp_path, arrays, message):
     [
         ("nowhere.npz", "does not exist"),
         ("builtin:moton", "did you mean 'motion'"),
-        ("a.txt", "no known format"),
+        ("a.md", "no known format"),
         ("", "no .npz"),
     ],
 )
 def test_paths_that_lead_nowhere(tmp_path, spec, message):
-    (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "a.md").write_text("x")
     where = spec if spec.startswith("builtin") else str(tmp_path / spec)
     with pytest.raises(DataError, match=message):
         read(where, OPTIONS, 0)

@@ -155,7 +155,7 @@ class AudioMethod(Method):
         cast_blocks = {name: block.to(table.dtype) for name, block in blocks.items()}
         return assemble(
             inputs, cast_blocks, table, begin, answers, behind,
-            instructed=self.instructed, share=fast_paths_enabled(), extra=extra, owned=self.owned,
+            instructed=self.instructed, share=fast_paths_enabled() and self.lm.shares, extra=extra, owned=self.owned,
         )  # fmt: skip
 
     def run(self, sequence: Assembled, keep: int, cache: bool = False) -> Mapping[str, Any]:

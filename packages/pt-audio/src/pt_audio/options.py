@@ -32,6 +32,8 @@ class DataOptions:
     """Column of a table with the part, train, val or test (default: split, part, subset, where there is one)."""
     audio_folder: str | None = None
     """Folder that paths in a table or in JSON lines are relative to (default: that of the file)."""
+    whole_files: bool = False
+    """Leave the columns start and end of a table out: every row is about its whole file."""
     val_fraction: Annotated[float, Gt(0), Lt(1)] = 0.2
     """Share of the training clips that is split off where the data have no validation part."""
     test_fraction: Annotated[float, Ge(0), Lt(1)] = 0.2

@@ -25,6 +25,7 @@ class LanguageModel(Backbone):
         sizes: its dimensions (`bridge.Sizes`).
         begin, end: ids of the tokens that begin and end a text; `begin` is None where the tokenizer has none.
         notes: what was noticed while adapting it.
+        shares: whether rows may have a common beginning that runs once.
     """
 
     kind = "language"
@@ -46,6 +47,37 @@ class LanguageModel(Backbone):
                 f"the tokenizer of {source!r} has no padding token: padded positions are masked and hold its end token"
             )
         self.recompute = False
+        self._check()
+        # Padding stands behind what rows share: it may not take places of a sliding window, nor shift the rest.
+        self.shares = self.sizes.window is None and self._ignores_padding(behind=True)
+
+    def _check(self) -> None:
+        """Raises:
+        UserError: a model that is not causal or takes no vectors, keeps more than keys and values of tokens (which what rows share in
+            front, and searches, cannot be cut from), or gives rows of a batch other results than alone; names it.
+        """
+        if bridge.examine(self.module, repr(self.source)) is None:
+            raise UserError(
+                f"{self.source!r} keeps states besides keys and values, behind which answers cannot be searched for here; use a model of "
+                "attention alone, such as Qwen 2.5 or Llama"
+            )
+        if not self._ignores_padding():
+            raise UserError(
+                f"{self.source!r} lets padding reach its results, so that answers would depend on what else is in a batch; use a model "
+                "whose positions follow the mask, such as Qwen 2.5 or Llama"
+            )
+
+    @torch.no_grad()
+    def _ignores_padding(self, behind: bool = False) -> bool:
+        """Whether a short row becomes the same beside a longer one and alone; `behind` a common beginning, too."""
+        given = {name: tensor.to(self.device) for name, tensor in self.probe().items()}
+        real = given["mask"][1].bool()  # padded on the left, as inputs are
+        if bridge.valueless(real):
+            return True
+        prefix = bridge.run_prefix(self.module, self.embed(given["ids"][:1, :2]).to(self.dtype)) if behind else None
+        short = {name: tensor[1:, real] for name, tensor in given.items()}
+        both, alone = (self({**texts, "prefix": prefix}, read=("logits",)).extra["logits"] for texts in (given, short))
+        return bridge.alike(both[1, real], alone[0])
 
     def encode(self, inputs: Any, edits: Mapping[str, tuple[Edit, ...]], read: frozenset[str] | None) -> Features:
         """Further inputs: `prefix` (a cache), `keep` (positions from the end whose logits are needed). Extra: logits, cache, mask."""
@@ -61,6 +93,7 @@ class LanguageModel(Backbone):
             keep=int(inputs.get("keep", 0)),
             use_cache=bool(read and "cache" in read),
             recompute=self.recompute,
+            record=bool(read and "cache" in read),  # searches begin by taking its last token again
         )
         layout = Layout((("token", embeds.shape[1]),))
         extra = {"logits": result.logits, "cache": result.cache, "mask": result.mask}

@@ -51,8 +51,10 @@ class AudioRecords:
 
     @property
     def groups(self) -> Sequence[str]:
-        """Records that share clips, also by way of other records, are one group: no clip lies on both sides of a split."""
-        parent: dict[int, int] = {}
+        """Records that share clips, also by way of other records, are one group: no clip lies on both sides of a split, and no two parts
+        of a file."""
+        first: dict[Any, int] = {}
+        parent = {n: first.setdefault(clip.path or n, n) for n, clip in enumerate(self.clips)}
 
         def root(clip: int) -> int:
             while parent.setdefault(clip, clip) != clip:

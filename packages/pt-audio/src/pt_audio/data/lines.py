@@ -1,4 +1,5 @@
-"""Records as JSON lines, in the form of the published code; paths are relative to their file."""
+"""Records as JSON lines, in the form of the published code; paths are relative to their file. `start` and `end`
+(seconds) take a part of a clip's file."""
 
 from __future__ import annotations
 
@@ -11,25 +12,28 @@ from pt_core.errors import DataError, nearest
 
 from pt_audio.data.dataset import AudioRecords
 from pt_audio.data.records import EMPTY, TASKS, Record
-from pt_audio.data.sound import Source, open_file, rate_notes
+from pt_audio.data.sound import Source, rate_notes
+from pt_audio.data.stretches import Times, reader, seconds
 from pt_audio.options import Stereo
 
-KEYS = ("audio", "text_input", "text_output", "task", "label", "id")
+KEYS = ("audio", "text_input", "text_output", "task", "label", "id", "start", "end")
 
 
 def from_lines(path: Path, stereo: Stereo, folder: str | None = None) -> AudioRecords:
     """Records of a JSONL file; paths are relative to it, or to `folder`."""
     home = path.parent if folder is None else Path(folder)
-    places: dict[Path, int] = {}
+    opened = reader(stereo)
+    places: dict[tuple[str, Times], int] = {}
     clips: list[Source] = []
     records = []
     for where, content in read_lines(path):
         files, rest = parse_line(content, where)
-        for file in files:
-            if home / file not in places:
-                places[home / file] = len(clips)
-                clips.append(open_file(home / file, stereo))
-        numbers = tuple(places[home / file] for file in files)
+        parts = list(zip(files, rest["times"], strict=True))
+        for file, times in parts:
+            if (file, times) not in places:
+                places[file, times] = len(clips)
+                clips.append(opened(home / file, times, where))
+        numbers = tuple(places[part] for part in parts)
         name = str(content.get("id", where))
         records.append(Record(name, numbers, rest["texts"], rest["answer"], rest["task"], rest["label"]))
     tags = sorted({record.label for record in records if record.label is not None})
@@ -77,10 +81,27 @@ def parse_line(content: Any, where: str) -> tuple[list[str], Mapping[str, Any]]:
         raise DataError(f"{where} has task {task!r}{nearest(str(task), TASKS)}; known: {', '.join(TASKS)}")
     return audio, {
         "texts": tuple(texts),
+        "times": _times(content, len(audio), where),
         "answer": answer,
         "task": task,
         "label": None if label is None else str(label),
     }
+
+
+def _times(content: Mapping[str, Any], count: int, where: str) -> list[Times]:
+    """(start, end) of every clip: a number of seconds for the one clip, or a list of as many as there are clips."""
+    sides: dict[str, list[float | None]] = {}
+    for name in ("start", "end"):
+        given = content.get(name)
+        values = given if isinstance(given, list) else [given] * count if given is None or count == 1 else [given]
+        if len(values) != count:
+            raise DataError(
+                f"{where} has {count} clips and {len(values)} {name!r}; give one per clip (null: the file's own)"
+            )
+        if any(isinstance(value, str) for value in values):
+            raise DataError(f"{where}: {name!r} must be a number of seconds, it is {str(given)[:60]!r}")
+        sides[name] = [seconds(value, name, where) for value in values]
+    return list(zip(sides["start"], sides["end"], strict=True))
 
 
 def read_lines(path: Path) -> list[tuple[str, Any]]:

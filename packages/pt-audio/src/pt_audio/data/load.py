@@ -15,16 +15,16 @@ from pt_audio.data.dataset import AudioRecords, only
 from pt_audio.data.folders import folder_clips
 from pt_audio.data.generated import COUNTS, generated
 from pt_audio.data.lines import from_lines
-from pt_audio.data.places import kind_of, part_lines
+from pt_audio.data.places import kind_of, part_lines, part_tables
 from pt_audio.data.records import parse_tasks
 from pt_audio.data.sound import rate_notes
-from pt_audio.data.tables import table_clips
+from pt_audio.data.tables import part_clips, table_clips
 from pt_audio.options import DataOptions
 
 
 def load_audio(spec: str, options: DataOptions, seed: int) -> dict[str, AudioRecords]:
     """Parts behind a path: a folder of class folders (with or without train/, val/, test/), a .csv or .tsv of labels (file, label, or
-    file, onset, offset, label), a .jsonl of records, or `builtin:sounds`.
+    file, onset, offset, label), a folder with such a table per part, a .jsonl of records, or `builtin:sounds`.
 
     Raises:
         DataError: nothing readable there; names the file or line.
@@ -40,6 +40,8 @@ def load_audio(spec: str, options: DataOptions, seed: int) -> dict[str, AudioRec
         files = part_lines(path)
         lines = {role: from_lines(file, options.stereo, options.audio_folder) for role, file in files.items()}
         return _limited(lines, options.limit, seed)
+    if kind == "tables":
+        return _make(part_clips(part_tables(path), options), tasks, options, seed)
     if kind == "folders":
         return _make(folder_clips(path, options.stereo), tasks, options, seed)
     return _make(table_clips(path, options), tasks, options, seed)

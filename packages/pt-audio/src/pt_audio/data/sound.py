@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -94,10 +94,19 @@ class Source:
 
     @cached_property
     def _digest(self) -> str:
-        content = self.path.read_bytes() if self.path else np.ascontiguousarray(self.wave, np.float32).tobytes()
-        total = hashlib.sha256(content)
+        if self.path:
+            told = self.path.stat()
+            total = _content(self.path, told.st_mtime_ns, told.st_size).copy()
+        else:
+            total = hashlib.sha256(np.ascontiguousarray(self.wave, np.float32).tobytes())
         total.update(f"{self.rate},{self.samples},{self.start},{self.stereo}".encode())
         return total.hexdigest()
+
+
+@lru_cache(maxsize=1024)
+def _content(path: Path, changed: int, size: int) -> Any:
+    """The file's hash, which its parts begin with; one that was changed in between is read again."""
+    return hashlib.sha256(path.read_bytes())
 
 
 def _reason(error: Exception) -> str:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pt_core.errors import DataError
 
 from pt_language.data.chats import CHAT, chat_columns, turns
+from pt_language.data.references import References, with_references
 from pt_language.data.tables import Nested, Table, read_tables
 from pt_language.data.templates import Template
 from pt_language.data.texts import TextDataset
@@ -22,13 +23,17 @@ TEXT_COLUMNS = (
 """Usual names of text columns, in the order in which a default template shows them."""
 CLASS_COLUMNS = ("label", "intent", "class", "category")
 """Usual names of columns whose values are classes, however often they occur."""
-ANSWER_COLUMNS = ("label", "answer", "output", "response", "target", "completion", *CLASS_COLUMNS[1:])
+ANSWER_COLUMNS = (
+    *("label", "answer", "output", "response", "target", "completion", *CLASS_COLUMNS[1:]),
+    *("answers", "references", "reference"),
+)
 LONGEST_CLASS = 200
 """Characters of a class name, beyond which an answer is free text."""
 
 
 def load_text(spec: str, options: DataOptions) -> dict[str, TextDataset]:
     """Roles found behind a path, `builtin:NAME` or `hub:NAME`; a column of classes, or answers with few distinct short values, are classes.
+    Lists of texts as answers are several accepted ones; they are none in a column of classes.
 
     Raises:
         DataError: nothing readable there, a missing column (named), an empty class or text, a cell that is no text, a limit below the
@@ -45,11 +50,17 @@ def load_text(spec: str, options: DataOptions) -> dict[str, TextDataset]:
     template = Template(options.template or default_template(first))
     chosen = [] if options.template else [f"template: {template.text!r}, from the columns; --template takes another"]
     found: dict[str, TextDataset] = {}
+    references: Mapping[str, References] = {}
+    if template.inputs and template.answer not in CLASS_COLUMNS:
+        tables, references = with_references(tables, template.answer, spec)
     for role, table in tables.items():
         template.check_columns(table.columns, f"the {role} part of {spec}")
         notes = [*chosen, *table.notes, *_check_cells(table, template, spec, role)]
-        found[role], chosen = TextDataset(table.rows, table.ids, template, None, notes=tuple(notes)), []
-    if "train" in found and _are_classes(found["train"]):
+        found[role] = TextDataset(
+            table.rows, table.ids, template, None, notes=tuple(notes), references=references.get(role)
+        )
+        chosen = []
+    if "train" in found and found["train"].references is None and are_classes(found["train"]):
         found = with_labels(found)
     return {role: _limited(part, role, options.limit, spec) for role, part in found.items()}
 
@@ -86,7 +97,7 @@ def _check_cells(table: Table, template: Template, spec: str, role: str) -> list
     return [f"{count} rows of the {role} part have an empty {field!r}" for field, count in empty.items() if count]
 
 
-def _are_classes(data: TextDataset) -> bool:
+def are_classes(data: TextDataset) -> bool:
     """Whether the answers are classes: short, and in a column of classes, or most of them several times."""
     answers = [row[data.template.answer] for row in data.rows]
     distinct = set(answers)
@@ -130,6 +141,7 @@ def _limited(data: TextDataset, role: str, limit: int | None, spec: str) -> Text
         ids=[data.ids[i] for i in kept],
         labels=None if data.labels is None else [data.labels[i] for i in kept],
         groups=None if data.groups is None else [data.groups[i] for i in kept],
+        references=None if data.references is None else [data.references[i] for i in kept],
     )
 
 
@@ -142,6 +154,7 @@ def with_labels(data: Mapping[str, TextDataset]) -> dict[str, TextDataset]:
     position = {name: number for number, name in enumerate(names)}
     labelled = {}
     for role, dataset in data.items():
+        dataset.refuse_references()
         unknown = sorted({row[template.answer] for row in dataset.rows} - answers) if dataset.answered else []
         if unknown:
             raise DataError(f"the {role} part has class {unknown[0]!r}, which the training part lacks")

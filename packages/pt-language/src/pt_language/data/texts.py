@@ -11,6 +11,7 @@ from pt_core.data import Batch
 from pt_core.errors import DataError
 
 from pt_language.adapters.base import LanguageBackbone
+from pt_language.data.references import References, place_of
 from pt_language.data.templates import Encoder, Template
 from pt_language.data.tokens import TextSample, TokenDataset
 
@@ -46,9 +47,21 @@ class TextDataset:
     notes: tuple[str, ...] = ()
     groups: Sequence[str] | None = None
     """Of rows that belong together, such as the turns of a conversation; they stay in one part."""
+    references: References | None = None
+    """Accepted answers of every row, the one in `rows` first, where the data have lists of them."""
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def refuse_references(self) -> None:
+        """Raises:
+        DataError: answers are lists, which are no classes; names the row.
+        """
+        if self.references is not None:
+            raise DataError(
+                f"{place_of(self.ids, self.references)} has a list as {self.template.answer!r}; "
+                "a class is one text: give one, or let answers be written (--task generation)"
+            )
 
     def relabel(self, names: Sequence[str]) -> TextDataset:
         """The same rows with indices into other class names.
@@ -73,6 +86,8 @@ class TextDataset:
         total = hashlib.sha256(repr((self.template.text, self.classes)).encode())
         for row in self.rows:
             total.update(repr(sorted(row.items())).encode())
+        if self.references is not None:
+            total.update(repr(list(self.references)).encode())
         return total.hexdigest()
 
     def sample(self, index: int, *, epoch: int | None, seed: int) -> Any:
@@ -83,6 +98,8 @@ class TextDataset:
 
     def bind(self, backbone: LanguageBackbone, task: AnswerSpace, longest: int | None = None) -> TokenDataset:
         """Token sequences for a backbone; the task tells whether answers are classes, and with which words."""
+        if task.closed:
+            self.refuse_references()
         encoder = Encoder(backbone.tokenizer)
         begin, close = backbone.around(encoder.around) if task.special_tokens else ((), ())
         if not self.template.inputs and not begin:  # running text: its first word is predicted from something
@@ -102,5 +119,7 @@ class TextDataset:
                 answer = encoder.answer(self.template, text)
                 if not len(answer):
                     raise DataError(f"row {self.ids[number]!r} has an answer of zero tokens ({text!r})")
-            samples.append(TextSample(source, answer, label))
+            accepted = () if self.references is None or answer is None else self.references[number]
+            others = tuple(encoder.answer(self.template, text) for text in accepted[1:])
+            samples.append(TextSample(source, answer, label, others))
         return TokenDataset(samples, self, encoder.end_of(self.template), task.closed, begin, close)

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from pt_language.data.templates import SEPARATOR, Tokens
 
+EMPTY = Tokens((), ())
+
 
 @dataclass(frozen=True)
 class TextSample:
@@ -22,11 +24,13 @@ class TextSample:
         source: everything before the answer, without special tokens around it.
         answer: the answer's tokens without an end token; None where the row has none.
         label: class index, or None.
+        others: further answers that are as right; metrics accept them.
     """
 
     source: Tokens
     answer: Tokens | None
     label: int | None
+    others: tuple[Tokens, ...] = ()
 
 
 class Rows(Protocol):
@@ -46,7 +50,8 @@ class TokenDataset:
     tokens (`begin`, `close`) are put around every text.
 
     `batch.inputs`: ids, mask, roles (batch, text). `batch.extra["answer"]`: (batch, answer) ids, padded by IGNORED, with the end token
-    where answers are free text. `batch.target`: class indices, or the answer ids.
+    where answers are free text. `batch.target`: class indices, or the answer ids. `batch.extra["others"]`, where a row has further answers:
+    (batch, other, answer) ids, padded by IGNORED.
     """
 
     augmented = False
@@ -82,6 +87,13 @@ class TokenDataset:
             tail = () if self.closed or self.end is None else (self.end,)
             answer, real = pad([(*sample.answer.ids, *tail) for sample in samples], left=False)
             extra["answer"] = target = answer.masked_fill(real == 0, IGNORED)
+        most = max(len(sample.others) for sample in samples)
+        if most:
+            lines = [
+                other.ids for sample in samples for other in (*sample.others, *[EMPTY] * (most - len(sample.others)))
+            ]
+            others, real = pad(lines, left=False)
+            extra["others"] = others.masked_fill(real == 0, IGNORED).unflatten(0, (len(samples), most))
         if samples[0].label is not None:
             target = torch.tensor([sample.label for sample in samples])
         rows = torch.tensor(list(index), dtype=torch.long)

@@ -12,7 +12,7 @@ from torch import Tensor
 from pt_language.adapters.base import LanguageBackbone
 from pt_language.context import check_codes
 from pt_language.interop.foreign import Foreign, read_foreign
-from pt_language.interop.peft_folder import decoder_slots
+from pt_language.interop.peft_folder import decoder_slots, even
 from pt_language.method import LanguageMethod
 from pt_language.methods.cpt import CPT, CPTConfig
 from pt_language.methods.prefix import Prefix, PrefixConfig
@@ -55,31 +55,33 @@ def build(foreign: Foreign, backbone: LanguageBackbone, task: Task) -> tuple[str
 
 def _check_prefix(foreign: Foreign, backbone: LanguageBackbone) -> Tensor:
     """The prefix (L, 2 N d_kv) in our order, for this backbone."""
-    sizes, width, parts = backbone.sizes, foreign.prompt.shape[1], foreign.numbers.get("num_transformer_submodules", 1)
+    width, parts = foreign.prompt.shape[1], foreign.numbers.get("num_transformer_submodules", 1)
     paired = backbone.kind == "encoder-decoder"
     if parts != (2 if paired else 1):
         raise ArtifactError(
             f"the prefix is for {'an encoder-decoder' if parts == 2 else 'a model of one stack'} (num_transformer_submodules {parts}); "
             f"{backbone.source!r} is of kind {backbone.kind}"
         )
-    per_layer = 2 * sizes.kv_heads * sizes.head_dim
-    layers = width // per_layer if paired and width % per_layer == 0 else sizes.depth
-    expected = {
-        "num_layers": layers,
-        "num_attention_heads": sizes.kv_heads,
-        "token_dim": sizes.kv_heads * sizes.head_dim,
-    }
+    kept = even(backbone)
+    if kept is None:
+        raise ArtifactError(
+            f"backbone {backbone.source!r} does not keep keys and values of one width in all layers, as PEFT's prefixes have"
+        )
+    depth, heads, head_dim = kept
+    per_layer = 2 * heads * head_dim
+    layers = width // per_layer if paired and width % per_layer == 0 else depth
+    expected = {"num_layers": layers, "num_attention_heads": heads, "token_dim": heads * head_dim}
     other = [name for name, size in expected.items() if foreign.numbers.get(name, size) != size]
-    if other or width != layers * per_layer or layers < sizes.depth:
+    if other or width != layers * per_layer or layers < depth:
         found = ", ".join(f"{name} {foreign.numbers[name]}" for name in other) or f"rows of {width}"
         raise ArtifactError(
-            f"the prefix has {found}; backbone {backbone.source!r} needs rows of 2 x {sizes.depth} layers x {sizes.kv_heads} "
-            f"key/value heads x width {sizes.head_dim} = {sizes.depth * per_layer}" + (" or more" if paired else "")
+            f"the prefix has {found}; backbone {backbone.source!r} needs rows of 2 x {depth} layers x {heads} "
+            f"key/value heads x width {head_dim} = {depth * per_layer}" + (" or more" if paired else "")
         )
     if not paired:
         return foreign.prompt
     slots = foreign.prompt.view(len(foreign.prompt), 2 * layers, -1)
-    return slots[:, decoder_slots(layers, sizes.depth)].flatten(1)
+    return slots[:, decoder_slots(layers, depth)].flatten(1)
 
 
 def _build_cpt(foreign: Foreign, backbone: LanguageBackbone, task: Task) -> CPT:

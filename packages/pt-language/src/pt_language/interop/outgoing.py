@@ -11,7 +11,8 @@ from pt_core.errors import UserError
 from pt_core.sealed import check_finite, write_sealed
 from torch import Tensor
 
-from pt_language.interop.peft_folder import CONFIG, KEY, TASK_TYPES, WEIGHTS, decoder_slots
+from pt_language.adapters.base import LanguageBackbone
+from pt_language.interop.peft_folder import CONFIG, KEY, TASK_TYPES, WEIGHTS, decoder_slots, even
 from pt_language.method import LanguageMethod
 from pt_language.methods.cpt import CPT
 from pt_language.methods.p_tuning import PTuning
@@ -83,9 +84,20 @@ def peft_form(method: LanguageMethod) -> tuple[dict[str, Any], Tensor]:
             config |= {"encoder_num_layers": 2, "encoder_dropout": 0.0}
         elif isinstance(method, Prefix):
             prompt = method.value().detach()
-            # PEFT splits rows by these two alone: they describe keys and values, not queries.
+            kept = even(backbone)
+            if kept is None:
+                raise UserError(
+                    f"PEFT's prefixes have keys and values of one width in all layers; {backbone.source!r} keeps {_shapes(backbone)}"
+                )
+            wanted = _heads_of_peft(backbone, kept)
+            if wanted != kept[1:]:
+                raise UserError(
+                    f"PEFT would give {backbone.source!r} prefixes of {wanted[0]} heads of width {wanted[1]}, by its configuration; what "
+                    f"it keeps are {_shapes(backbone)}"
+                )
+            # PEFT splits rows by these alone: they describe the keys and values that are kept, not queries.
             config |= {"peft_type": "PREFIX_TUNING", "prefix_projection": False, "encoder_hidden_size": backbone.dim}
-            config |= {"token_dim": sizes.kv_heads * sizes.head_dim, "num_attention_heads": sizes.kv_heads}
+            config |= {"num_layers": kept[0], "num_attention_heads": kept[1], "token_dim": kept[1] * kept[2]}
             if backbone.kind == "encoder-decoder":
                 layers = 2 * sizes.depth  # with N layers PEFT would give layers i and i + N / 2 the same prefix
                 config |= {"num_transformer_submodules": 2, "num_layers": layers}
@@ -111,3 +123,17 @@ def peft_form(method: LanguageMethod) -> tuple[dict[str, Any], Tensor]:
                 f"PEFT has no form for {type(method).__name__}; it has one for prompt_tuning, p_tuning, prefix and cpt"
             )
     return {**config, "num_virtual_tokens": len(prompt)}, prompt
+
+
+def _heads_of_peft(backbone: LanguageBackbone, kept: tuple[int, int, int]) -> tuple[int, int]:
+    """(heads, width) with which PEFT reads a prefix: those of a configuration that has key/value heads, whatever the folder says."""
+    told = backbone.module.config.get_text_config().to_dict()  # type: ignore[union-attr, operator]
+    if told.get("num_key_value_heads") is None:
+        return kept[1:]
+    return int(told["num_key_value_heads"]), int(told.get("head_dim") or kept[2])
+
+
+def _shapes(backbone: LanguageBackbone) -> str:
+    """What a model keeps, in words."""
+    found = dict.fromkeys(backbone.pairs or ())
+    return ", ".join(f"{heads} heads with keys of {key} and values of {value}" for heads, key, value in found)

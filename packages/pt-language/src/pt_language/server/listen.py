@@ -13,6 +13,7 @@ import uvicorn
 from pt_core.errors import UserError
 
 from pt_language.server.http import build_app
+from pt_language.server.patience import patient
 from pt_language.server.prompts import PromptServer
 
 
@@ -58,13 +59,18 @@ def run_server(
     # uvicorn raises the signal that stopped it once more when it is done; by then all is finished and well.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    config = uvicorn.Config(
+    _Announced(configured(server, root, token, grace), said).run(sockets=[listener])
+    click.echo("stopped", err=True)
+
+
+def configured(server: PromptServer, root: Path | None, token: str | None, grace: int) -> uvicorn.Config:
+    """How uvicorn serves it: within the limits of connections and of waiting for what they send."""
+    return uvicorn.Config(
         build_app(server, root, token),
         log_level="warning",
         access_log=False,
         server_header=False,
-        limit_concurrency=server.limits.connections,
+        http=patient(server.limits.seconds),
+        limit_concurrency=server.limits.connections + 1,  # uvicorn refuses from this one on
         timeout_graceful_shutdown=grace,
     )
-    _Announced(config, said).run(sockets=[listener])
-    click.echo("stopped", err=True)

@@ -8,6 +8,7 @@ from pt_core import Task
 from pt_core.errors import ConfigError, DataError, nearest
 from pt_core.run.data.sampling import class_weights
 
+from pt_language.data.load import are_classes
 from pt_language.data.texts import TextDataset
 from pt_language.options import TaskOptions
 from pt_language.tasks.classification import TextClassification
@@ -21,6 +22,8 @@ def make_task(options: TaskOptions, train: TextDataset) -> Task:
         ConfigError: options of another kind of task.
         DataError: classes are asked for, but the answers do not repeat.
     """
+    if options.task == "classification" or (options.task == "auto" and are_classes(train)):
+        train.refuse_references()  # a list is no class, and which of its texts were meant is not told
     kind = options.task if options.task != "auto" else _kind(train)
     template = train.template
     if kind != "classification":

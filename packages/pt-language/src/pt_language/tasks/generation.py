@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from pt_language.adapters.base import LanguageBackbone
 from pt_language.data.templates import Encoder, Template
 from pt_language.tasks.contract import MAX_TEMPLATE, LanguageModel, begin_of, read_special
-from pt_language.tasks.token_metrics import TokenEvaluator
+from pt_language.tasks.token_metrics import TokenEvaluator, accepted_texts
 
 
 class TokenTask(Task):
@@ -81,11 +81,11 @@ class TokenTask(Task):
             for row, text in zip(rows, self.texts(predictions["tokens"]), strict=True):
                 row["predicted"] = text
         if "nll" in predictions:
-            wanted = self.texts(batch.extra["answer"])
+            accepted = accepted_texts(self.texts, batch)
             for number, row in enumerate(rows):
                 row["nll"] = float(predictions["nll"][number] / predictions["count"][number])
                 if "predicted" in row:
-                    row |= {"answer": wanted[number], "correct": row["predicted"] == wanted[number]}
+                    row |= {"answer": accepted[number][0], "correct": row["predicted"] in accepted[number]}
         return rows
 
     def to_json(self) -> dict[str, Any]:

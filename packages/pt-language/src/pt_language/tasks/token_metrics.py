@@ -7,14 +7,24 @@ from collections.abc import Callable
 
 import torch
 from pt_core import Batch
-from pt_core.bridges.answers import word_f1
+from pt_core.bridges.answers import IGNORED, word_f1
 from pt_core.errors import DataError
 from pt_core.task import Evaluator, Predictions
 from torch import Tensor
 
 
+def accepted_texts(texts: Callable[[Tensor], list[str]], batch: Batch) -> list[list[str]]:
+    """Accepted answers of every row; the learned one first."""
+    found = [[text] for text in texts(batch.extra["answer"])]
+    if "others" in batch.extra:
+        for row, others in zip(found, batch.extra["others"], strict=True):
+            row += texts(others[(others != IGNORED).any(1)])
+    return found
+
+
 class TokenEvaluator(Evaluator):
-    """nll and perplexity per token; exact match and word F1 where answers are generated.
+    """nll and perplexity per token; exact match and word F1 where answers are generated: those of the nearest accepted answer (nll and
+    perplexity are of the first).
 
     Args:
         texts: rows of token ids as text.
@@ -30,9 +40,9 @@ class TokenEvaluator(Evaluator):
             raise DataError("evaluation needs answers; this part of the data has none")
         exact = overlap = 0.0
         if "tokens" in predictions:
-            have, want = self.texts(predictions["tokens"]), self.texts(batch.extra["answer"])
-            exact = float(sum(a == b for a, b in zip(have, want, strict=True)))
-            overlap = sum(word_f1(a, b) for a, b in zip(have, want, strict=True))
+            have, accepted = self.texts(predictions["tokens"]), accepted_texts(self.texts, batch)
+            exact = float(sum(a in right for a, right in zip(have, accepted, strict=True)))
+            overlap = sum(max(word_f1(a, b) for b in right) for a, right in zip(have, accepted, strict=True))
         sums = [float(predictions["nll"].double().sum()), float(predictions["count"].sum()), exact, overlap, len(batch)]
         self.sums += torch.tensor(sums, dtype=torch.float64)
 

@@ -11,10 +11,12 @@ from pt_timeseries.data.domains import Domains, collect
 from pt_timeseries.options import DataOptions
 
 BUILTIN = ("motion", "twins")
-FILES = (".npz", ".csv", ".tsv", ".parquet", ".ts", ".arff")
+FILES = (".npz", ".csv", ".tsv", ".parquet", ".ts", ".arff", ".txt")
 ADATIME = "t*_*.pt"
 DIMENSION = re.compile(r"Dimension\d+_(TRAIN|TEST)$", re.IGNORECASE)
 """Files of single channels, which stand beside the whole data set in the UEA archive."""
+HALF = re.compile(r"_(TRAIN|TEST)$", re.IGNORECASE)
+"""Ends of names that make text in a folder a data set, not a description of one."""
 
 
 def problem(spec: str) -> str | None:
@@ -23,17 +25,21 @@ def problem(spec: str) -> str | None:
         return unless_known("built-in data", spec.removeprefix("builtin:"), BUILTIN)
     path = Path(spec)
     if not path.exists():
-        return f"{spec} does not exist; give a .npz, .csv, .tsv, .parquet, .ts or .arff file, a folder of them, or builtin:NAME"
+        return f"{spec} does not exist; give a .npz, .csv, .tsv, .parquet, .ts, .arff or .txt file, a folder of them, or builtin:NAME"
     if path.is_dir():
-        usable = any(path.glob(ADATIME)) or any(file.suffix in FILES for file in path.iterdir())
+        usable = any(path.glob(ADATIME)) or any(
+            file.suffix in FILES and (file.suffix != ".txt" or HALF.search(file.stem)) for file in path.iterdir()
+        )
         return None if usable else _empty(path)
     if path.suffix not in FILES:
-        return f"{path} is of no known format; give .npz, .csv, .tsv, .parquet, .ts, .arff, or a folder of them"
+        return f"{path} is of no known format; give .npz, .csv, .tsv, .parquet, .ts, .arff, .txt, or a folder of them"
     return None
 
 
 def _empty(folder: Path) -> str:
-    return f"folder {folder} holds no .npz, .csv, .tsv, .parquet, .ts, .arff or AdaTime train_*.pt files"
+    return (
+        f"folder {folder} holds no .npz, .csv, .tsv, .parquet, .ts, .arff, NAME_TRAIN.txt or AdaTime train_*.pt files"
+    )
 
 
 def read(spec: str, options: DataOptions, seed: int) -> Domains:
@@ -79,9 +85,11 @@ def _pairs(files: list[Path], options: DataOptions) -> Domains | None:
         from pt_timeseries.data.arff import load_arff
 
         return read_pairs(files, load_arff, options)
-    if files[0].suffix == ".tsv":
-        from pt_timeseries.data.ucr import is_ucr, load_ucr
+    if files[0].suffix in (".tsv", ".txt"):
+        from pt_timeseries.data.ucr import check_text, is_ucr, load_ucr
 
+        if files[0].suffix == ".txt":
+            check_text(files[0])
         return read_pairs(files, load_ucr, options) if is_ucr(files[0]) else None
     return None
 
@@ -92,8 +100,10 @@ def _read_folder(path: Path, options: DataOptions) -> Domains:
         from pt_timeseries.data.adatime import read_adatime
 
         return read_adatime(path, options)
-    for kind in ("*.ts", "*.arff", "*.tsv"):
+    for kind in ("*.ts", "*.arff", "*.tsv", "*.txt"):
         series = [file for file in sorted(path.glob(kind)) if not DIMENSION.search(file.stem)]
+        if kind == "*.txt":
+            series = [file for file in series if HALF.search(file.stem)]
         read = _pairs(series, options) if series else None
         if read is not None:
             return read
