@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks._harness import load, machine, write
+from benchmarks._harness import RESULTS, load, machine, read, write
 from benchmarks.startup import cpu_seconds
 
 RATES = (0.3, 0.1, 0.03, 0.01)
@@ -99,6 +99,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(
             f"{row['method']:8} {row['cells']} fits {row['fits_s']} s  study {row['study_s']} s  ratio {row['ratio']}"
         )
+    if args.out is None and (RESULTS / "study.json").exists():  # methods that were not asked for keep their rows
+        measured = {row["method"] for row in rows}
+        rows = [*(row for row in read("study")["rows"] if row["method"] not in measured), *rows]
+        rows.sort(key=lambda row: list(OPTIONS).index(row["method"]))
     settings = {"rates": RATES, "seeds": SEEDS, "options": OPTIONS, "rounds": args.rounds}
     print(write("study", {"machine": machine(), "load": [before, load()], "settings": settings}, rows, args.out))
 

@@ -40,7 +40,20 @@ def in_process(
 @dataclass
 class _Worker:
     process: subprocess.Popen[str]
+    answers: queue.Queue[tuple[_Worker, str | None]]
     cell: Cell | None = None
+
+    def __post_init__(self) -> None:
+        self.listener = threading.Thread(target=self._listen, daemon=True)
+        self.listener.start()
+
+    def _listen(self) -> None:
+        """Put the answers where the scheduler waits for them, and None behind the last."""
+        assert self.process.stdout is not None
+        with self.process.stdout as lines:
+            for line in lines:
+                self.answers.put((self, line))
+        self.answers.put((self, None))
 
     def give(self, cell: Cell, line: str) -> None:
         self.cell = cell
@@ -48,6 +61,18 @@ class _Worker:
         with suppress(BrokenPipeError):  # it is gone: its answers end, which is told
             self.process.stdin.write(line + "\n")
             self.process.stdin.flush()
+
+    def hang_up(self) -> None:
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
+
+    def close(self) -> int:
+        """Exit status, behind the last checkpoint."""
+        self.hang_up()
+        status = self.process.wait()
+        self.listener.join()
+        return status
 
 
 class Processes:
@@ -87,7 +112,7 @@ class Processes:
                     end(at_work, record_of(json.loads(line)))
                     continue
                 self.workers.remove(worker)
-                status = worker.process.wait()
+                status = worker.close()
                 if at_work is None:
                     continue
                 if attempts[at_work.name] < ATTEMPTS:
@@ -122,16 +147,9 @@ class Processes:
         process = subprocess.Popen(
             command, stdin=pipe, stdout=pipe, env=environment, text=True, encoding="utf-8", start_new_session=True
         )
-        worker = _Worker(process)
+        worker = _Worker(process, self.answers)
         self.workers.append(worker)
-        threading.Thread(target=self._listen, args=(worker,), daemon=True).start()
         return worker
-
-    def _listen(self, worker: _Worker) -> None:
-        assert worker.process.stdout is not None
-        for line in worker.process.stdout:
-            self.answers.put((worker, line))
-        self.answers.put((worker, None))
 
     @contextmanager
     def _ended(self) -> Iterator[None]:
@@ -147,10 +165,8 @@ class Processes:
             yield
         finally:
             for worker in self.workers:
-                if worker.process.stdin is not None:
-                    with suppress(BrokenPipeError):
-                        worker.process.stdin.close()
+                worker.hang_up()
             for worker in self.workers:
-                worker.process.wait()
+                worker.close()
             for kind, handler in handlers.items():
                 signal.signal(kind, handler)
