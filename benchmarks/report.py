@@ -178,10 +178,10 @@ def _study() -> str:
     table = _table(("method", "cells", "`fit` commands s", "study s", "ratio", "aim at most"), rows, left=(0,))
     return f"""## Cells of a study
 
-`python -m benchmarks.study`: CPU time (user and system) of {points} seeds on the built-in digits, as `fit` commands one
-after the other and as one `study`, each side from an empty feature cache, on one thread; `linear` and `vpt` (3 epochs) on 16 images per class.
-Every cell tunes the bytes of its command; bold where the aim is reached. On all images 1,700 training steps, which nothing shares, are most of
-a `linear` cell.
+`python -m benchmarks.study`: CPU time (user and system) of {points} seeds on the built-in
+digits, as `fit` commands one after the other and as one `study`, each side from an empty feature cache, on one
+thread; `linear` and `vpt` (3 epochs) on 16 images per class. Every cell tunes the bytes of its command; bold where
+the aim is reached. On all images, most of a `linear` cell are 1,700 training steps, which nothing shares.
 
 {_where(data)}
 
