@@ -1,4 +1,4 @@
-from .api import fit as fit, load as load, load_many as load_many, wrap as wrap
+from .api import fit as fit, load as load, load_many as load_many, study as study, wrap as wrap
 from .backbones import list_backbones as list_backbones, load_backbone as load_backbone
 from .data.arrays import save_graphs as save_graphs
 from .data.dataset import GraphDataset as GraphDataset

@@ -1,4 +1,4 @@
-from .api import Run as Run, fit as fit, load as load, load_many as load_many, wrap as wrap
+from .api import Run as Run, fit as fit, load as load, load_many as load_many, study as study, wrap as wrap
 from .backbones import adapt as adapt, list_backbones as list_backbones, load_backbone as load_backbone
 from .data.load import load_text as load_text
 from .data.templates import Template as Template

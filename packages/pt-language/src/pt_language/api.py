@@ -7,6 +7,6 @@ from pt_core.run.command.api import Api, Run
 from pt_language.wrapping import wrap
 
 _api = Api("pt_language.modality:Language")
-fit, load, load_many = _api.fit, _api.load, _api.load_many
+fit, load, load_many, study = _api.fit, _api.load, _api.load_many, _api.study
 
-__all__ = ["Run", "fit", "load", "load_many", "wrap"]
+__all__ = ["Run", "fit", "load", "load_many", "study", "wrap"]

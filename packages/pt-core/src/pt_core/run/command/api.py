@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pt_core.backbone import Backbone
 from pt_core.run.command.runs import free_folder, out_problems, run_fit, say, settle
@@ -15,6 +15,9 @@ from pt_core.run.declare.needs import needs_of
 from pt_core.run.declare.resolve import layered
 from pt_core.run.use import mixed, predict
 from pt_core.run.use.wrap import Wrapped, wrap
+
+if TYPE_CHECKING:
+    from pt_core.run.study.outcome import Study
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Api:
-    """`fit`, `load`, `load_many` and `wrap` of one package; its functions of these names are this object's methods.
+    """`fit`, `load`, `load_many`, `study` and `wrap` of one package; its functions of these names are this object's methods.
 
     Args:
         source: `module:class` of the package's modality, imported at the first call; or the class itself.
@@ -103,6 +106,27 @@ class Api:
         if isinstance(runs, Mapping):
             return mixed.load_many(self.modality, {name: _path(run) for name, run in runs.items()}, **options)
         return mixed.load_many(self.modality, [_path(run) for run in runs], **options)
+
+    def study(
+        self,
+        source: str | Path | Mapping[str, Any],
+        out: str | Path,
+        *,
+        jobs: int = 1,
+        only: Sequence[str] = (),
+        retry_failed: bool = False,
+        quiet: bool = False,
+    ) -> Study:
+        """Run the cells of a study that are not finished; see `pt_core.run.study.run.run_study`.
+
+        Args:
+            source: a study file, the folder of a study, or the content of a file as a mapping.
+        """
+        from pt_core.run.study.run import run_study
+
+        given = source if isinstance(source, Mapping) else Path(source)
+        tell = (lambda text: None) if quiet else say
+        return run_study(self.modality, given, Path(out), jobs=jobs, only=only, retry_failed=retry_failed, say=tell)
 
     def wrap(self, network: Any, method: str, classes: int | Sequence[str], seed: int = 0, **options: Any) -> Wrapped:
         """A method on a network as a plain `nn.Module` that takes tensors and returns logits; see `pt_core.run.use.wrap.wrap`."""

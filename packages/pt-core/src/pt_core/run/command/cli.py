@@ -24,6 +24,7 @@ from pt_core.run.command import (
     pretrain,
     report,
     resume,
+    study,
 )
 from pt_core.run.declare.process import loading
 
@@ -35,6 +36,7 @@ COMMANDS: tuple[Callable[[Modality], click.Command | None], ...] = (
     methods.backbones_command,
     fit.command,
     budget.command,
+    study.command,
     demo.command,
     resume.command,
     evaluate.command,

@@ -83,29 +83,14 @@ def settle(
     loaded: bool = False,
     note: Note | None = None,
 ) -> RunSpec:
-    """The run that options describe; `loaded` tells that its backbones are at hand. See `resolve` and `collect` for the other arguments.
+    """The run that options describe. See `settled` and `collect` for the arguments.
 
     Raises:
         ConfigError: `problems`, and all that is wrong with the options.
     """
-    from pt_core.run.declare.needs import needs_problems
-    from pt_core.run.declare.resolve import check_sources, layered, resolve
-    from pt_core.run.train.world import device_problems
+    from pt_core.run.fit.settle import settled
 
-    layers = layered(modality, method, values, recipe, below)[0]
-    named = {key: value for key, value in layers.items() if not loaded or key not in ("backbone", "weights")}
-    found = [
-        *problems,
-        *check_sources(modality, method, named, loads),
-        *needs_problems(modality, method, layers, trains),
-    ]
-    if trains:
-        found += device_problems(str(layers.get("device", "auto")), str(layers.get("precision", "fp32")))
-    spec = None
-    try:
-        spec = resolve(modality, method, values, recipe, below, note)
-    except ConfigError as error:
-        found += error.problems
+    spec, found = settled(modality, method, values, recipe, below, problems, loads, trains, loaded, note)
     found += [
         problem for problem in grid_problems(modality, method, values, recipe, below, grid) if problem not in found
     ]

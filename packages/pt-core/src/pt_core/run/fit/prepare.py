@@ -21,9 +21,10 @@ from pt_core.run.declare.class_names import read_class_names
 from pt_core.run.declare.modality import Modality
 from pt_core.run.declare.needs import NO_DATA, TRACKERS, TRAINED_NAMES, is_trained, missing_role, no_class_names
 from pt_core.run.declare.registry import MethodInfo
-from pt_core.run.declare.roles import by_role, located, parse_roles
+from pt_core.run.declare.roles import by_role, parse_roles
 from pt_core.run.declare.spec import RunSpec
-from pt_core.run.use.load import build_method, load_network
+from pt_core.run.fit.shelf import Shelf
+from pt_core.run.use.load import build_method
 from pt_core.task import Task
 
 Say = Callable[[str], None]
@@ -42,10 +43,16 @@ class Prepared:
     audit: dict[str, Any]
 
 
-def prepare(modality: Modality, spec: RunSpec, say: Say, backbones: Mapping[str, Backbone] | None = None) -> Prepared:
+def prepare(
+    modality: Modality,
+    spec: RunSpec,
+    say: Say,
+    backbones: Mapping[str, Backbone] | None = None,
+    shelf: Shelf | None = None,
+) -> Prepared:
     """Load data and backbones, split, sample, audit, and build the method with its seeded initial values.
 
-    `backbones` are used instead of what the options name.
+    `backbones` are used instead of what the options name; `shelf` holds what earlier runs of this process have read.
 
     Raises:
         DataError, ConfigError, ArtifactError: as their docs say; nothing has been written then.
@@ -61,23 +68,19 @@ def prepare(modality: Modality, spec: RunSpec, say: Say, backbones: Mapping[str,
     for tracker in spec.train.trackers:
         require(tracker, f"pt-core[{TRACKERS[tracker]}]")
     info = modality.registry.joined(spec.method, spec.host_ids)
-    raw = load_roles(modality, spec, info, note)
+    shelf = shelf or Shelf()
+    raw = load_roles(modality, spec, info, note, shelf)
     report = audit(raw)
     if raw:
         say(report.table())
     for warning in report.warnings:
         note(warning)
-    trained = is_trained(info)
-    if trained and spec.run.class_names is not None:
-        raise ConfigError(TRAINED_NAMES)
-    task = modality.make_task(spec.task, raw if trained else {**raw, "train": _classes_only(spec)})
-    own = {role for role in raw if role in info.roles and info.roles[role].labels != "task"}
-    raw = split_roles(spec, info, {**raw, **in_label_space(raw, task, own)}, task, note)
+    task, raw = task_and_parts(modality, spec, info, raw, note)
     for role in ("val", "test"):
         for text in task.undefined(raw[role], role) if role in raw else ():
             note(text)
     if backbones is None:
-        backbones = load_backbones(modality, spec, info, note)
+        backbones = load_backbones(modality, spec, info, note, shelf)
     for backbone in backbones.values():
         backbone.fingerprint()  # what the card will need: a network whose probe fails is told before training
     data = {
@@ -97,7 +100,19 @@ def prepare(modality: Modality, spec: RunSpec, say: Say, backbones: Mapping[str,
     return Prepared(spec, info, method, task, data, notes, report.to_json())
 
 
-def load_roles(modality: Modality, spec: RunSpec, info: MethodInfo, note: Say) -> dict[str, Dataset]:
+def task_and_parts(
+    modality: Modality, spec: RunSpec, info: MethodInfo, raw: Mapping[str, Dataset], note: Say
+) -> tuple[Task, dict[str, Dataset]]:
+    """(the task of a run, its data in the task's classes, with the parts that are split off and the few shots chosen)."""
+    trained = is_trained(info)
+    if trained and spec.run.class_names is not None:
+        raise ConfigError(TRAINED_NAMES)
+    task = modality.make_task(spec.task, raw if trained else {**raw, "train": _classes_only(spec)})
+    own = {role for role in raw if role in info.roles and info.roles[role].labels != "task"}
+    return task, split_roles(spec, info, {**raw, **in_label_space(raw, task, own)}, task, note)
+
+
+def load_roles(modality: Modality, spec: RunSpec, info: MethodInfo, note: Say, shelf: Shelf) -> dict[str, Dataset]:
     """Role -> dataset, as the paths give them.
 
     Raises:
@@ -108,7 +123,7 @@ def load_roles(modality: Modality, spec: RunSpec, info: MethodInfo, note: Say) -
         raise ConfigError(NO_DATA)
     raw: dict[str, Dataset] = {}
     for role, path in parse_roles(spec.run.data).items():
-        found = modality.load_data(path, spec.data, spec.train.seed_of("sampling"))
+        found = shelf.data(modality, path, spec.data, spec.train.seed_of("sampling"))
         for text in (text for part in found.values() for text in getattr(part, "notes", ())):
             note(text)
         raw |= found if role in ("", "train") else {role: next(iter(found.values()))}
@@ -169,8 +184,11 @@ def split_roles(
     return data
 
 
-def load_backbones(modality: Modality, spec: RunSpec, info: MethodInfo, note: Say) -> dict[str, Backbone]:
+def load_backbones(
+    modality: Modality, spec: RunSpec, info: MethodInfo, note: Say, shelf: Shelf | None = None
+) -> dict[str, Backbone]:
     """The backbones a run names, or the built-in ones."""
+    shelf = shelf or Shelf()
     roles = list(info.backbones)
     sources = by_role("--backbone", spec.run.backbone, roles)
     weights = by_role("--weights", spec.run.weights, roles)
@@ -180,8 +198,7 @@ def load_backbones(modality: Modality, spec: RunSpec, info: MethodInfo, note: Sa
         if source is None:
             source = modality.default_backbone(role)
             note(f"no --backbone: using the small built-in {source}; a real pretrained one will do much better")
-        loaded[role] = load_network(modality, source, weights.get(role), spec.data, role)
-        loaded[role].weights = located(weights[role]) if role in weights else None
+        loaded[role] = shelf.network(modality, source, weights.get(role), spec.data, role)
     return loaded
 
 
