@@ -24,8 +24,15 @@ class Strip:
     interval: tuple[float, float]
 
 
-def strips(key: str, title: str, given: Sequence[Strip], x_label: str, tick: Callable[[float], str]) -> Markup:
-    """Horizontal lines, the first on top, up to MAX_STRIPS."""
+def strips(
+    key: str,
+    title: str,
+    given: Sequence[Strip],
+    x_label: str,
+    tick: Callable[[float], str],
+    bounds: tuple[float, float],
+) -> Markup:
+    """Horizontal lines, the first on top, up to MAX_STRIPS; intervals are drawn as far as values can be (`bounds`)."""
     shown = list(given)[:MAX_STRIPS]
 
     def paint(figure: Any, axes: Any) -> None:
@@ -34,7 +41,7 @@ def strips(key: str, title: str, given: Sequence[Strip], x_label: str, tick: Cal
         for row, strip in enumerate(shown):
             low, high = strip.interval
             if finite(low) and finite(high):
-                axes.plot([low, high], [row, row], color=SOFT, linewidth=1.2)
+                axes.plot([max(low, bounds[0]), min(high, bounds[1])], [row, row], color=SOFT, linewidth=1.2)
             axes.plot(strip.values, [row] * len(strip.values), "o", color=SERIES[0], markersize=4, alpha=0.7)
             axes.plot([strip.mean], [row], "|", color=SERIES[1], markersize=12, markeredgewidth=2)
         axes.set_yticks(range(len(shown)), [short(strip.name, 40) for strip in shown])

@@ -52,9 +52,10 @@ def _block(key: str, where: tuple[str, str], members: Sequence[Setting], metric:
     top = best(members, mode)
     title = " · ".join(part for part in where if part) or "Settings"
     starts = any(setting.start for setting in members)
+    bounds = (0.0, 1.0) if is_percentage(metric) else (-math.inf, math.inf)
     lines = []
     for setting in members:
-        low, high = setting.interval
+        low, high = max(setting.interval[0], bounds[0]), min(setting.interval[1], bounds[1])
         interval = f"{named(metric, low)} to {named(metric, high)}" if finite(low) else "–"
         mean = named(metric, setting.mean) if setting.values else "–"
         std = named(metric, setting.std) if finite(setting.std) else "–"
@@ -80,7 +81,7 @@ def _block(key: str, where: tuple[str, str], members: Sequence[Setting], metric:
         "title": title,
         "names": names,
         "rows": lines,
-        "plot": strips(key, f"{title}: {label(metric)}", points, label(metric), tick) if points else "",
+        "plot": strips(key, f"{title}: {label(metric)}", points, label(metric), tick, bounds) if points else "",
     }
 
 
