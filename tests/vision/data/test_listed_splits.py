@@ -29,7 +29,8 @@ def test_a_split_file_is_read_as_it_is(tmp_path, images):
     parts = load_images(str(write(tmp_path, images=images)))
     assert {role: len(part) for role, part in parts.items()} == {"train": 3, "val": 1, "test": 2}
     assert list(parts["train"].classes) == ["yellow lily", "face", "ant"]  # by number, not by name
-    assert list(parts["train"].labels) == [1, 0, 2] and list(parts["test"].labels) == [0, 2]
+    assert list(parts["train"].labels) == [1, 0, 2]
+    assert list(parts["test"].labels) == [0, 2]
     assert list(parts["test"].ids) == ["b/5.png", "a/6.png"]
     assert parts["train"].picture(2).getpixel((0, 0)) == (40, 0, 0)
 
