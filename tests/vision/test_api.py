@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterator
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -91,6 +92,22 @@ def test_a_run_holds_its_folder_and_numbers(place: Path, runs: dict[str, Run]) -
     assert set(run.metrics) >= {"accuracy", "macro_f1", "nll"}
     assert run.metrics == run.info["results"]["val"]
     assert run.info["parameters"]["tuned"] == 6 * 5 * 160 + 2 * 160 + 2
+
+
+def test_classes_have_texts_in_the_card_the_notes_and_info(place: Path, backbone: object) -> None:
+    labels = sorted(folder.name for folder in Path("photos").iterdir())
+    Path("words.json").write_text(json.dumps({name: f"drawing of {name}" for name in labels}))
+    run = pt_vision.fit("vpt", data="photos", backbone=backbone, out="worded", class_names="words.json", **SHORT)
+    task = json.loads((run.path / "tuned" / "card.json").read_text())["task"]
+    assert task["labels"] == labels
+    assert task["words"] == {name: f"drawing of {name}" for name in labels}
+    assert sum("class names are read in words" in note for note in run.info["notes"]) == 1
+    assert pt_vision.load("worded").method.task.class_words() == [f"drawing of {name}" for name in labels]
+    assert f"{labels[0]} (drawing of {labels[0]})" in good("info", "worded").out
+    Path("short.txt").write_text("".join(f"{name}\n" for name in labels[:-1]))
+    with pytest.raises(ConfigError, match=f"no line for class '{labels[-1]}'"):
+        pt_vision.fit("vpt", data="photos", backbone=backbone, out="short", class_names="short.txt", **SHORT)
+    assert not Path("short").exists()
 
 
 def test_it_is_the_run_of_the_command_line(place: Path, runs: dict[str, Run]) -> None:

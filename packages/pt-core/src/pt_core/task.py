@@ -139,6 +139,14 @@ class Task(ABC):
         """Class name -> texts that describe it, where they were given (--class-names FILE.json)."""
         return {}
 
+    def class_words(self) -> Sequence[str]:
+        """The text that stands for each class in a prompt, in the order of the classes."""
+        return self.class_names()
+
+    def with_words(self, words: Mapping[str, str]) -> Task:
+        """The same task with texts in place of some class names, where it has a use for them."""
+        return self
+
     def with_classes(self, names: Sequence[str], texts: Mapping[str, Sequence[str]] | None = None) -> Task:
         """The same task on other classes, for methods that can be retargeted.
 

@@ -32,6 +32,7 @@ class Vision(Package):
     """Images: classification on ViT and Swin backbones, segmentation on MiT."""
 
     input_name = "IMAGE"
+    class_texts = True
 
     def default_backbone(self, role: str) -> str:
         return "builtin:mit_shapes" if role == "encoder" else "builtin:vit_glyphs"

@@ -104,6 +104,9 @@ def test_metrics_agree_with_scikit_learn(classes, skip):
     assert found["accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(truth, guess))
     assert found["balanced_accuracy"] == pytest.approx(sklearn.metrics.balanced_accuracy_score(truth, guess))
     assert found["macro_f1"] == pytest.approx(sklearn.metrics.f1_score(truth, guess, average="macro"))
+    for name in ("precision", "recall"):
+        score = getattr(sklearn.metrics, f"{name}_score")
+        assert found[f"macro_{name}"] == pytest.approx(score(truth, guess, average="macro", zero_division=0))
     # Without `labels` scikit-learn closes the gaps that missing grades leave; we keep the distances.
     kappa = sklearn.metrics.cohen_kappa_score(truth, guess, labels=range(classes), weights="quadratic")
     assert found["kappa"] == pytest.approx(kappa)

@@ -11,6 +11,8 @@ BUILTIN_IMAGES = ("digits",)
 BUILTIN_MASKS = ("streets", "streets_small")
 TABLES = (".csv", ".tsv", ".parquet")
 ARRAYS = ".npz"
+SPLITS = ".json"
+"""CoOp's split files."""
 
 
 def problem(spec: str, builtin: Sequence[str] = (*BUILTIN_IMAGES, *BUILTIN_MASKS)) -> str | None:
@@ -28,8 +30,8 @@ def problem(spec: str, builtin: Sequence[str] = (*BUILTIN_IMAGES, *BUILTIN_MASKS
         return f"no built-in data {name!r}{nearest(name, ['digits', 'streets'])}; known: digits, streets (segmentation)"
     path = Path(spec)
     if not path.exists():
-        return f"--data {spec!r} does not exist; give a folder, a table ({', '.join(TABLES)}), .npz or hub:NAME"
-    if not path.is_dir() and path.suffix.lower() not in (*TABLES, ARRAYS):
-        kinds = ", ".join((*TABLES, ARRAYS))
+        return f"--data {spec!r} does not exist; give a folder, a table ({', '.join(TABLES)}), .npz, a split file (.json) or hub:NAME"
+    if not path.is_dir() and path.suffix.lower() not in (*TABLES, ARRAYS, SPLITS):
+        kinds = ", ".join((*TABLES, ARRAYS, SPLITS))
         return f"--data {spec!r} is neither a folder nor a file of a known kind ({kinds})"
     return None

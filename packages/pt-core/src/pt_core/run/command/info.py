@@ -49,7 +49,9 @@ def info(modality: Modality, run: Path, as_json: bool) -> None:
         click.echo(f"format      {card['format_version']}")
         labels = card["task"].get("labels")
         if labels:
-            click.echo(f"labels      {', '.join(labels[:12])}{' ...' if len(labels) > 12 else ''}")
+            words = card["task"].get("words", {})
+            shown = [f"{name} ({words[name]})" if words.get(name, name) != name else name for name in labels]
+            click.echo(f"labels      {', '.join(shown[:12])}{' ...' if len(labels) > 12 else ''}")
     for name, value in card.get("metrics", {}).items():
         click.echo(f"{name:<11} {value:.4f}")
     if status.get("message"):

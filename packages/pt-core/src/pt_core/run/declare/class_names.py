@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from pt_core.errors import ConfigError, name_problem
+from pt_core.run.declare.class_words import checked_words, from_table
 
-FORMS = "give a file (a name per line, or JSON: a list of names, or name -> texts), or a,b,c"
+FORMS = (
+    "give a file (a name per line, CSV or TSV of name and text, or JSON: a list of names, or name -> texts), or a,b,c"
+)
 BLANKS = " \t\r\n"
 """Stripped from the ends of names."""
 SHOWN = 100
@@ -23,6 +27,8 @@ class ClassNames:
 
     names: Sequence[str]
     texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    words: Mapping[str, str] = field(default_factory=dict)
+    """Name -> the text that stands for it, where the file gives one each."""
 
 
 def read_class_names(given: str) -> ClassNames:
@@ -37,7 +43,9 @@ def read_class_names(given: str) -> ClassNames:
     except OSError:  # a list of names that is too long for a path
         is_file = False
     if is_file:
-        found = _from_json(path) if path.suffix == ".json" else ClassNames(_lines(path))
+        kind = path.suffix.lower()
+        columns = kind in (".csv", ".tsv")
+        found = _from_json(path) if kind == ".json" else _from_columns(path) if columns else ClassNames(_lines(path))
     elif "," in given:
         found = ClassNames([name.strip(BLANKS) for name in given.split(",")])
     else:
@@ -63,6 +71,19 @@ def _lines(path: Path) -> list[str]:
     return [line.strip(BLANKS) for line in text.split("\n") if line.strip(BLANKS)]
 
 
+def _from_columns(path: Path) -> ClassNames:
+    """A table of names alone, or of names and texts."""
+    lines = _lines(path)
+    separator = "\t" if path.suffix.lower() == ".tsv" else ","
+    if not any(separator in line for line in lines):
+        return ClassNames(lines)
+    try:
+        words = checked_words(path, from_table("\n".join(lines), separator))
+    except (ValueError, csv.Error) as error:
+        raise ConfigError(f"--class-names {path} is not readable: {error}; {FORMS}") from None
+    return ClassNames(list(words), {}, words)
+
+
 def _short(text: str) -> str:
     return repr(text) if len(text) <= SHOWN else f"{text[:SHOWN]!r}..."
 
@@ -79,5 +100,6 @@ def _from_json(path: Path) -> ClassNames:
         if all(
             isinstance(some, list) and some and all(isinstance(text, str) for text in some) for some in texts.values()
         ):
-            return ClassNames(list(texts), texts)
+            single = all(isinstance(text, str) for text in content.values())
+            return ClassNames(list(texts), texts, checked_words(path, list(content.items())) if single else {})
     raise ConfigError(f"--class-names {path} holds another form; {FORMS}")

@@ -51,6 +51,8 @@ class Modality(ABC):
     data_options: type
     task_options: type
     predict_options: type | None = None
+    class_texts: bool = False
+    """Whether `fit --class-names FILE` gives the classes of labelled data a text each."""
 
     @property
     def package(self) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pt_core.errors import ConfigError, UserError, nearest, problem_of
 from pt_core.run.declare.class_names import read_class_names
+from pt_core.run.declare.class_words import FLAG, FORM
 from pt_core.run.declare.modality import Modality
 from pt_core.run.declare.registry import MethodInfo
 from pt_core.run.declare.roles import parse_roles
@@ -42,9 +44,13 @@ def needs_problems(modality: Modality, method: str, values: Mapping[str, Any], t
         problems += role_problems(info, roles, trains)
     names = values.get("class_names")
     if names is not None:
-        problems.append(problem_of(read_class_names, str(names)) or "")
-        if info is not None and is_trained(info):
-            problems.append(TRAINED_NAMES)
+        if info is not None and is_trained(info) and modality.class_texts:
+            if not Path(str(names)).is_file():
+                problems.append(f"{FLAG} {str(names)[:100]}: no such file; give {FORM}")
+        else:
+            problems.append(problem_of(read_class_names, str(names)) or "")
+            if info is not None and is_trained(info):
+                problems.append(TRAINED_NAMES)
     elif trains and info is not None and not is_trained(info):
         problems.append(no_class_names(info.id))
     if trains:

@@ -35,7 +35,8 @@ class RunOptions:
     cache_limit: Annotated[float, Gt(0)] = 4.0
     """Upper bound of the feature cache, in GB."""
     class_names: str | None = None
-    """Class names, as a file (a name per line, or JSON: names, or name -> texts) or a,b,c: for methods that need no data."""
+    """Class names, as a file (a name per line, or JSON: names, or name -> texts) or a,b,c: for methods that need no data.
+    Images with labels: a text for every class (JSON or CSV or TSV: label -> text, or one a line in class order)."""
     init_from: tuple[str, ...] = ()
     """Run folder whose tuned tensors this run starts from, or ROLE=RUN (a host, or what the method names); several of one role are
     averaged (repeatable)."""

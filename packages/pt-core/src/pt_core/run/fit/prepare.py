@@ -12,18 +12,21 @@ import torch
 from pt_core.artifact import Artifact, read_artifact
 from pt_core.backbone import Backbone
 from pt_core.data import Dataset
+from pt_core.dual import DualBackbone
 from pt_core.errors import ConfigError, DataError, UserError, require
 from pt_core.method import Method
 from pt_core.randomness import seeded
 from pt_core.run.data.nothing import ClassesOnly
 from pt_core.run.data.unlabelled import Unlabelled
 from pt_core.run.declare.class_names import read_class_names
+from pt_core.run.declare.class_words import read_words, words_note
 from pt_core.run.declare.modality import Modality
 from pt_core.run.declare.needs import NO_DATA, TRACKERS, TRAINED_NAMES, is_trained, missing_role, no_class_names
 from pt_core.run.declare.registry import MethodInfo
 from pt_core.run.declare.roles import by_role, parse_roles
 from pt_core.run.declare.spec import RunSpec
 from pt_core.run.fit.shelf import Shelf
+from pt_core.run.tasks.classification import Classification
 from pt_core.run.use.load import build_method
 from pt_core.task import Task
 
@@ -81,6 +84,13 @@ def prepare(
             note(text)
     if backbones is None:
         backbones = load_backbones(modality, spec, info, note, shelf)
+    told = words_note(task.class_names(), dict(zip(task.class_names(), task.class_words(), strict=True)))
+    if (
+        told is not None
+        and spec.run.class_names is None
+        and any(isinstance(one, DualBackbone) for one in backbones.values())
+    ):
+        note(told)
     for backbone in backbones.values():
         backbone.fingerprint()  # what the card will need: a network whose probe fails is told before training
     data = {
@@ -105,9 +115,14 @@ def task_and_parts(
 ) -> tuple[Task, dict[str, Dataset]]:
     """(the task of a run, its data in the task's classes, with the parts that are split off and the few shots chosen)."""
     trained = is_trained(info)
-    if trained and spec.run.class_names is not None:
+    if trained and spec.run.class_names is not None and not modality.class_texts:
         raise ConfigError(TRAINED_NAMES)
     task = modality.make_task(spec.task, raw if trained else {**raw, "train": _classes_only(spec)})
+    if trained and spec.run.class_names is not None:
+        if not isinstance(task, Classification):
+            raise ConfigError(TRAINED_NAMES)
+        task = task.with_words(read_words(Path(spec.run.class_names), task.class_names()))
+        note(words_note(task.labels, task.words) or "every class name stands for itself")
     own = {role for role in raw if role in info.roles and info.roles[role].labels != "task"}
     return task, split_roles(spec, info, {**raw, **in_label_space(raw, task, own)}, task, note)
 

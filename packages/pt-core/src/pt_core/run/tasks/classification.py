@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from pt_core.data import Batch, Dataset
 from pt_core.errors import MAX_NAME, ArtifactError, DataError, name_problem
 from pt_core.run.data.sampling import class_weights
+from pt_core.run.declare.class_words import told
 from pt_core.run.declare.options import ClassificationOptions
 from pt_core.run.tasks.metrics import MATRIX_LIMIT, ClassificationEvaluator
 from pt_core.task import Evaluator, Predictions, Task
@@ -77,6 +78,8 @@ class Classification(Task):
         self.ordinal = ordinal
         self.texts: Mapping[str, Sequence[str]] = {}
         """Class name -> texts that describe it, where they were given."""
+        self.words: Mapping[str, str] = {}
+        """Class name -> the text that stands for it, where one was given."""
         if ordinal:
             self.select = ("kappa", "max")
 
@@ -133,6 +136,8 @@ class Classification(Task):
             spec["label_smoothing"] = self.label_smoothing
         if self.ordinal:
             spec["ordinal"] = True
+        if self.words:
+            spec["words"] = dict(self.words)
         if self.texts:
             spec["texts"] = {name: list(texts) for name, texts in self.texts.items()}
         return spec
@@ -144,7 +149,9 @@ class Classification(Task):
         Raises:
             ArtifactError: an unknown key, or a value of the wrong type, length or range.
         """
-        unknown = sorted(set(spec) - {"name", "labels", "class_weights", "label_smoothing", "ordinal", "texts"})
+        unknown = sorted(
+            set(spec) - {"name", "labels", "class_weights", "label_smoothing", "ordinal", "texts", "words"}
+        )
         if unknown:
             raise ArtifactError(
                 f"the card's task has an unknown entry {unknown[0]!r}; a newer version may have written it"
@@ -164,11 +171,14 @@ class Classification(Task):
         texts = spec.get("texts", {})
         if not isinstance(texts, dict) or not all(isinstance(some, list) for some in texts.values()):
             raise ArtifactError("the card's task has texts that are not lists by class name")
+        words = spec.get("words", {})
+        if not isinstance(words, dict) or not all(isinstance(text, str) and text for text in words.values()):
+            raise ArtifactError("the card's task has words that are not texts by class name")
         try:
             task = cls(
                 labels, None if weights is None else torch.tensor(weights, dtype=torch.float32), smoothing, ordinal
             )
-            task.texts = texts
+            task.texts, task.words = texts, words
             return task
         except (DataError, ValueError) as error:
             raise ArtifactError(f"the card's task is not valid: {error}") from None
@@ -212,12 +222,22 @@ class Classification(Task):
     def class_texts(self) -> Mapping[str, Sequence[str]]:
         return self.texts
 
+    def class_words(self) -> Sequence[str]:
+        """The texts that were given, or the names told in words: `AnnualCrop`, `annual_crop` -> `Annual Crop`, `annual crop`."""
+        return [self.words.get(label) or told(label) for label in self.labels]
+
+    def with_words(self, words: Mapping[str, str]) -> Classification:
+        other = copy.copy(self)
+        other.words = dict(words)
+        return other
+
     def with_classes(self, names: Sequence[str], texts: Mapping[str, Sequence[str]] | None = None) -> Classification:
         """The same task on other classes. Weights of the old classes are left out; they matter to training only."""
         other = copy.copy(self)
         fresh = Classification(names, None, self.label_smoothing, self.ordinal)
         other.labels, other.outputs, other.class_weights = fresh.labels, fresh.outputs, None
         other.texts = dict(texts or {})
+        other.words = {name: self.words[name] for name in other.labels if name in self.words}
         return other
 
     def logits(self, output: Tensor) -> Tensor:

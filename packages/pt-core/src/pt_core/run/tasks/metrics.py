@@ -23,12 +23,13 @@ MATRIX_LIMIT = 1000
 
 
 class ClassificationEvaluator(Evaluator):
-    """Accuracy, balanced accuracy, macro F1, negative log-likelihood, expected calibration error; AUROC of two classes;
-    quadratic-weighted kappa of ordered ones.
+    """Accuracy, balanced accuracy, macro F1, precision and recall, negative log-likelihood, expected calibration error;
+    AUROC of two classes; quadratic-weighted kappa of ordered ones.
 
     A metric that the data do not define (AUROC with one class present, kappa with one class true and predicted) is nan.
-    Balanced accuracy averages over the classes with samples, macro F1 over those with samples or predictions, as
-    scikit-learn does.
+    Balanced accuracy averages over the classes with samples, the macro metrics over those with samples or predictions, as
+    scikit-learn does. The calibration error is sum_b |hits_b - confidence_b| / samples over 15 equal bins b of [0, 1], of the
+    largest probability.
     """
 
     def __init__(self, labels: Sequence[str], ordinal: bool = False) -> None:
@@ -88,6 +89,8 @@ class ClassificationEvaluator(Evaluator):
             "accuracy": int(sums["hits"].sum()) / total if total else math.nan,
             "balanced_accuracy": _mean([row["recall"] for row in seen]),
             "macro_f1": _mean([row["f1"] for row in named]),
+            "macro_precision": _mean([row["precision"] for row in named]),
+            "macro_recall": _mean([row["recall"] for row in named]),
             "nll": float(sums["nll"]) / total if total else math.nan,
             "ece": float((right - confidence).abs().sum()) / total if total else math.nan,
         }

@@ -74,7 +74,8 @@ class Predictor:
             UserError: its label space is fixed.
         """
         wanted = classes if isinstance(classes, ClassNames) else ClassNames(list(classes))
-        method = self.method.retarget(self.method.task.with_classes(wanted.names, wanted.texts))
+        task = self.method.task.with_classes(wanted.names, wanted.texts)
+        method = self.method.retarget(task.with_words(wanted.words) if wanted.words else task)
         return Predictor(self.modality, method, self.card, self.notes, self.world.device.type)
 
 

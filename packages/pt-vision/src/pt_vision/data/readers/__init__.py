@@ -1,4 +1,4 @@
-"""Readers of labelled images: folders, tables, npz arrays, hub data sets and the built-in digits.
+"""Readers of labelled images: folders, tables, split files, npz arrays, hub data sets and the built-in digits.
 
 Each gives the parts as they lie there, with labels as text; `pt_vision.data.load` checks the images and makes datasets.
 """
@@ -10,12 +10,13 @@ from pathlib import Path
 
 from pt_core.errors import UserError
 
-from pt_vision.data.names import ARRAYS, BUILTIN_IMAGES, problem
+from pt_vision.data.names import ARRAYS, BUILTIN_IMAGES, SPLITS, problem
 from pt_vision.data.parts import Found
 from pt_vision.data.readers.arrays import read_npz
 from pt_vision.data.readers.builtin import read_digits
 from pt_vision.data.readers.folder import read_folder
 from pt_vision.data.readers.hub import read_hub
+from pt_vision.data.readers.listed_splits import read_listed_splits
 from pt_vision.data.readers.table import read_table
 from pt_vision.options import DataOptions
 
@@ -41,4 +42,6 @@ def read(spec: str, options: DataOptions, wanted: Sequence[str]) -> Found:
         return read_folder(path, wanted)
     if path.suffix.lower() == ARRAYS:
         return read_npz(path, wanted)
+    if path.suffix.lower() == SPLITS:
+        return read_listed_splits(path, wanted)
     return read_table(path, options, wanted)
