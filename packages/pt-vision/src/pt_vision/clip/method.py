@@ -34,7 +34,7 @@ class ClipMethod(Method):
     A subclass gives the classes' vectors (`class_vectors`), and where it touches the image tower `image_vectors` too.
     """
 
-    class_tensors = ()
+    class_tensors: tuple[str, ...] | None = ()
 
     def __init__(self, config: Any, backbones: Mapping[str, Backbone], task: Task) -> None:
         super().__init__(config, backbones, task)

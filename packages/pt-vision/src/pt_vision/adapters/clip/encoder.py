@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from pt_core.errors import UserError
 from torch import Tensor, nn
 
 from pt_vision.adapters.clip.rows import Rows
 from pt_vision.adapters.clip.words import Sets, WordsTower
 from pt_vision.adapters.edits import Edits
-from pt_vision.networks.clip.tokens import Framing
+from pt_vision.networks.clip.tokens import Framing, IntArray
 
 
 class EncoderText(WordsTower):
@@ -32,13 +33,12 @@ class EncoderText(WordsTower):
         found: nn.Embedding = self.module.transformer.get_input_embeddings()
         return found
 
-    def needed(self, ids: Tensor) -> int:
-        filled = (ids != self.pad).any(0).nonzero()
-        return int(filled.max()) + 1
+    def needed(self, ids: IntArray) -> int:
+        return int(np.flatnonzero((ids != self.pad).any(0))[-1]) + 1
 
     def plain(self, rows: Rows, sets: Sets, edits: Edits) -> tuple[Tensor, Tensor]:
         module, count = self.module, max((some.shape[0] for some in sets.values()), default=1)
-        mask = (rows.ids != self.pad).long().to(self.device).repeat(count, 1)
+        mask = self.tensor(rows.ids != self.pad).repeat(count, 1)
         hidden = self.valued("input", self.embed(rows, sets), edits)
         out = module.transformer(inputs_embeds=hidden, attention_mask=mask)
         out.last_hidden_state = self.valued("features", out.last_hidden_state, edits)

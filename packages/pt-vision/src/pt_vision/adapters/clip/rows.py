@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
+import numpy as np
 from pt_core.backbone import Insert
 from pt_core.errors import UserError
 from torch import Tensor
 
-from pt_vision.networks.clip.tokens import Framing
+from pt_vision.networks.clip.tokens import Framing, IntArray
 
 Place = Literal["end", "middle", "front"]
 
@@ -32,10 +32,11 @@ class Context(Insert):
 
 @dataclass(frozen=True)
 class Rows:
-    """ids (c, l), and places (c, m) of the context in them; on the CPU, where they are looked at."""
+    """ids (c, l), and places (c, m) of the context in them; arrays, since they are looked at wherever
+    the network is."""
 
-    ids: Tensor
-    places: Tensor
+    ids: IntArray
+    places: IntArray
 
 
 def rows_of(framing: Framing, names: Sequence[str], template: str, context: int, place: Place, source: str) -> Rows:
@@ -69,7 +70,7 @@ def rows_of(framing: Framing, names: Sequence[str], template: str, context: int,
             f"class {names[longest]!r} in {template!r} with a context of {context} needs {len(bodies[longest])} tokens, "
             f"{source!r} has room for {framing.room}: {way}"
         )
-    return Rows(framing.rows(bodies), torch.tensor(places, dtype=torch.long).reshape(len(names), context))
+    return Rows(framing.rows(bodies), np.asarray(places, dtype=np.int64).reshape(len(names), context))
 
 
 def _name_size(framing: Framing, name: str, template: str, body: list[int]) -> int:
@@ -99,14 +100,13 @@ def sets_of(tokens: Tensor, classes: int, dim: int, site: str) -> Tensor:
 
 def common_start(rows: Rows, per_class: bool) -> int:
     """Places at the beginning that are the same in all rows; a context of its own for every class ends them."""
-    keys = rows.ids.clone()
+    keys = rows.ids.copy()
     count = rows.places.shape[1]
-    marks = -1 - torch.arange(count, device=keys.device)
-    keys.scatter_(1, rows.places, marks.expand_as(rows.places))
+    np.put_along_axis(keys, rows.places, np.broadcast_to(-1 - np.arange(count), rows.places.shape), 1)
     same = (keys == keys[:1]).all(0)
     if per_class and count:
         same[int(rows.places.min()) :] = False
-    return int(same.long().cumprod(0).sum())
+    return int(same.astype(np.int64).cumprod().sum())
 
 
 def placed(hidden: Tensor, tokens: Tensor, places: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from pt_vision.adapters.clip.blocks import projected, residual
 from pt_vision.adapters.clip.rows import Rows, common_start
 from pt_vision.adapters.clip.words import Sets, WordsTower
 from pt_vision.adapters.edits import Edits
-from pt_vision.networks.clip.tokens import Framing
+from pt_vision.networks.clip.tokens import Framing, IntArray
 
 ENDS = ("argmax", "eos")
 """Poolings that read the end token."""
@@ -66,13 +66,13 @@ class ClipText(WordsTower):
         found: nn.Embedding = self.module.token_embedding
         return found
 
-    def needed(self, ids: Tensor) -> int:
+    def needed(self, ids: IntArray) -> int:
         cut = self.causal and self.pooling in ENDS
         return int(self._ends(ids).max()) + 1 if cut else ids.shape[1]
 
     def plain(self, rows: Rows, sets: Sets, edits: Edits) -> tuple[Tensor, Tensor]:
         module, count = self.module, max((some.shape[0] for some in sets.values()), default=1)
-        ids = rows.ids.to(self.device).repeat(count, 1)
+        ids = self.tensor(rows.ids).repeat(count, 1)
         hidden = self.valued("input", self.embed(rows, sets), edits)
         if module.cls_emb is not None:
             hidden = torch.cat([hidden, module.cls_emb.expand(len(hidden), 1, -1)], 1)
@@ -123,12 +123,13 @@ class ClipText(WordsTower):
             q, k, v = projected(block, hidden)
             before, behind = (tensor.to(k.dtype) for tensor in start[2 * layer : 2 * layer + 2])
             hidden = residual(block, hidden, prompt_attention(q, k, v, before, behind, index=index, causal=True))
-        ends = (self._ends(rows.ids) - size).to(hidden.device).repeat(count)
+        ends = self.tensor(self._ends(rows.ids) - size).repeat(count)
         return self._project(self.module.ln_final(hidden[torch.arange(len(hidden), device=hidden.device), ends]))
 
-    def _ends(self, ids: Tensor) -> Tensor:
+    def _ends(self, ids: IntArray) -> IntArray:
         """(row,): where a row is pooled."""
-        return ids.argmax(1) if self.pooling == "argmax" else (ids == self.module.eos_id).int().argmax(1)
+        ends: IntArray = (ids if self.pooling == "argmax" else ids == self.module.eos_id).argmax(1)
+        return ends
 
     def _project(self, pooled: Tensor) -> Tensor:
         projection = self.module.text_projection

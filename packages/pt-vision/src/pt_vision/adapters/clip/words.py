@@ -6,7 +6,9 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pt_core.backbone import Edits, Features, Insert, Layout, Weights
 from pt_core.dual import TextTower
 from pt_core.errors import UserError
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 
 from pt_vision.adapters.clip.rows import Context, Place, Rows, placed, rows_of, sets_of
 from pt_vision.adapters.edits import Edits as Checked, apply_values
-from pt_vision.networks.clip.tokens import Framing
+from pt_vision.networks.clip.tokens import Framing, IntArray
 
 BUDGET = 2**23
 """Tokens x width x blocks of one chunk of classes: some twenty times as many values are kept for its backward pass."""
@@ -54,7 +56,7 @@ class WordsTower(TextTower):
         """(tokens (row, l, d) after the final norm, pooled (row, joint)); one row per set and class, sets before classes."""
 
     @abstractmethod
-    def needed(self, ids: Tensor) -> int:
+    def needed(self, ids: IntArray) -> int:
         """Places of rows that can change the result; behind them a row may be cut."""
 
     def shared(self, rows: Rows, sets: Sets) -> list[Tensor] | None:
@@ -70,14 +72,14 @@ class WordsTower(TextTower):
     def encode(self, inputs: Tensor, edits: Checked, read: frozenset[str] | None) -> Features:
         """Rows of ids (row, l); a context moves what is behind the head back, and only padding may fall off the end."""
         sets, _ = self._sets(edits, len(inputs))
-        inputs = inputs.cpu()  # rows are planned there; what is computed goes to the network's device
+        given = inputs.cpu().numpy()
         count = sets[0].shape[2] if 0 in sets else 0
         head = len(self.framing.head)
-        if count and bool((inputs[:, -count:] != self.framing.pad).any()):
+        if count and bool((given[:, -count:] != self.framing.pad).any()):
             raise UserError(f"a context of {count} does not fit into rows that are full")
-        filler = inputs.new_full((len(inputs), count), self.framing.filler)
-        ids = torch.cat([inputs[:, :head], filler, inputs[:, head : inputs.shape[1] - count]], 1)
-        places = torch.arange(head, head + count, device=ids.device).expand(len(ids), count)
+        filler = np.full((len(given), count), self.framing.filler)
+        ids = np.concatenate([given[:, :head], filler, given[:, head : given.shape[1] - count]], 1)
+        places = np.tile(np.arange(head, head + count), (len(ids), 1))
         tokens, pooled = self.plain(Rows(ids, places), sets, self._values(edits))
         kinds = (("class", head), ("prompt", count), ("token", tokens.shape[1] - head - count))
         return Features(tokens, Layout(tuple(part for part in kinds if part[1])), {"pooled": pooled})
@@ -106,7 +108,9 @@ class WordsTower(TextTower):
 
     def probe(self) -> Tensor:
         """Rows of a few words."""
-        return self.framing.rows([self.framing.tokens(text) for text in ("a probe", "two of three words")])
+        return torch.as_tensor(
+            self.framing.rows([self.framing.tokens(text) for text in ("a probe", "two of three words")])
+        )
 
     def probe_features(self, inputs: Any) -> Tensor:
         features = self(inputs)
@@ -120,10 +124,13 @@ class WordsTower(TextTower):
         ids = torch.tensor(self.framing.tokens(text), device=self.device)
         return self.embedding()(ids).detach()
 
+    def tensor(self, array: IntArray) -> Tensor:
+        return torch.tensor(array.tolist(), dtype=torch.long, device=self.device)
+
     def embed(self, rows: Rows, sets: Sets, columns: slice = slice(None)) -> Tensor:
         """(g * c, l, d): embedded tokens with the context of `input` in its places, set by set."""
         count = max((some.shape[0] for some in sets.values()), default=1)
-        hidden = self.embedding()(rows.ids[:, columns].to(self.device)).repeat(count, 1, 1)
+        hidden = self.embedding()(self.tensor(rows.ids[:, columns])).repeat(count, 1, 1)
         return self.put(hidden, rows, sets, 0, columns)
 
     def put(self, hidden: Tensor, rows: Rows, sets: Sets, layer: int, columns: slice = slice(None)) -> Tensor:
@@ -134,10 +141,10 @@ class WordsTower(TextTower):
         inside = (rows.places[0] >= start) & (rows.places[0] < stop)  # the same in all rows
         if not bool(inside.any()):
             return hidden
-        classes, tokens = len(rows.ids), sets[layer][:, :, inside]
+        classes, tokens = len(rows.ids), sets[layer][:, :, slice(*_span(inside))]
         count = len(hidden) // classes
         tokens = tokens.expand(count, classes, *tokens.shape[2:]).flatten(0, 1)
-        return placed(hidden, tokens, (rows.places[:, inside] - start).to(hidden.device).repeat(count, 1))
+        return placed(hidden, tokens, self.tensor(rows.places[:, inside] - start).repeat(count, 1))
 
     def _words(self, rows: Rows, sets: Sets, values: Checked, named: dict[str, Tensor]) -> Tensor:
         """(g, c, joint)."""
@@ -206,3 +213,9 @@ class WordsTower(TextTower):
 
     def valued(self, site: str, hidden: Tensor, edits: Checked) -> Tensor:
         return apply_values(site, hidden, Layout((("token", hidden.shape[1]),)), edits) if site in edits else hidden
+
+
+def _span(inside: NDArray[np.bool_]) -> tuple[int, int]:
+    """The first of the contexts' tokens that are inside, and the one behind the last: they lie side by side."""
+    found = np.flatnonzero(inside)
+    return int(found[0]), int(found[-1]) + 1

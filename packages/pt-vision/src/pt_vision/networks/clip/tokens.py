@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from pt_core.errors import UserError
-from torch import Tensor
+
+IntArray = NDArray[np.int64]
 
 PROBES = ("a photo of a cat", "two words")
 
@@ -39,14 +41,14 @@ class Framing:
         """Places for a text and its context."""
         return self.length - len(self.head) - len(self.tail) - len(self.last)
 
-    def rows(self, bodies: Sequence[Sequence[int]]) -> Tensor:
+    def rows(self, bodies: Sequence[Sequence[int]]) -> IntArray:
         """(text, length) rows of texts given by their tokens."""
         inner = self.length - len(self.last)
-        rows = torch.full((len(bodies), self.length), self.pad, dtype=torch.long)
+        rows = np.full((len(bodies), self.length), self.pad, dtype=np.int64)
         for row, body in zip(rows, bodies, strict=True):
             whole = [*self.head, *body, *self.tail]
-            row[: len(whole)] = torch.tensor(whole)
-            row[inner:] = torch.tensor(self.last, dtype=torch.long)
+            row[: len(whole)] = whole
+            row[inner:] = self.last
         return rows
 
 
@@ -58,7 +60,7 @@ def framing(tokenizer: Any, length: int, source: str) -> Framing:
     """
     found = _simple(tokenizer, length) if hasattr(tokenizer, "sot_token_id") else _wrapped(tokenizer, length)
     found = replace(found, filler=found.tokens("x")[-1])
-    want = torch.as_tensor(tokenizer(list(PROBES), context_length=length))
+    want = np.asarray(tokenizer(list(PROBES), context_length=length))
     have = found.rows([found.tokens(text) for text in PROBES])
     if have.shape != want.shape or bool((have != want).any()):
         raise UserError(
