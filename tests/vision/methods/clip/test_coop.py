@@ -37,7 +37,7 @@ CASES = {
     "unified": replace(case(CoOp, "clip", 4 * 48, context_length=4), bad_inputs=BAD),
     "class_specific": case(CoOp, "clip", 3 * 4 * 48, context_length=4, class_specific=True, name_at="middle"),
     "siglip": case(CoOp, "siglip", 4 * 48, words="a photo of a", name_at="front"),
-    "resnet": replace(case(CoOp, "custom", 3 * 48, context_length=3, name_at="middle"), bf16=True),
+    "custom": case(CoOp, "custom", 3 * 48, context_length=3, name_at="middle"),
 }
 
 
