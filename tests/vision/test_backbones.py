@@ -257,7 +257,10 @@ def test_what_is_listed_can_be_loaded() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("vit", "of no known kind; use timm:NAME, mit:b0, segformer:b0, local:FOLDER, file:FILE or builtin:NAME"),
+        (
+            "vit",
+            "of no known kind; use timm:NAME, open_clip:NAME@TAG, mit:b0, segformer:b0, local:FOLDER, file:FILE or builtin:NAME",
+        ),
         ("file:", "of no known kind"),
         ("builtin:glyphs", "known: mit_shapes, vit_glyphs"),
         ("timm:vit_smal_patch16_224", r"did you mean 'vit_small_patch16_224'"),

@@ -46,6 +46,7 @@ def test_methods_and_backbones_are_listed() -> None:
     assert ids == [
         *(
             "coda",
+            "coop",
             "dvpt",
             "dvpt_seg",
             "full",
@@ -55,11 +56,12 @@ def test_methods_and_backbones_are_listed() -> None:
             "source_only",
             "vpt",
             "vpt_pixel",
+            "zero_shot",
         ),
     ]
     rows = good("methods", "--json").json()
     assert [row["id"] for row in rows] == ids
-    assert all(row["title"] and row["tunes"] and "images" in row["needs"]["train"] for row in rows)
+    assert all(row["title"] and row["tunes"] and "images" in row["needs"].get("train", "images") for row in rows)
     assert good("backbones").out.startswith("builtin:vit_glyphs ")
 
 

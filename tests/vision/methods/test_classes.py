@@ -24,7 +24,7 @@ from tests.vision.methods.classification.common import tiny
 from tests.vision.segmentation.common import WIDTH, tiny as tiny_mit
 
 PIXELS = ("coda", "dvpt_seg", "linear_seg", "self_training", "source_only")
-METHODS = [*Vision.registry.infos()]
+METHODS = [name for name, info in Vision.registry.infos().items() if info.extra != "clip"]  # those have their own tests
 OPTIONS: dict[str, dict[str, Any]] = {"dvpt_seg": {"prompt_length": 4}, "dvpt": {"prompt_length": 3}}
 
 

@@ -1,4 +1,4 @@
-"""Backbones by name: `timm:NAME` (hub weights or a local file), `local:FOLDER`, `file:FILE` and `builtin:NAME`."""
+"""Backbones by name: `timm:NAME` and `open_clip:NAME` (hub weights or a local file), `local:FOLDER`, `file:FILE` and `builtin:NAME`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from pt_core.errors import UserError
 
+from pt_vision.networks.clip.names import is_clip
 from pt_vision.networks.names import BUILTIN, MIT, builtin_path, check_spec
 
 if TYPE_CHECKING:
     import torch
+    from pt_core.dual import DualBackbone
 
     from pt_vision.adapters.base import VisionBackbone
 
@@ -47,6 +49,18 @@ def list_backbones(pattern: str | None = None) -> list[tuple[str, str]]:
             "segformer:b0 ... segformer:b5 --weights FILE",
             "MiT with SegFormer's decoder, published state dict (segmentation)",
         ),
+        (
+            "open_clip:NAME@TAG",
+            "an image and a text tower of open_clip with hub weights, such as open_clip:ViT-B-16-quickgelu@openai (extra `clip`)",
+        ),
+        (
+            "open_clip:NAME --weights FILE",
+            "the same with local weights: .safetensors, or .pt (tensors only)",
+        ),
+        (
+            "local:FOLDER (two towers)",
+            "a folder in open_clip's hub layout: open_clip_config.json and open_clip_model.safetensors",
+        ),
         ("local:FOLDER", "a folder in the hub's layout: config.json and model.safetensors"),
         ("file:FILE", "a file written by `pt-vision pretrain`"),
     ]
@@ -66,8 +80,8 @@ def load_backbone(
     weights: str | Path | None = None,
     image_size: Size | None = None,
     device: torch.device | str = "cpu",
-) -> VisionBackbone:
-    """Load a frozen backbone in float32.
+) -> VisionBackbone | DualBackbone:
+    """Load a frozen backbone in float32; `open_clip:...` and folders of open_clip give two towers, `image` and `text`.
 
     Args:
         spec: `timm:NAME`, `local:FOLDER`, `file:FILE` or `builtin:NAME` (see `list_backbones`).
@@ -84,6 +98,12 @@ def load_backbone(
 
     kind, _, name = spec.partition(":")
     size, file = _size(image_size), None if weights is None else Path(weights)
+    if is_clip(spec):
+        from pt_vision.adapters.clip.load import open_clip_backbone
+
+        if size is not None:
+            raise UserError(f"backbone {spec!r} takes pictures of its own size; leave out image_size")
+        return open_clip_backbone(spec, file, device)
     if kind == "timm":
         return load.timm_backbone(spec, name, file, size, device)
     if kind in MIT:

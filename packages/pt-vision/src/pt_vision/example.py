@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from pt_core.backbone import Backbone
 from pt_core.data import Batch
 from pt_core.run.declare.modality import Modality
 from pt_core.run.declare.roles import by_role
@@ -10,14 +11,13 @@ from pt_core.run.declare.spec import RunSpec
 from pt_core.run.tasks.classification import Classification
 from pt_core.task import Task
 
-from pt_vision.adapters.base import VisionBackbone
 from pt_vision.backbones import load_backbone
 from pt_vision.segmentation.task import Segmentation
 
 
 def example(
     modality: Modality, spec: RunSpec, classes: int, batch_size: int
-) -> tuple[dict[str, VisionBackbone], Task, Batch]:
+) -> tuple[dict[str, Backbone], Task, Batch]:
     """See `Modality.example`; segmentation counts one crop per image."""
     (role,) = modality.registry.info(spec.method).backbones
     source = by_role("--backbone", spec.run.backbone, [role]).get(role, modality.default_backbone(role))
@@ -30,6 +30,8 @@ def example(
         target = torch.zeros(batch_size, side, side, dtype=torch.long)
         images = torch.zeros(batch_size, 3, side, side, device="meta")
         return {role: backbone}, Segmentation(names), Batch(images, target, rows, ids)
-    images = torch.zeros(batch_size, 3, *backbone.image_size, device="meta")
+    images = torch.zeros(
+        batch_size, 3, *getattr(backbone, "parts", {}).get("image", backbone).image_size, device="meta"
+    )
     target = torch.zeros(batch_size, dtype=torch.long)
     return {role: backbone}, Classification(names), Batch(images, target, rows, ids)

@@ -28,8 +28,14 @@ MAX_SIDE = 8192
 """Pixels along a side of the images that a card may ask a network for."""
 
 
+def image_part(backbone: Backbone) -> Backbone:
+    """What reads the images: the backbone, or the image tower of two."""
+    parts: Mapping[str, Backbone] = getattr(backbone, "parts", {})
+    return parts.get("image", backbone)
+
+
 class Vision(Package):
-    """Images: classification on ViT and Swin backbones, segmentation on MiT."""
+    """Images: classification on ViT and Swin backbones and by CLIP-type pairs of towers, segmentation on MiT."""
 
     input_name = "IMAGE"
     class_texts = True
@@ -44,9 +50,13 @@ class Vision(Package):
 
     def reload_backbone(self, spec: str, weights: str | None, preprocessing: Mapping[str, Any], role: str) -> Backbone:
         """A run may have given a ViT or Swin another --image-size."""
+        from pt_core.dual import DualBackbone
+
         from pt_vision.backbones import load_backbone
 
         backbone = load_backbone(spec, weights)
+        if isinstance(backbone, DualBackbone):
+            return backbone
         recorded = preprocessing.get("input_size", ())
         size = tuple(recorded)[1:] if isinstance(recorded, (list, tuple)) else ()
         if len(size) != 2 or size == backbone.image_size:
@@ -104,7 +114,7 @@ class Vision(Package):
 
             low, high = getattr(options, "scale_min", None), getattr(options, "scale_max", None)
             return bind_pixels(dataset, backbone.preprocessing, augment, low, high)
-        bound: Dataset = dataset.bind(backbone.preprocessing, augment)  # type: ignore[attr-defined]
+        bound: Dataset = dataset.bind(image_part(backbone).preprocessing, augment)  # type: ignore[attr-defined]
         return bound
 
     def make_task(self, options: TaskOptions, data: Mapping[str, Dataset]) -> Task:
@@ -143,12 +153,12 @@ class Vision(Package):
             return SegmentationDataset(found.sources, found.ids, None, names, background=found.background).bind(
                 backbone.preprocessing
             )
-        return found.bind(backbone.preprocessing)
+        return found.bind(image_part(backbone).preprocessing)
 
     def blank_inputs(self, backbone: Backbone, batch_size: int) -> Tensor:
         import torch
 
-        return torch.zeros(batch_size, 3, *cast("VisionBackbone", backbone).image_size)
+        return torch.zeros(batch_size, 3, *cast("VisionBackbone", image_part(backbone)).image_size)
 
     def thumbnail(self, dataset: Dataset, index: int) -> bytes | None:
         picture = dataset.picture(index)  # type: ignore[attr-defined]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from pt_core import Backbone, Method, Task
+from pt_core.dual import DualBackbone
 from pt_core.errors import ConfigError
 from torch import Tensor, nn
 
@@ -28,6 +29,11 @@ class VisionMethod(Method):
             raise ConfigError(
                 f"{type(self).__name__} predicts one class per image; choose a method for masks (source_only, self_training, coda, "
                 "dvpt_seg, linear_seg)"
+            )
+        pair = self.backbones.get("backbone")
+        if isinstance(pair, DualBackbone):
+            raise ConfigError(
+                f"{pair.source!r} is a pair of towers, {type(self).__name__} takes one network; methods for pairs: zero_shot, coop"
             )
 
     def classify(self, pooled: Tensor) -> Tensor:

@@ -21,7 +21,8 @@ def evaluation_transform(preprocessing: Mapping[str, Any]) -> Transform:
 
     `preprocessing` has keys of timm's `resolve_model_data_config`: input_size (channel, row, column), mean, std, and
     optionally interpolation (default bicubic), crop_pct (default 1: no border is cut) and crop_mode (center, squash or
-    border). With one channel the image is made grey, and means and deviations given for three are averaged.
+    border); those of open_clip have resize_mode instead and go through open_clip's transform. With one channel the image is
+    made grey, and means and deviations given for three are averaged.
 
     Raises:
         DataError: a number of channels other than 1 and 3.
@@ -29,6 +30,8 @@ def evaluation_transform(preprocessing: Mapping[str, Any]) -> Transform:
     from timm.data.transforms_factory import create_transform
     from torchvision.transforms import v2
 
+    if "resize_mode" in preprocessing:
+        return _open_clip(preprocessing)
     channels, rows, columns = _size(preprocessing)
     transform: Any = create_transform(
         (channels, rows, columns),
@@ -74,8 +77,28 @@ def training_transform(preprocessing: Mapping[str, Any], augment: Augment) -> Tr
             v2.RandomAffine(180, translate=(0.1, 0.1), interpolation=v2.InterpolationMode.BILINEAR),
         ]
     if len(steps) > 1:  # a crop of the input size: the evaluation view must not cut it again
-        preprocessing = {**preprocessing, "crop_pct": 1.0, "crop_mode": "squash"}
+        whole = (
+            {"resize_mode": "squash"} if "resize_mode" in preprocessing else {"crop_pct": 1.0, "crop_mode": "squash"}
+        )
+        preprocessing = {**preprocessing, **whole}
     result: Transform = v2.Compose([*steps, evaluation_transform(preprocessing)])
+    return result
+
+
+def _open_clip(preprocessing: Mapping[str, Any]) -> Transform:
+    """open_clip's own evaluation view; its words are input_size, mean, std, interpolation, resize_mode and fill_color."""
+    from open_clip.transform import image_transform
+
+    sides = _size(preprocessing)[1:]
+    result: Transform = image_transform(
+        sides[0] if sides[0] == sides[1] else sides,
+        is_train=False,
+        mean=tuple(preprocessing["mean"]),
+        std=tuple(preprocessing["std"]),
+        resize_mode=str(preprocessing["resize_mode"]),
+        interpolation=_interpolation(preprocessing),
+        fill_color=int(preprocessing["fill_color"]),
+    )
     return result
 
 

@@ -1,10 +1,12 @@
-"""What --backbone may name, and what is wrong with a name; weights are not read, and torch is imported for timm's and MiT's names only."""
+"""What --backbone may name, and what is wrong with a name; weights are not read, and torch is imported for the names of libraries only."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from pt_core.errors import UserError, nearest
+
+from pt_vision.networks.clip.names import check_clip, is_clip
 
 ASSETS = Path(__file__).parents[1] / "assets"
 BUILTIN = {
@@ -37,7 +39,9 @@ def check_spec(spec: str) -> None:
         UserError: names what is wrong, and the nearest name where there is one.
     """
     kind, _, name = spec.partition(":")
-    if kind == "timm":
+    if is_clip(spec):
+        check_clip(spec)
+    elif kind == "timm":
         from pt_vision.networks.timm_models import check_model
 
         check_model(name)
@@ -47,7 +51,8 @@ def check_spec(spec: str) -> None:
         check_size(name)
     elif kind not in WITH_WEIGHTS or not name:
         raise UserError(
-            f"backbone {spec!r} is of no known kind; use timm:NAME, mit:b0, segformer:b0, local:FOLDER, file:FILE or builtin:NAME"
+            f"backbone {spec!r} is of no known kind; use timm:NAME, open_clip:NAME@TAG, mit:b0, segformer:b0, local:FOLDER, file:FILE or "
+            "builtin:NAME"
         )
     elif kind == "builtin" and name not in builtin_names():
         raise UserError(

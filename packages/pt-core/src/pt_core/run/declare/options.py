@@ -58,7 +58,8 @@ class TrainOptions:
     warmup_lr: Annotated[float, Gt(0)] | None = None
     """Constant learning rate during the warm-up, in place of a line up to the peak."""
     official_warmup: bool = False
-    """Step the schedule once per epoch and start it at 0, so that the first epoch trains with lr 0 (VPT's released code)."""
+    """Step the schedule once per epoch and start it at 0, so that the first epoch trains with lr 0 (VPT's released code); with `warmup_lr`
+    the schedule behind the warm-up is as long as the run and so ends before its end (CoOp's released code)."""
     clip_norm: Annotated[float, Gt(0)] | None = None
     """Clip the gradient norm of each optimiser."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

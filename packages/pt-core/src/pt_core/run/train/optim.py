@@ -135,6 +135,10 @@ def lr_factor(step: int, steps: int, per_epoch: int, options: TrainOptions) -> f
         position, total = float(step // per_epoch), steps / per_epoch
         if position < warmup:
             return position / warmup if options.warmup_lr is None else options.warmup_lr / options.lr
+        if (
+            options.warmup_lr is not None
+        ):  # CoOp's: the constant warm-up delays the schedule by its epochs, and does not shorten it
+            total += warmup
     else:
         position, total, warmup = float(step), float(steps), round(warmup * per_epoch)
         if position < warmup:

@@ -1,0 +1,1 @@
+"""Image and text towers of CLIP-type networks behind the Backbone contract."""

@@ -1,0 +1,1 @@
+"""Methods on CLIP-type networks, one per file."""

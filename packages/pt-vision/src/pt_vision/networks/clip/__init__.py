@@ -1,0 +1,1 @@
+"""CLIP-type networks as they come: by name, from weight files and folders, with their preprocessing and tokenizer."""
