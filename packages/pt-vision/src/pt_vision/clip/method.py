@@ -58,12 +58,12 @@ class ClipMethod(Method):
         return backbone
 
     def words(self) -> list[str]:
-        """What stands for every class in a text: its name, with blanks for underscores.
+        """What stands for every class in a text: the one that `--class-names` gives, or its name told in words.
 
         Raises:
             UserError: an empty name, or two classes with the same one.
         """
-        words = [" ".join(name.replace("_", " ").split()) for name in self.task.class_names()]
+        words = [" ".join(word.split()) for word in self.task.class_words()]
         for number, word in enumerate(words):
             if not word:
                 raise UserError(f"class {number} has an empty name")
@@ -102,7 +102,7 @@ class ClipMethod(Method):
         autocast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
         text = self.backbone.text
         state = (
-            tuple(self.task.class_names()),
+            tuple(self.task.class_words()),
             id(text.module),
             text.device,
             text.dtype,
