@@ -100,7 +100,7 @@ def test_classes_have_texts_in_the_card_the_notes_and_info(place: Path, backbone
     run = pt_vision.fit("vpt", data="photos", backbone=backbone, out="worded", class_names="words.json", **SHORT)
     task = json.loads((run.path / "tuned" / "card.json").read_text())["task"]
     assert task["labels"] == labels
-    assert task["words"] == {name: f"drawing of {name}" for name in labels}
+    assert task["class_words"] == {name: f"drawing of {name}" for name in labels}
     assert sum("class names are read in words" in note for note in run.info["notes"]) == 1
     assert pt_vision.load("worded").method.task.class_words() == [f"drawing of {name}" for name in labels]
     assert f"{labels[0]} (drawing of {labels[0]})" in good("info", "worded").out

@@ -2,6 +2,7 @@
 
 import pytest
 from pt_core.errors import ConfigError
+from pt_core.run.declare.class_names import read_class_names
 from pt_core.run.declare.class_words import read_words, told, words_note
 
 LABELS = ["AnnualCrop", "sea_lake", "10"]
@@ -65,3 +66,18 @@ def test_what_is_wrong_names_the_label(tmp_path, file, content, said):
 def test_only_changed_names_are_told_of():
     assert words_note(["a", "b"], {"a": "a", "b": "b"}) is None
     assert words_note(["a", "b_c"], {"a": "a", "b_c": "b c"}) == "1 of 2 class names are read in words: 'b_c' as 'b c'"
+
+
+def test_a_tuned_method_takes_other_classes_from_a_table(tmp_path):
+    """`predict --class-names`: the labels are the names, their texts stand for them and describe them."""
+    path = tmp_path / "new.tsv"
+    path.write_text("label\ttext\nk1\tred kite\nk2\tblack kite\n")
+    found = read_class_names(str(path))
+    assert list(found.names) == ["k1", "k2"]
+    assert found.words == {"k1": "red kite", "k2": "black kite"}
+    assert found.texts == {"k1": ["red kite"], "k2": ["black kite"]}
+    path.write_text("kite\nhawk\n")
+    assert list(read_class_names(str(path)).names) == ["kite", "hawk"]
+    path.write_text("k1\tkite\nk2\tkite\n")
+    with pytest.raises(ConfigError, match="'k1' and 'k2' have the same text 'kite'"):
+        read_class_names(str(path))

@@ -65,7 +65,7 @@ class ClipMethod(Method):
         """
         words = [" ".join(word.split()) for word in self.task.class_words()]
         for number, word in enumerate(words):
-            if not word:
+            if not word.strip("_"):
                 raise UserError(f"class {number} has an empty name")
             if word in words[:number]:
                 raise UserError(f"two classes are both named {word!r} in a text; tell them apart with --class-names")

@@ -49,7 +49,7 @@ def info(modality: Modality, run: Path, as_json: bool) -> None:
         click.echo(f"format      {card['format_version']}")
         labels = card["task"].get("labels")
         if labels:
-            words = card["task"].get("words", {})
+            words = card["task"].get("class_words", {})
             shown = [f"{name} ({words[name]})" if words.get(name, name) != name else name for name in labels]
             click.echo(f"labels      {', '.join(shown[:12])}{' ...' if len(labels) > 12 else ''}")
     for name, value in card.get("metrics", {}).items():

@@ -81,7 +81,7 @@ def _from_columns(path: Path) -> ClassNames:
         words = checked_words(path, from_table("\n".join(lines), separator))
     except (ValueError, csv.Error) as error:
         raise ConfigError(f"--class-names {path} is not readable: {error}; {FORMS}") from None
-    return ClassNames(list(words), {}, words)
+    return ClassNames(list(words), {name: [text] for name, text in words.items()}, words)
 
 
 def _short(text: str) -> str:

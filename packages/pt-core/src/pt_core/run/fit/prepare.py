@@ -122,7 +122,7 @@ def task_and_parts(
         if not isinstance(task, Classification):
             raise ConfigError(TRAINED_NAMES)
         task = task.with_words(read_words(Path(spec.run.class_names), task.class_names()))
-        note(words_note(task.labels, task.words) or "every class name stands for itself")
+        note(words_note(task.labels, task.given_words) or "every class name stands for itself")
     own = {role for role in raw if role in info.roles and info.roles[role].labels != "task"}
     return task, split_roles(spec, info, {**raw, **in_label_space(raw, task, own)}, task, note)
 

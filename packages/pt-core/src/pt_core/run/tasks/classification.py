@@ -78,7 +78,7 @@ class Classification(Task):
         self.ordinal = ordinal
         self.texts: Mapping[str, Sequence[str]] = {}
         """Class name -> texts that describe it, where they were given."""
-        self.words: Mapping[str, str] = {}
+        self.given_words: Mapping[str, str] = {}
         """Class name -> the text that stands for it, where one was given."""
         if ordinal:
             self.select = ("kappa", "max")
@@ -136,8 +136,8 @@ class Classification(Task):
             spec["label_smoothing"] = self.label_smoothing
         if self.ordinal:
             spec["ordinal"] = True
-        if self.words:
-            spec["words"] = dict(self.words)
+        if self.given_words:
+            spec["class_words"] = dict(self.given_words)
         if self.texts:
             spec["texts"] = {name: list(texts) for name, texts in self.texts.items()}
         return spec
@@ -150,7 +150,7 @@ class Classification(Task):
             ArtifactError: an unknown key, or a value of the wrong type, length or range.
         """
         unknown = sorted(
-            set(spec) - {"name", "labels", "class_weights", "label_smoothing", "ordinal", "texts", "words"}
+            set(spec) - {"name", "labels", "class_weights", "label_smoothing", "ordinal", "texts", "class_words"}
         )
         if unknown:
             raise ArtifactError(
@@ -171,14 +171,14 @@ class Classification(Task):
         texts = spec.get("texts", {})
         if not isinstance(texts, dict) or not all(isinstance(some, list) for some in texts.values()):
             raise ArtifactError("the card's task has texts that are not lists by class name")
-        words = spec.get("words", {})
+        words = spec.get("class_words", {})
         if not isinstance(words, dict) or not all(isinstance(text, str) and text for text in words.values()):
             raise ArtifactError("the card's task has words that are not texts by class name")
         try:
             task = cls(
                 labels, None if weights is None else torch.tensor(weights, dtype=torch.float32), smoothing, ordinal
             )
-            task.texts, task.words = texts, words
+            task.texts, task.given_words = texts, words
             return task
         except (DataError, ValueError) as error:
             raise ArtifactError(f"the card's task is not valid: {error}") from None
@@ -224,11 +224,11 @@ class Classification(Task):
 
     def class_words(self) -> Sequence[str]:
         """The texts that were given, or the names told in words: `AnnualCrop`, `annual_crop` -> `Annual Crop`, `annual crop`."""
-        return [self.words.get(label) or told(label) for label in self.labels]
+        return [self.given_words.get(label) or told(label) for label in self.labels]
 
     def with_words(self, words: Mapping[str, str]) -> Classification:
         other = copy.copy(self)
-        other.words = dict(words)
+        other.given_words = dict(words)
         return other
 
     def with_classes(self, names: Sequence[str], texts: Mapping[str, Sequence[str]] | None = None) -> Classification:
@@ -237,7 +237,7 @@ class Classification(Task):
         fresh = Classification(names, None, self.label_smoothing, self.ordinal)
         other.labels, other.outputs, other.class_weights = fresh.labels, fresh.outputs, None
         other.texts = dict(texts or {})
-        other.words = {name: self.words[name] for name in other.labels if name in self.words}
+        other.given_words = {name: self.given_words[name] for name in other.labels if name in self.given_words}
         return other
 
     def logits(self, output: Tensor) -> Tensor:
