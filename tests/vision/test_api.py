@@ -23,7 +23,8 @@ PUBLIC = {
     "DVPT", "DVPTConfig", "DataOptions", "FullConfig", "FullFineTuning", "ImageDataset", "LinearConfig", "LinearProbe", "VPT",
     "VPTConfig", "VPTPixel", "VPTPixelConfig", "__version__", "fit", "list_backbones", "load", "load_backbone", "load_images",
     "load_many", "CoDA", "CoDAConfig", "DVPTSeg", "DVPTSegConfig", "LinearSegConfig", "LinearSegProbe", "Segmentation",
-    "SegmentationDataset", "SelfTraining", "SelfTrainingConfig", "SourceOnly", "SourceOnlyConfig", "wrap",
+    "SegmentationDataset", "SelfTraining", "SelfTrainingConfig", "SourceOnly", "SourceOnlyConfig", "wrap", "study", "CoOp", "CoOpConfig",
+    "ZeroShot", "ZeroShotConfig",
 }  # fmt: skip
 SHORT = {"steps": 4, "batch_size": 6, "eval_every": 2, "test_fraction": 0.0, "quiet": True}
 

@@ -7,6 +7,8 @@ from .methods.classification.full import FullConfig as FullConfig, FullFineTunin
 from .methods.classification.linear import LinearConfig as LinearConfig, LinearProbe as LinearProbe
 from .methods.classification.vpt import VPT as VPT, VPTConfig as VPTConfig
 from .methods.classification.vpt_pixel import VPTPixel as VPTPixel, VPTPixelConfig as VPTPixelConfig
+from .methods.clip.coop import CoOp as CoOp, CoOpConfig as CoOpConfig
+from .methods.clip.zero_shot import ZeroShot as ZeroShot, ZeroShotConfig as ZeroShotConfig
 from .methods.segmentation.coda import CoDA as CoDA, CoDAConfig as CoDAConfig
 from .methods.segmentation.dvpt_seg import DVPTSeg as DVPTSeg, DVPTSegConfig as DVPTSegConfig
 from .methods.segmentation.linear_seg import LinearSegConfig as LinearSegConfig, LinearSegProbe as LinearSegProbe
