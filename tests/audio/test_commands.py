@@ -133,7 +133,7 @@ def test_the_python_api_does_the_same(place: Path) -> None:
     assert [(row["run"], row["predicted"]) for row in rows] == [("two", want), ("one", want)]
     assert set(pt_audio.__all__) == {
         "AcousticAPT", "AcousticAPTConfig", "DataOptions", "LogMel", "Projector", "ProjectorConfig", "Run", "__version__",
-        "fit", "list_backbones", "load", "load_audio", "load_backbone", "load_many", "wrap",
+        "fit", "list_backbones", "load", "load_audio", "load_backbone", "load_many", "study", "wrap",
     }  # fmt: skip
     for name in pt_audio.__all__:
         assert getattr(pt_audio, name)

@@ -126,13 +126,13 @@ def test_all_mistakes_of_a_command_are_told_together(tmp_path, capsys, monkeypat
     [
         ("builtin:twin", "did you mean 'twins'"),
         ("folder", "folder folder holds no .npz"),
-        ("notes.txt", "notes.txt is of no known format"),
+        ("notes.md", "notes.md is of no known format"),
     ],
 )
 def test_data_are_checked_by_name(spec, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
-    (tmp_path / "notes.txt").touch()
+    (tmp_path / "notes.md").touch()
     assert message in TimeSeries().data_problem(spec)
     with pytest.raises(DataError, match=message):
         pt_timeseries.load_windows(spec, pt_timeseries.DataOptions(), 0)

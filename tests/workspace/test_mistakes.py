@@ -38,7 +38,7 @@ def changed(*flags: str, method: str = "vpt") -> tuple[str, ...]:
 
 TYPED: dict[str, tuple[tuple[str, ...], str]] = {
     "unknown command": (("fti", "vpt"), "No such command 'fti'"),
-    "unknown method": (("fit", "vtp"), r"pt-vision has no method 'vtp' \(did you mean 'vpt'\?\); known: coda, dvpt, dvpt_seg, full"),
+    "unknown method": (("fit", "vtp"), r"pt-vision has no method 'vtp' \(did you mean 'vpt'\?\); known: coda, coop, dvpt, dvpt_seg, full"),
     "method of another package": (("fit", "pt-graph/gpf"), "pt-vision has no method 'pt-graph/gpf'"),
     "unknown demo": (("demo", "digts"), r"no demo 'digts' \(did you mean 'digits'\?\); known: digits"),
     "unknown recipe": (changed("--recipe", "vpt-official"), "no recipe 'vpt-official'; known: coda-official, dvpt-medical"),

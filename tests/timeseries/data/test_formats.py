@@ -86,7 +86,7 @@ def test_ucr_texts_of_every_edition(separator, tmp_path):
     np.testing.assert_allclose(domain.values[:, 0], np.concatenate([two, one]), rtol=1e-7)
     alone = read(str(folder / "GunPoint_TRAIN.txt"), OPTIONS, 0)
     np.testing.assert_allclose(alone.items[0].values[:, 0], one, rtol=1e-7)
-    with pytest.raises(DataError, match="GunPoint.txt is no text of the UCR archive: each line needs a class"):
+    with pytest.raises(DataError, match="GunPoint.txt is no text of the UCR archive: a line has a class"):
         read(str(folder / "GunPoint.txt"), OPTIONS, 0)
     for part in ("TRAIN", "TEST"):
         (folder / f"GunPoint_{part}.txt").unlink()

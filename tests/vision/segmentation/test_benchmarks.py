@@ -25,11 +25,12 @@ def test_the_table_has_three_seeds_of_every_method():
         assert all(len(score["seeds"]) == len(found["seeds"]) == 3 for score in row["test"].values())
 
 
-def test_the_dark_split_of_drawn_streets_has_the_published_order():
-    """Means over three seeds at night: source only < self-training < CoDA; over all conditions both are above source only."""
+def test_adaptation_gains_on_drawn_streets_most_at_night():
+    """Means over three seeds: both ways of adapting are above source only, at night by more. CoDA is not above plain self-training there."""
     rows = {row["method"]: row["test"] for row in read("vision_streets")["rows"]}
     night = [rows[name]["miou/night"]["mean"] for name in ("source only", "self-training", "coda")]
-    assert night == sorted(night)
+    assert min(night[1:]) > night[0] + 0.08
+    assert night[2] < night[1]  # published is the opposite order; where this changes, docs/results must say so
     assert (
         min(rows[name]["miou"]["mean"] for name in ("self-training", "coda"))
         > rows["source only"]["miou"]["mean"] + 0.02

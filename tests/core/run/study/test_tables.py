@@ -54,7 +54,7 @@ def test_strips_show_every_value():
         strips.Strip("a <b>", [0.1, 0.2, 0.3], 0.2, (0.1, 0.3)),
         strips.Strip("one", [0.5], 0.5, (math.nan, math.nan)),
     ]
-    drawn = strips.strips("s", "title", lines, "accuracy", str)
+    drawn = strips.strips("s", "title", lines, "accuracy", str, (0.0, 1.0))
     assert isinstance(drawn, Markup)
     assert "a &lt;b&gt;" in drawn
     assert drawn.count("<use") >= 4 + 2
