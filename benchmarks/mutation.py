@@ -242,7 +242,6 @@ OPTIONS = [
         "no:cacheprovider",
         "-q",
     ),
-    *("-p", "no:timeout", "--strict-markers"),
 ]
 
 
@@ -334,6 +333,7 @@ def run_group(name: str, args: argparse.Namespace, known: dict[str, Mutant]) -> 
 
     seen = forked(baseline, 1200)
     assert seen is not None, f"the tests of {name} take too long"
+    assert seen["tests"], f"no test of {name} could be run"
     print(f"{name}: {len(seen['tests'])} tests, {len(seen['failed'])} fail as they are: {seen['failed']}", flush=True)
     usable = {test: one for test, one in seen["tests"].items() if test not in seen["failed"]}
     for path in files:
