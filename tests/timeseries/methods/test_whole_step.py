@@ -28,12 +28,8 @@ ROLES = {"source": "train", "target": "unlabeled", "shots": "shots"}
 
 def cut(rows: dict[str, tuple[int, ...]], roles: dict[str, str], at: int | None) -> list[dict[str, Batch]]:
     """One micro-batch, or two of unequal sizes."""
-    halves = (
-        [{n: r for n, r in rows.items()}]
-        if at is None
-        else [{n: r[:at] for n, r in rows.items()}, {n: r[at:] for n, r in rows.items()}]
-    )
-    return [{n: batch_of(DATA[roles[n]], *r) for n, r in half.items() if r} for half in halves]
+    halves = [slice(None)] if at is None else [slice(0, at), slice(at, None)]
+    return [{n: batch_of(DATA[roles[n]], *r[half]) for n, r in rows.items() if r[half]} for half in halves]
 
 
 def nll(logits: Tensor, target: Tensor) -> Tensor:
@@ -293,7 +289,7 @@ def test_a_meta_step_of_pond(inner: str) -> None:
     close(torch.as_tensor(logs["loss"]), sum(losses) / 2, 1e-4)
     assert [name for name, _ in ctx.updates] == ["main", "main", "prompt"]
     for (_, have), want in zip(ctx.updates, updates, strict=False):
-        same_gradients({n: g for n, g in have.items()}, want, 1e-4)
+        same_gradients(have, want, 1e-4)
     want = start + 0.4 * sum(c.detach() - start for c in copies.values()) / 3
     close(method.common.series.detach(), want)
     assert float((want - start).abs().max()) > 1e-3
