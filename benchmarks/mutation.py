@@ -4,8 +4,8 @@
     python -m benchmarks.mutation [--groups graph vision] [--only coral] [--again] [--sample 8] [--limit 6] [--table]
 
 A mutant is a method's file with one change by an operator of cosmic-ray: another sign or arithmetic operator, a comparison, a number by
-one, True for False, `and` for `or`, a condition turned around, a loop left out. It is made in function bodies only; docstrings,
-annotations, options and what is there to refuse input (`raise`, `assert`, an `if` that only raises) are left out, and so is `strict=`.
+one, True for False, `and` for `or`, a condition turned around, a loop left out. It is made in function bodies only. Left out are
+docstrings, annotations, options, warnings, what is there to refuse input (`raise`, `assert`, an `if` that only raises), and `strict=`.
 Of every file `--sample` places are drawn from a fixed seed, one change each.
 
 Tests are imported once per group and run in forked processes: first all of them, to see which lines each runs, then per mutant those that
@@ -143,7 +143,9 @@ def spans(tree: ast.AST) -> tuple[list[ast.stmt], list[tuple[int, int, int, int]
             elif inside and not isinstance(node, ast.Raise | ast.Assert | ast.Import | ast.ImportFrom):
                 if isinstance(node, ast.If) and not node.orelse and all(isinstance(x, ast.Raise) for x in node.body):
                     continue
-                if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                if isinstance(node, ast.Expr) and (
+                    isinstance(node.value, ast.Constant) or "warnings.warn(" in ast.unparse(node)
+                ):
                     continue
                 statements.append(node)
                 if isinstance(node, ast.AnnAssign):
