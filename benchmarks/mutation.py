@@ -50,11 +50,22 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "language": (
         ("pt-language/src/pt_language/methods/*.py", "pt-language/src/pt_language/kernels/rational.py"),
-        ("tests/language/methods", "tests/language/kernels"),
+        (
+            "tests/language/methods",
+            "tests/language/kernels",
+            "tests/language/test_classes.py",
+            "tests/language/server/test_prompts.py",
+        ),
     ),
     "audio": (
         ("pt-audio/src/pt_audio/methods/*.py", "pt-audio/src/pt_audio/qformer/alignment.py"),
-        ("tests/audio/test_conformance.py", "tests/audio/test_cuts.py", "tests/audio/qformer", "tests/audio/methods"),
+        (
+            "tests/audio/test_conformance.py",
+            "tests/audio/test_cuts.py",
+            "tests/audio/qformer",
+            "tests/audio/methods",
+            "tests/audio/tasks",
+        ),
     ),
     "pointcloud": (
         (
@@ -349,7 +360,7 @@ def run_group(name: str, args: argparse.Namespace, known: dict[str, Mutant]) -> 
             reach = {(str(path), line) for line in lines}
             covering = [t for t, one in usable.items() if reach & {tuple(hit) for hit in one["lines"]}]
             covering.sort(key=lambda test: usable[test]["seconds"])
-            total, chosen = 0.0, []
+            total, chosen = 0.0, list[str]()
             for test in covering:
                 total += usable[test]["seconds"]
                 if chosen and total > args.limit:
