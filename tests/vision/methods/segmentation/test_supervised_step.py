@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from pt_core import Batch
 from pt_core.randomness import keyed, shared_rng
+from pt_vision.bottleneck import quick_gelu
 from torch import Tensor
 
 from tests.stepping import gradients_of, same_gradients
@@ -86,3 +88,28 @@ def test_images_without_a_labelled_pixel_teach_nothing() -> None:
     output = method.training_step(batch)
     assert float(output.loss.detach()) == 0
     assert not any(bool(gradient.any()) for gradient in gradients_of(method, output.loss).values())
+
+
+@pytest.mark.parametrize("features", ["stages", "decoder"])
+def test_a_step_of_the_linear_probe(features: str) -> None:
+    method, batch = moved(seeded_make("linear_seg", features=features)), drawn()
+    extra = method.backbone(batch.inputs, read=["decoder"] if features == "decoder" else None).extra
+    if features == "decoder":
+        read = extra["decoder"]
+    else:
+        maps = [torch.nn.functional.interpolate(m, (CROP // 4, CROP // 4), mode="bilinear") for m in extra["maps"][1:]]
+        read = torch.cat([extra["maps"][0], *maps], 1)
+    weight = method.classifier.weight[:, :, 0, 0]
+    small = torch.einsum("kc,bcij->bkij", weight, read.detach()) + method.classifier.bias[:, None, None]
+    logits = torch.nn.functional.interpolate(small, (CROP, CROP), mode="bilinear")
+    loss = cross_entropy(logits, batch.target)
+    output = method.training_step(batch)
+    close(output.loss.detach(), loss.detach(), 1e-5)
+    same_gradients(gradients_of(method, output.loss), gradients_of(method, loss), 1e-4)
+    assert method.crop == CROP
+    assert seeded_make("linear_seg", crop_size=32).crop == 32
+
+
+def test_the_activation_of_bottlenecks() -> None:
+    x = torch.tensor([-2.0, -0.5, 0.0, 1.0, 3.0])
+    close(quick_gelu(x), torch.tensor([v / (1 + math.exp(-1.702 * v)) for v in x.tolist()]), 1e-6)
