@@ -17,6 +17,7 @@ from pt_timeseries.methods.full import FullOnShots
 from pt_timeseries.methods.pond import POND
 from pt_timeseries.pond.information import pair_by_class
 from pt_timeseries.pond.prompts import Generator
+from pt_timeseries.pond.selection import _distinction
 from pt_timeseries.pond.streams import domain_plan
 from torch.nn import functional as F
 
@@ -189,3 +190,23 @@ def test_the_choice_of_a_source_by_hand(held: str) -> None:
     close(method.evidence_fidelity, torch.stack(fidelity).detach(), 1e-4)
     close(method.evidence_distinction, apart.detach(), 1e-4)
     assert size == (9 if held != "none" else 12)
+
+
+def test_a_longer_series_prompt_keeps_what_the_shorter_one_learned() -> None:
+    few, more = make(CommonPrompt, prompt_length=8), make(CommonPrompt, prompt_length=16)
+    for name, axis in (("series", 1), ("codes", 0)):
+        earlier, own = getattr(few.common, name).detach(), getattr(more.common, name).detach()
+        found = more.resized(f"common.{name}", earlier, own.shape)
+        kept = earlier.shape[axis]
+        assert torch.equal(found.narrow(axis, 0, kept), earlier)
+        assert torch.equal(found.narrow(axis, kept, kept), own.narrow(axis, kept, kept))
+    assert more.resized("head.weight", torch.zeros(3, 2), torch.Size((3, 3))) is None
+
+
+def test_two_windows_tell_sources_apart_and_one_does_not() -> None:
+    """The evidence of sources of two windows each; of a source with a single window there is none."""
+    method = moved(seeded_make(POND, fidelity_weight=0, **SMALL), scale=0.2)
+    batches = {i: batch_of(DATA["train"], *range(12 * i, 12 * i + size)) for i, size in enumerate((2, 2, 1))}
+    own = {i: (method.generators[i](b.inputs), torch.zeros(len(b), 1), b.target) for i, b in batches.items()}
+    table = _distinction(own, SimpleNamespace(rng=lambda *key: generator("two", *key)))
+    assert (table != 0).tolist() == [[False, True, False], [True, False, False], [False, False, False]]

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from pt_core import Batch
+from pt_core.data import generator
 from pt_core.randomness import keyed, shared_rng
+from pt_vision.bottleneck import quick_gelu
+from pt_vision.networks.mit import preprocessing
+from pt_vision.segmentation.mixing import colour_and_blur, dice_loss
+from pt_vision.segmentation.pairs import Whole, paired
 from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
 
 from tests.stepping import gradients_of, same_gradients
+from tests.vision.methods.segmentation.test_coda import Recorder, batches
 from tests.vision.nets import close
-from tests.vision.segmentation.common import CROP, DATA, LABELS, seeded_make
+from tests.vision.segmentation.common import CROP, DATA, LABELS, images, seeded_make
 
 IGNORE = 255
 
@@ -86,3 +94,57 @@ def test_images_without_a_labelled_pixel_teach_nothing() -> None:
     output = method.training_step(batch)
     assert float(output.loss.detach()) == 0
     assert not any(bool(gradient.any()) for gradient in gradients_of(method, output.loss).values())
+
+
+@pytest.mark.parametrize("features", ["stages", "decoder"])
+def test_a_step_of_the_linear_probe(features: str) -> None:
+    method, batch = moved(seeded_make("linear_seg", features=features)), drawn()
+    extra = method.backbone(batch.inputs, read=["decoder"] if features == "decoder" else None).extra
+    if features == "decoder":
+        read = extra["decoder"]
+    else:
+        maps = [torch.nn.functional.interpolate(m, (CROP // 4, CROP // 4), mode="bilinear") for m in extra["maps"][1:]]
+        read = torch.cat([extra["maps"][0], *maps], 1)
+    weight = method.classifier.weight[:, :, 0, 0]
+    small = torch.einsum("kc,bcij->bkij", weight, read.detach()) + method.classifier.bias[:, None, None]
+    logits = torch.nn.functional.interpolate(small, (CROP, CROP), mode="bilinear")
+    loss = cross_entropy(logits, batch.target)
+    output = method.training_step(batch)
+    close(output.loss.detach(), loss.detach(), 1e-5)
+    same_gradients(gradients_of(method, output.loss), gradients_of(method, loss), 1e-4)
+    assert method.crop == CROP
+    assert seeded_make("linear_seg", crop_size=32).crop == 32
+
+
+def test_the_activation_of_bottlenecks() -> None:
+    x = torch.tensor([-2.0, -0.5, 0.0, 1.0, 3.0])
+    close(quick_gelu(x), torch.tensor([v / (1 + math.exp(-1.702 * v)) for v in x.tolist()]), 1e-6)
+
+
+def test_a_class_that_is_nowhere_is_right() -> None:
+    logits = torch.full((1, 3, 4, 4), -100.0)
+    logits[:, 0] = 100.0
+    assert float(dice_loss(logits, torch.zeros(1, 4, 4, dtype=torch.long))) == pytest.approx(0, abs=1e-5)
+
+
+def test_a_batch_is_blurred_where_its_second_draw_exceeds_a_half() -> None:
+    x, keys, seen = images(2, 16), torch.arange(2), set()
+    for n in range(30):
+        jitter, blur, sigma = torch.rand(3, generator=generator("blur", n)).tolist()
+        if jitter > 0.2:
+            continue
+        found = colour_and_blur(x, preprocessing(CROP), generator("blur", n), keys)
+        width = 2 * math.ceil(3 * (0.15 + sigma)) + 1
+        want = gaussian_blur(x, [width, width], [0.15 + sigma] * 2) if blur > 0.5 else x
+        close(found, want, 1e-5)
+        seen.add(blur > 0.5)
+    assert seen == {True, False}
+
+
+def test_one_pair_is_masked_and_a_half_of_several() -> None:
+    for size, half in ((1, 1), (2, 1), (3, 1), (4, 2), (5, 2)):
+        parts = batches(size=size)
+        part = {name: keyed(batch, 0, name) for name, batch in parts.items()}
+        whole = Whole.of([paired(part)], "source_target", False, Recorder(None, parts, 1))
+        assert whole.half == frozenset(range(half))
+        assert (whole.pairs, float(whole.calls)) == (size, 3)

@@ -118,9 +118,11 @@ def by_hand(method, drawn, step: int) -> tuple[dict[str, Tensor], dict[str, Tens
         )
         labels, own, keys = pseudo, weights, target.keys
     else:  # the first half of both
-        pictures = torch.stack([source.inputs[0], target.inputs[0]])
-        labels, own = torch.stack([source.target[0], pseudo[0]]), torch.stack([torch.ones_like(weights[0]), weights[0]])
-        keys = torch.stack([source.keys[0], target.keys[0]])
+        half = len(source) // 2
+        pictures = torch.cat([source.inputs[:half], target.inputs[:half]])
+        labels = torch.cat([source.target[:half], pseudo[:half]])
+        own = torch.cat([torch.ones_like(weights[:half]), weights[:half]])
+        keys = torch.cat([source.keys[:half], target.keys[:half]])
     hidden = pictures * block_mask(pictures, config.mask_block, config.mask_ratio, keys)
     losses["masked"] = cross_entropy(scales(hidden, "masked", keys, method.visit(slot, "masked")).logits, labels, own)
 
@@ -131,10 +133,10 @@ def by_hand(method, drawn, step: int) -> tuple[dict[str, Tensor], dict[str, Tens
     return {**losses, "total": total}, gradients, teacher
 
 
-@pytest.mark.parametrize("slot", ["easy", "hard"])
+@pytest.mark.parametrize(("slot", "size"), [("easy", 2), ("hard", 2), ("hard", 4)])
 @pytest.mark.parametrize("masked", ["source_target", "target"])
 @pytest.mark.parametrize("name", ["self_training", "coda"])
-def test_a_step_is_what_it_says(name: str, masked: str, slot: str) -> None:
+def test_a_step_is_what_it_says(name: str, masked: str, slot: str, size: int) -> None:
     method = seeded_make(name, masked=masked, **OPTIONS).train()
     rng = generator("whole step")
     with (
@@ -145,9 +147,12 @@ def test_a_step_is_what_it_says(name: str, masked: str, slot: str) -> None:
                 tensor.add_(share * torch.randn(tensor.shape, generator=rng))
                 if key.replace(":", ".").endswith(("linear_pred.weight", "classifier.weight")):
                     tensor.mul_(6)
-    drawn = batches(slot=slot)
+    drawn = batches(slot=slot, size=size)
     labels = drawn["source"].target.clone()
     labels[0, :40, :40] = 1  # a feature cell of a disc
+    labels[1, :32, :32] = 0  # and one that a disc fills by half and a pixel
+    labels[1, :32, 16:32] = 1
+    labels[1, 0, 15] = 1
     drawn["source"] = replace(drawn["source"], target=labels)
     kept = {key: value.clone() for key, value in method.state_dict().items()}
     losses, gradients, teacher = by_hand(method, drawn, 1)
