@@ -1,4 +1,4 @@
-"""Mutants of the methods' computation, and whether a test notices them: the table of docs/testing.md.
+"""Mutants of the methods' computation, and whether a test notices them.
 
     uv pip install cosmic-ray
     python -m benchmarks.mutation [--groups graph vision] [--only coral] [--again] [--sample 8] [--limit 6] [--table]
